@@ -361,7 +361,7 @@ class BlackBox:
                 self._saved.append(saved.path)
             answer(saved)
 
-        self._start_saver(SaveOrder(self.folder, path=path), keep)
+        self._start_saver(SaveOrder(self.folder, path=path, asked=True), keep)
 
     def read_saved(self, path: str, offset: int) -> bytes | None:
         """Return a part of a file of this run, None if it is none."""

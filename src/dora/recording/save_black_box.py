@@ -335,8 +335,8 @@ def carry_out(order: SaveOrder) -> SavedBlackBox:
     """Save what an order asks for."""
     try:
         box = KeptBox(order.folder, None if order.dead else time.time_ns())
-        if order.dead and not box.messages:
-            return SavedBlackBox()
+        if not (box.messages or order.asked):
+            return SavedBlackBox()  # nothing was sent, and the log says what happened
         return save(box, order.path or _next_path(box.start, order.reason))
     except DoraError as error:
         return SavedBlackBox(problem=str(error))

@@ -82,6 +82,7 @@ class SaveOrder(msgspec.Struct):
     folder: str
     path: str = ""  # "": a name of the time, in the directory of the run
     reason: str = "saved"  # a part of the name
+    asked: bool = False  # by a user: also without a message
     dead: bool = False  # the daemon is gone: nothing more comes, and the folder is removed
 
 
