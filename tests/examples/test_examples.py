@@ -113,15 +113,21 @@ def test_actions(example: Path) -> None:
 def test_rare_failure(example: Path) -> None:
     def run(*command: str, status: int) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=example, capture_output=True, text=True, timeout=TIMEOUT
+            [sys.executable, "-m", *command],
+            cwd=example,
+            env={**os.environ, "DORA_BLACK_BOX": "30s"},  # the tests have it off
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    run("dora", "record", "dataflow.yml", "-o", "failure.mcap", status=1)
-    assert "left: 3 of 9,011 events, with 3 messages" in run(
-        "dora", "shrink", "failure.mcap", "tracker", status=0
-    )
+    report = run("dora", "run", "dataflow.yml", status=1)
+    (saved,) = example.glob("out/*/black-box/*-failed.mcap")
+    assert f"dora debug {saved.relative_to(example)} tracker --at failure" in report
+    shrunk = run("dora", "shrink", str(saved), "tracker", status=0)
+    assert re.search(r"left: 3 of [\d,]+ events, with 3 messages", shrunk), shrunk
     test = ("pytest", "-q", "-p", "no:cacheprovider", "tests")
     assert "KeyError" in run(*test, status=1)
     program = example / "tracker.py"

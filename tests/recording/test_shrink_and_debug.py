@@ -371,6 +371,8 @@ def test_without_a_moment_it_runs_to_the_end_and_shows_what_differs(folder: Alon
     output = folder.dora("debug", "a.mcap", "sane")
     assert "sends `box` int64[2]: [11, 3]  (recorded: int64[2]: [10, 3])" in output
     assert "sent: 60 messages, 59 of them not as recorded" in output
+    assert output.count("sends `box`") == 10
+    assert output.count("sends more that is not as recorded, which is counted") == 1
     failed = folder.dora("debug", "a.mcap", "matcher", status=1)
     assert "matcher fails at event" in failed
     assert "Traceback (most recent call last):\n  File" in failed

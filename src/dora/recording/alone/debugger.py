@@ -29,6 +29,7 @@ from dora.recording.alone.show import event_lines, message_text, step_text
 from dora.recording.alone.tries import content_of, recorded_message
 from dora.wire.decoders import msgpack_decoder
 
+_MOST_SHOWN: Final = 10  # messages on the way to a stop that are not as recorded
 _HELP: Final = (
     "pdb, with `next event`, `back` (to the event before), `what followed` (in the recording), `event` "
     "(show it again); q quits"
@@ -168,11 +169,14 @@ class DebugRun(RunWatch):
             self._equal += 1
         else:
             self._different += 1
-        if not equal or (self._stopped and sent.step == self.target):
+        is_here = self._stopped and sent.step == self.target
+        if is_here or (not equal and self._different <= _MOST_SHOWN):
             beside = "as recorded" if equal else "not recorded"
             if not equal and recorded is not None:
                 beside = f"recorded: {message_text(recorded)}"
             self._say(f"sends `{sent.output}` {message_text(sent.message)}  ({beside})")
+        elif not equal and self._different == _MOST_SHOWN + 1:
+            self._say("sends more that is not as recorded, which is counted")
 
     # ------------------------------------------------------------------ what is shown
 
