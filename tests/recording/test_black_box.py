@@ -211,6 +211,33 @@ def test_a_missed_budget_that_says_so_is_saved(folder: Folder) -> None:
     said(process)
 
 
+def test_a_safe_state_is_saved(folder: Folder) -> None:
+    folder.program(
+        "silent.py",
+        """
+        import numpy as np
+        from dora import Node
+
+        node = Node()
+        for count, event in enumerate(node):
+            if event["type"] == "INPUT" and count < 20:
+                node.send_output("number", np.array([count]))
+        """,
+    )
+    safe = "number: {safe_state: {value: [-1], type: int64, silence: 200ms}}"
+    flow = FLOW.replace("source.py", "silent.py").replace(
+        "outputs: [image, number]", f"outputs: [{{{safe}}}]"
+    )
+    process = running(folder, flow.replace("image: source/image, ", ""))
+    wait_until(lambda: bool(saved(folder)), "the file of the safe state")
+    path = saved(folder)[0]
+    assert path.name.endswith("-safe-state.mcap")
+    (mark, *_) = [mark for _, mark in channel(path, "dora/mark") if mark["kind"] == "safe_state"]
+    assert (mark["node"], "`number`" in mark["text"]) == ("sink", True)
+    process.send_signal(signal.SIGINT)
+    said(process)
+
+
 def test_an_order_to_save_what_is_off_says_so(folder: Folder) -> None:
     folder.environment["DORA_BLACK_BOX"] = "off"
     process = running(folder)
