@@ -135,9 +135,7 @@ def places_of_its_own() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DORA_RUNTIME_DIR", f"{root}/run")
         patch.setenv("DORA_DATA_DIR", f"{root}/data")
-        patch.setenv(
-            "DORA_BLACK_BOX", "off"
-        )  # its tests have it on; a failure takes a second longer with it
+        patch.setenv("DORA_BLACK_BOX", "off")  # its tests have it on; with it, a failure takes longer
         patch.setenv("XDG_CONFIG_HOME", f"{root}/config")
         patch.setenv("DORA_COORDINATOR_PORT", str(free_port()))
         remember_environment()
