@@ -251,6 +251,7 @@ class BlackBox:
     def start(self) -> None:
         """Begin to look once a second."""
         if self.folder:
+            self._write_state()  # rates follow from two states: a run that soon fails has one, too
             self._loop.call_at(time.monotonic() + TICK, self._tick)
 
     def _tick(self) -> None:
