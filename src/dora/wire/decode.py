@@ -60,9 +60,9 @@ def decode_arrow(message: Message) -> Any:
     header = message.header
     size = header[BODY_SIZE]
     if header[ENCODING] != Encoding.PLAIN:
-        if size > _MAX_SPARE or message.owner is not None or header[ENCODING] != Encoding.BATCH:
-            return _decode_ipc(message)
-        return _decode_small_batch(message)
+        if size <= _MAX_SPARE and header[ENCODING] == Encoding.BATCH and message.owner is None:
+            return _decode_small_batch(message) if message.trusted else _decode_ipc(message)
+        return _decode_ipc(message)
     schema = message.head[HEADER_SIZE : HEADER_SIZE + header[SCHEMA_SIZE]]
     spare = _spares.pop((schema, size, b""), None)
     if spare is not None and message.owner is None:
@@ -123,7 +123,7 @@ def _decode_small_batch(message: Message) -> Any:
     body = message.small_body
     begin = _BATCH_PREFIX + int.from_bytes(body[4:_BATCH_PREFIX], "little")
     kind = message.schema, len(body), body[:begin]
-    spare = _spares.pop(kind, None) if message.trusted else None
+    spare = _spares.pop(kind, None)
     if spare is None:
         array = _decode_ipc(message)
         if kind != _last_batch:  # texts of many lengths: a spare would seldom fit
