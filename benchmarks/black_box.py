@@ -35,7 +35,7 @@ from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.runner import DATAFLOWS
 from benchmarks.statistics import median
 from dora.daemon.client import running
-from dora.daemon.guardian import marked_processes
+from dora.daemon.guardian import box_of, marked_processes
 from dora.observe.tap_session import inspect
 from dora.transport.board import RECEIVED, WORDS, Board
 
@@ -251,8 +251,8 @@ class Run:
 
     def memory(self) -> int:
         """Return how many bytes of shared memory its black box takes."""
-        folder = f"/dev/shm/{self._prefix}box"
-        files = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]
+        folders = os.walk(box_of(self._prefix))
+        files = [os.path.join(parent, name) for parent, _, names in folders for name in names]
         return sum(os.stat(path).st_blocks * 512 for path in files)
 
 

@@ -65,7 +65,7 @@ def saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, st
 
     for module in (black_box, pages):
         monkeypatch.setattr(module, "save", save)
-    monkeypatch.setattr(pages, "_is_here", lambda _: True)
+    monkeypatch.setattr(pages, "_keeps_black_box", lambda _: True)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from recording_flows import Folder, said
 from test_recorded_context import channel
 from waiting import TIMEOUT, guardian_of, wait_until
 
+from dora.cluster.dashboard.pages import _keeps_black_box
 from dora.daemon.client import running as connected_runs
 from dora.daemon.run_directory import remove_stale
 from dora.observe.tap_session import inspect
@@ -98,6 +100,14 @@ def save(folder: Folder, *arguments: str) -> str:
     return found[-1]
 
 
+def has_black_box() -> bool:
+    """Return whether the page of the only run finds its black box."""
+    (run,) = connected_runs()
+    with run:
+        subject: Any = SimpleNamespace(dataflow_id=run.description.dataflow_id)
+        return _keeps_black_box(subject)
+
+
 def test_a_failure_is_saved_and_the_report_names_the_file(folder: Folder) -> None:
     process = folder.start("run", folder.flow(FLOW.replace("sink.py", "failing.py")), "--stop-after", "8s")
     _, errors = process.communicate(timeout=TIMEOUT)
@@ -165,6 +175,7 @@ def test_a_run_that_is_killed_is_saved(folder: Folder, everything: bool) -> None
 
 def test_a_user_saves_with_a_note_and_few_files_stay(folder: Folder) -> None:
     process = running(folder, "black_box: {files: 2}\n" + FLOW.replace("\n    ", "\n"))
+    assert has_black_box()
     text = save(folder, "--note", "look here")
     (first,) = saved(folder)
     assert str(first.relative_to(folder.directory)) in text
@@ -242,6 +253,7 @@ def test_an_order_to_save_what_is_off_says_so(folder: Folder) -> None:
     folder.environment["DORA_BLACK_BOX"] = "off"
     process = running(folder)
     assert "the black box of this dataflow is off" in folder.dora("save", status=1)
+    assert not has_black_box(), "so its page has no axis"
     process.send_signal(signal.SIGINT)
     said(process)
 

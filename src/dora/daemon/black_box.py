@@ -21,6 +21,7 @@ import msgspec
 
 from dora._paths import SHARED_MEMORY
 from dora.daemon.event_loop import READ, Loop
+from dora.daemon.guardian import box_of
 from dora.daemon.journal import Journal
 from dora.dataflow.layout import Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
@@ -150,7 +151,7 @@ class BlackBox:
             return
         self._left = self._memory()
         self._large_left = self._large_room = self._left * 3 // 4
-        self.folder = f"{SHARED_MEMORY}/{context.prefix}box"
+        self.folder = box_of(context.prefix)
         try:
             os.mkdir(self.folder, 0o700)
             os.mkdir(f"{self.folder}/{ORDER}", 0o700)

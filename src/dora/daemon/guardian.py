@@ -79,12 +79,17 @@ def _kill(function: Callable[[int, int], None], target: int) -> None:
         pass
 
 
+def box_of(prefix: str) -> str:
+    """Return the folder of a run's black box."""
+    return f"/dev/shm/{prefix}box"
+
+
 def rescue_black_box(prefix: str) -> None:
     """Start a process that saves the black box of a killed run, and removes it.
 
     It is moved out of the run's files first, so these can be removed at once.
     """
-    box = f"/dev/shm/{prefix}box"
+    box = box_of(prefix)
     if not _is_own(box) or os.path.islink(box) or not os.path.isdir(box):
         return
     kept = f"/dev/shm/{RESCUED}{prefix.strip('_')}"

@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dora._paths import PACKAGE, SOCKET_NAME, run_path
+from dora._paths import PACKAGE, SOCKET_NAME, prefix_of, run_path
 from dora.cluster.dashboard.black_box import PastFiles, save
 from dora.cluster.dashboard.histories import MOST, Histories
 from dora.cluster.dashboard.remote import RemoteObservers
@@ -31,6 +31,7 @@ from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with
 from dora.cluster.http.relay import RelayedSession
 from dora.cluster.protocol import DataflowView
 from dora.cluster.refusal import Refusal
+from dora.daemon.guardian import box_of
 from dora.errors import DoraError
 from dora.observe.preview.protocol import Target, page_query
 from dora.recording.recorder import control
@@ -204,8 +205,8 @@ class Dashboard:
             "machines": subject.shown_machines,
             "file": subject.file,
             "running": subject.running,
-            "here": _is_here(subject),
-            "looks_back": _is_here(subject),  # its black box is on this machine
+            "here": subject.running and os.path.exists(_socket(subject)),
+            "looks_back": subject.running and _keeps_black_box(subject),
             "source": await asyncio.to_thread(source_of, subject.file),
             "graph": None if subject.graph is None else msgspec.Raw(subject.graph()),
         }
@@ -331,9 +332,9 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _is_here(subject: Subject) -> bool:
-    """Return whether the dataflow runs on this machine."""
-    return subject.running and os.path.exists(_socket(subject))
+def _keeps_black_box(subject: Subject) -> bool:
+    """Return whether the dataflow has a black box, on this machine."""
+    return os.path.isdir(box_of(prefix_of(run_path(subject.dataflow_id))))
 
 
 def _socket(subject: Subject) -> str:
