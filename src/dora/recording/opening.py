@@ -6,7 +6,8 @@ import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from dora.recording.mcap.file import MAGIC, McapFile
+from dora.errors import DoraError
+from dora.recording.mcap.file import McapFile
 from dora.recording.mcap.format import PROFILE
 from dora.recording.mcap.reader import DoraRecording
 
@@ -36,18 +37,14 @@ def open_recording(
 
 def _is_bag(path: str) -> bool:
     """Return whether a file is of ROS 2, by its first bytes."""
-    from dora.recording.bags.bag_file import SQLITE_MAGIC, ZSTD_MAGIC
+    from dora.recording.bags.bag_file import is_bag_without_mcap
 
-    try:
-        with open(path, "rb") as file:
-            beginning = file.read(len(SQLITE_MAGIC))
-    except OSError:
-        return False  # the reader says why
-    if beginning.startswith((SQLITE_MAGIC, ZSTD_MAGIC)):
+    if is_bag_without_mcap(path):
         return True
-    if not beginning.startswith(MAGIC):
-        return False
-    opened = McapFile(path)
+    try:
+        opened = McapFile(path)
+    except DoraError:
+        return False  # the reader says why
     try:
         header = next(opened.beginning(), None)
     finally:

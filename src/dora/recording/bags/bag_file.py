@@ -20,6 +20,15 @@ SQLITE_MAGIC: Final = b"SQLite format 3\0"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"  # of a compressed file or message; no message in CDR begins so
 
 
+def is_bag_without_mcap(path: str) -> bool:
+    """Return whether a file is of a bag in SQLite or a compressed one; False if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(SQLITE_MAGIC)).startswith((SQLITE_MAGIC, ZSTD_MAGIC))
+    except OSError:
+        return False
+
+
 class BagChannel(NamedTuple):
     """A topic of one file, with one type. A topic may have several."""
 

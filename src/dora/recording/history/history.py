@@ -34,11 +34,11 @@ from dora.recording.mcap.format import (
     PROFILE,
     START,
     STATE_TOPIC,
-    VERSION,
     End,
     NotARecording,
     RecordingStart,
     from_record,
+    start_of,
 )
 from dora.recording.mcap.indexed import IndexedFile, Place, StoredMessage
 from dora.recording.mcap.recording import RecordedMessage
@@ -381,15 +381,7 @@ class History:
     def _read_start(self) -> RecordingStart | None:
         if not self.is_own:
             return None
-        if START not in self._file.metadata:
-            raise NotARecording(f"{self.path} was cut off before anything was recorded")
-        start = from_record(self._file.metadata[START], RecordingStart)
-        if start.format > VERSION:
-            raise NotARecording(
-                f"{self.path} has format {start.format} and this dora reads {VERSION}; it needs dora "
-                f"{start.dora} or newer"
-            )
-        return start
+        return start_of(self.path, self._file.metadata.get(START))
 
     def _note_channels(self) -> None:
         file = self._file
@@ -422,7 +414,7 @@ class History:
 
 def _file_of(path: str) -> str:
     """Return the MCAP file of a bag of ROS 2 that has one, for the folder of the bag."""
-    from dora.recording.bags.bag_file import SQLITE_MAGIC, ZSTD_MAGIC
+    from dora.recording.bags.bag_file import is_bag_without_mcap
 
     if os.path.isdir(path):
         found = sorted(name for name in os.listdir(path) if name.endswith(".mcap"))
@@ -433,12 +425,7 @@ def _file_of(path: str) -> str:
                 f"{path} has {len(found)} files: give one of them, such as {os.path.join(path, found[0])}"
             )
         raise NotARecording(f"{path} is a folder without an MCAP file; give a file such as drive.mcap")
-    try:
-        with open(path, "rb") as file:
-            beginning = file.read(len(SQLITE_MAGIC))
-    except OSError:
-        return path  # the reader says why
-    if beginning.startswith((SQLITE_MAGIC, ZSTD_MAGIC)):
+    if is_bag_without_mcap(path):
         raise NotARecording(
             f"{path} is no MCAP file; `ros2 bag convert` makes one of a bag with other files "
             "(storage_id: mcap in its output options)"

@@ -131,6 +131,22 @@ def from_record(record: Mapping[str, str], kind: type[_Kind]) -> _Kind:
         raise NotARecording(f"its metadata record is damaged: {error}") from None
 
 
+def start_of(path: str, record: Mapping[str, str] | None) -> RecordingStart:
+    """Return the first metadata record of a recording of ours; raises `NotARecording`.
+
+    ``record``: None if the file has none.
+    """
+    if record is None:
+        raise NotARecording(f"{path} was cut off before anything was recorded")
+    start = from_record(record, RecordingStart)
+    if start.format > VERSION:
+        raise NotARecording(
+            f"{path} has format {start.format} and this dora reads {VERSION}; "
+            f"it needs dora {start.dora} or newer"
+        )
+    return start
+
+
 def _is_text(kind: Any) -> bool:
     return kind is str or kind == str | None or getattr(kind, "__origin__", None) is Literal
 

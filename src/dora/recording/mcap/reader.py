@@ -14,12 +14,12 @@ from dora.recording.mcap.format import (
     END,
     PROFILE,
     START,
-    VERSION,
     End,
     NotARecording,
     RecordingStart,
     from_record,
     restore,
+    start_of,
 )
 from dora.recording.mcap.recording import RecordedMessage, Recording, TopicInfo
 from dora.wire.decoders import DecodeError, from_json
@@ -84,7 +84,7 @@ class DoraRecording(Recording):
         """Read the records before the first chunk."""
         from mcap.records import Attachment, Header, Metadata
 
-        start: RecordingStart | None = None
+        start: dict[str, str] | None = None
         for record in self._file.beginning():
             match record:
                 case Header(profile=profile):
@@ -94,19 +94,12 @@ class DoraRecording(Recording):
                             + (f" (its profile is `{profile}`)" if profile else "")
                         )
                 case Metadata(name=name, metadata=metadata) if name == START:
-                    start = from_record(metadata, RecordingStart)
+                    start = metadata
                 case Attachment(name=name, data=data) if name == DATAFLOW:
                     self.dataflow = _dataflow(data)
             if start is not None and self.dataflow:
                 break
-        if start is None:
-            raise NotARecording(f"{self.path} was cut off before anything was recorded")
-        if start.format > VERSION:
-            raise NotARecording(
-                f"{self.path} has format {start.format} and this dora reads {VERSION}; it needs dora "
-                f"{start.dora} or newer"
-            )
-        return start
+        return start_of(self.path, start)
 
     def _read_topics(self) -> None:
         file = self._file
