@@ -54,7 +54,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Recordings": {
         "record": ("commands.record:record", "Record the messages of a dataflow into an MCAP file."),
         "info": ("commands.recordings:info", "Show what is in a recording, or in a bag of ROS 2."),
-        "view": ("commands.view:view", "Look at recordings in the browser, at any moment of theirs."),
+        "view": ("commands.view:view", "Look at recordings in the browser, at any moment."),
         "replay": ("commands.replay:replay", "Run a dataflow again with its recorded sources."),
         "debug": (
             "commands.debug:debug",

@@ -17,7 +17,7 @@ MOST_FILES = 4
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=InputFile())
 @click.option("--open/--no-open", "open_page", default=True, help="Open the page in the browser [open].")
 def view(files: tuple[str, ...], open_page: bool) -> None:
-    """Look at recordings in the browser, at any moment of theirs.
+    """Look at recordings in the browser, at any moment.
 
     Shows a recording of dora, also one that was cut off, an MCAP file of ROS 2, of Foxglove or of another
     program, or the folder of a bag. Nothing is run. With several files, for example a run and its replay,
