@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.runner import Run
+from benchmarks.runner import Run, RunFailed
 from benchmarks.statistics import Figure, median, percentile, skipped_ticks, timer_errors_ns
 
 KIB = 1024
@@ -88,6 +88,8 @@ def _slowest_sink(scenario: Scenario, run: Run) -> dict[str, Figure]:
     ]
     sent = (scenario.warm_up + scenario.messages) * len(sinks)
     lost = sent - sum(len(sink) for sink in sinks)
+    if not latencies_us:
+        raise RunFailed(f"no message after the warm-up came to all sinks; {lost} of {sent} were lost")
     return _only(scenario, Figure(median(latencies_us), percentile(latencies_us, 99), sent, lost))
 
 
