@@ -2,7 +2,8 @@
 
 Writes a file as the recorder does: three cameras of 1080p at 30 Hz, an IMU at 210 Hz, boxes, and a state of
 the run once a second, compressed with zstd. Then starts `dora view` on it and asks its server, as a page
-does, for all outputs at random moments; and looks at the memory of its two processes.
+does, for all outputs at random moments; and looks at the memory of its two processes. With Playwright and
+Chromium, it also opens the page in a browser that runs already, and says when its parts are on the screen.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +42,7 @@ SECOND = 1_000_000_000
 BEGIN = 1_800_000_000 * SECOND
 ROOM = 8 << 20  # bytes of a chunk, in which one image is
 JUMPS = 40
+OPENINGS = 5  # in a browser
 
 
 class File:
@@ -117,13 +120,13 @@ class Page:
     """Asks `dora view` as its page does."""
 
     def __init__(self, path: Path) -> None:
-        begun = time.monotonic()
+        self.begun = time.monotonic()
         command = [sys.executable, "-m", "dora", "view", "--no-open", str(path)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
-        address = self.process.stderr.readline().split()[-1]
-        self.opened = time.monotonic() - begun  # seconds until the page can be opened
-        self._base, _, self._ticket = address.partition("open?ticket=")
+        self.address = self.process.stderr.readline().split()[-1]
+        self.opened = time.monotonic() - self.begun  # seconds until the page can be opened
+        self._base, _, self._ticket = self.address.partition("open?ticket=")
 
     def ask(self, question: dict[str, Any]) -> tuple[float, bytes]:
         """Return how many seconds an answer took, and the answer."""
@@ -147,6 +150,58 @@ class Page:
         self.process.communicate()
 
 
+# Notes in the page when its parts are there, in milliseconds since the browser was told the address.
+_LOOK = """
+(() => {
+  const seen = (window.seen = {});
+  const note = (name, there) => there && !(name in seen) && (seen[name] = performance.now());
+  const look = () => {
+    note("the page", document.querySelector("header h1"));
+    note("all pictures", document.querySelectorAll(".panel[data-number]").length >= OUTPUTS);
+    note("the graph", document.body?.classList.contains("ready"));
+    requestAnimationFrame(look);
+  };
+  requestAnimationFrame(look);
+})()
+"""
+
+
+def in_browser(path: Path) -> list[dict[str, float]]:
+    """Return when the parts of the page were there, in s since the start of the command, for each opening.
+
+    Empty without Playwright or Chromium.
+    """
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        return []
+    if chromium is None:
+        return []
+    outputs = len(CAMERAS) + 2
+    found = []
+    with sync_playwright() as engine:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = engine.chromium.launch(executable_path=chromium, args=options)
+        for _ in range(OPENINGS):
+            context = browser.new_context(viewport={"width": 1440, "height": 900})
+            context.add_init_script(_LOOK.replace("OUTPUTS", str(outputs)))
+            shown = context.new_page()
+            time.sleep(1)  # the browser has its processes ready
+            page = Page(path)
+            try:
+                told = time.monotonic() - page.begun
+                shown.goto(page.address, wait_until="commit")
+                shown.wait_for_function("() => window.seen && Object.keys(seen).length === 3")
+                seen = shown.evaluate("() => window.seen")
+                found.append({name: told + at / 1000 for name, at in seen.items()})
+            finally:
+                page.end()
+                context.close()
+        browser.close()
+    return found
+
+
 def _resident(pid: int) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
@@ -168,6 +223,10 @@ def measure(path: Path) -> None:
         print(f"memory of both processes after it: {page.memory() / 1e6:.0f} MB")
     finally:
         page.end()
+    openings = in_browser(path)
+    for part in openings[0] if openings else ():
+        times = [one[part] for one in openings]
+        print(f"until the browser shows {part}: median {median(times):.2f} s, longest {max(times):.2f} s")
 
 
 def main(arguments: list[str] | None = None) -> None:

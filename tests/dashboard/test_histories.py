@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -19,6 +20,7 @@ from recorded_files import write_recording
 from tokens import bearer
 
 from dora.cluster.dashboard.histories import MOST, Histories, HistoryProcess
+from dora.cluster.dashboard.local import listen
 from dora.cluster.refusal import Refusal
 
 pytestmark = pytest.mark.processes
@@ -150,3 +152,23 @@ def test_only_who_has_the_address_may_ask(recording: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate()
     assert process.returncode == 0
+
+
+def test_an_answer_of_a_page_waits_for_no_acknowledgement() -> None:
+    delays: list[int] = []
+
+    async def check() -> None:
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:  # noqa: ARG001
+            connection = writer.get_extra_info("socket")
+            delays.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = listen()
+        async with await asyncio.start_server(accept, sock=listener):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(check())
+    assert delays == [1], "Nagle's algorithm is off, as in the server"

@@ -272,6 +272,35 @@ def test_a_folder_that_cannot_be_made_is_named_and_the_run_goes_on(folder: Folde
     said(process)
 
 
+def test_a_full_disk_is_told_and_leaves_nothing_and_the_run_goes_on(
+    folder: Folder, small_disk: Path
+) -> None:
+    noise = "np.random.default_rng(count).integers(0, 256, 100_000, np.uint8)"  # compresses to nothing less
+    folder.program("source.py", SOURCE.replace("np.full(100_000, count % 256, np.uint8)", noise))
+    process = running(folder)
+    (run,) = connected_runs()
+    with run:
+        out = folder.directory / "out" / run.description.dataflow_id
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "black-box").symlink_to(small_disk)
+
+    def is_full() -> bool:
+        command = folder.start("save")
+        output, errors = command.communicate(timeout=TIMEOUT)
+        assert (command.returncode == 0) == ("error:" not in errors), errors + output
+        assert "Traceback" not in errors
+        return "there is no room left on its disk" in errors
+
+    wait_until(is_full, "more in the black box than the disk takes")
+    assert [path.name for path in small_disk.iterdir() if not path.name.endswith(".mcap")] == []
+    for path in small_disk.glob("*.mcap"):
+        open_recording(str(path)).close()  # of an earlier moment, and whole
+    (out / "black-box").unlink()
+    save(folder)
+    process.send_signal(signal.SIGINT)
+    said(process)
+
+
 def test_a_saved_black_box_can_be_replayed(folder: Folder) -> None:
     process = running(folder)
     save(folder)

@@ -18,6 +18,7 @@ from dora.errors import DoraError
 from dora.observe.preview.topic import describe
 from dora.recording.history import history as module
 from dora.recording.history.history import History
+from dora.recording.history.requests import Moment
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.indexed import IndexedFile
 
@@ -419,3 +420,27 @@ def test_a_struct_with_a_turn_is_a_transform() -> None:
     }
     message = message_of(pa.array([row]), {"child_frame_id": "arm"}, 1, T0)
     assert describe("a/pose", "", message).head["transforms"] == [["", "arm", 1.0, 0, 0, 0, 0, 0, 1.0]]
+
+
+def test_a_page_that_steps_draws_what_stays_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dora.recording.history import answers as module_of_answers
+
+    drawn: list[tuple[str, int]] = []
+
+    def count(name: str, declared: str, message: Any) -> Any:
+        drawn.append((name, message.sequence))
+        return describe(name, declared, message)
+
+    monkeypatch.setattr(module_of_answers, "describe", count)
+    with History(str(write_recording(tmp_path / "lab.mcap", [*COUNT, *SLOW]))) as opened:
+        answers = module_of_answers.Answers([opened])
+        answers.prepare()
+        first = answers.answer(Moment(0, 0, {"a/count": -1, "b/slow": -1}))
+        assert drawn == [("a/count", 1), ("b/slow", 1)], "the first moment was drawn ahead"
+        for tenth in range(1, 10):
+            answers.answer(Moment(0, tenth * SECOND // 10, {"a/count": -1, "b/slow": -1}))
+        assert drawn[2:] == [("a/count", number) for number in range(2, 11)]
+        again = answers.answer(Moment(0, 0, {"a/count": -1, "b/slow": -1}))
+        assert again == first

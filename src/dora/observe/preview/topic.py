@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from dora.observe.formatting import plain
-from dora.observe.queries import Preview
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, decode_metadata
 
 if TYPE_CHECKING:
     from dora.observe.preview.render import RenderedPreview
+    from dora.observe.queries import Preview
 
 MAX_STEPS: Final = 200  # values of a series that one preview brings
 # A preview is followed by a pause that many times as long as it took, so large ones come less often.
@@ -59,6 +59,8 @@ class PreviewTopic:
 
     def preview(self) -> Preview | None:
         """Return a preview if there is a new message and it is time for one."""
+        from dora.observe.queries import Preview  # not for `describe`, which needs none of its imports
+
         now = time.monotonic()
         if now < self._due or (self._last is None and not self._steps):
             return None

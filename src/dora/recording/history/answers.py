@@ -47,6 +47,12 @@ class Answers:
     def __init__(self, histories: list[History]) -> None:
         self._histories = histories
 
+    def prepare(self) -> None:
+        """Draw what a page shows first. A browser takes longer to open the page, so then it is there."""
+        for number, history in enumerate(self._histories):
+            topics = dict.fromkeys(history.outputs, -1)
+            _moment(history, Moment(number, _opens_at(history), topics))
+
     def close(self) -> None:
         for history in self._histories:
             history.close()
@@ -212,7 +218,11 @@ def _moment(history: History, request: Moment) -> bytes:
 def _preview_at(
     history: History, topic: str, time_ns: int
 ) -> tuple[RecordedMessage | None, RenderedPreview | None]:
-    """Return the newest message of an output and its preview; a preview alone says why there is none."""
+    """Return the newest message of an output and its preview; a preview alone says why there is none.
+
+    The last preview of each output is kept: while a page steps or plays, most outputs show the same message
+    again, and drawing an image takes longer than finding it.
+    """
     output = history.outputs.get(topic)
     if output is None:
         return None, None
@@ -220,7 +230,11 @@ def _preview_at(
         recorded = history.message_at(topic, time_ns)
         if recorded is None:
             return None, None
-        return recorded, describe(topic, output.declared, recorded.message)
+        drawn = history.drawn.get(topic)
+        if drawn is None or drawn[:2] != (recorded.time_ns, recorded.sequence):
+            shown = describe(topic, output.declared, recorded.message)
+            drawn = history.drawn[topic] = (recorded.time_ns, recorded.sequence, shown)
+        return recorded, drawn[2]
     except NotARecording as error:
         head = {"kind": "problem", "problem": str(error), "type": "", "length": 1, "bytes": 0, "number": 0}
         head |= {"time": time_ns / 1e6, "stamp": time_ns // 1000, "metadata": {}}

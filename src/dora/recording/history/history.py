@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dora.dataflow.graph import Box, Graph, graph_of
 from dora.errors import DoraError
@@ -44,6 +44,9 @@ from dora.recording.mcap.indexed import IndexedFile, Place, StoredMessage
 from dora.recording.mcap.recording import RecordedMessage
 from dora.wire.decoders import DecodeError, from_json
 from dora.wire.message import Message
+
+if TYPE_CHECKING:
+    from dora.observe.preview.render import RenderedPreview
 
 BUDGET: Final = 48 << 20  # bytes that one query decompresses
 MOST_MARKS: Final = 1000
@@ -109,6 +112,8 @@ class History:
             self._logs: dict[int, ForeignReader] = {}  # channels of other programs that are logs
             self._readers: dict[int, Callable[[RecordedMessage], Message]] = {}
             self.outputs: dict[str, RecordedOutput] = {}
+            # Time and number of the last message that was drawn, by output, for who draws.
+            self.drawn: dict[str, tuple[int, int, RenderedPreview]] = {}
             self._note_channels()
             self._all = [id_ for output in self.outputs.values() for id_ in output.channels]
             edges = self._file.edges(self._all)

@@ -8,6 +8,7 @@ a sentence about why there is none. It ends with its standard input.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -24,7 +25,7 @@ def main() -> None:
     """Answer the requests on standard input about the files that the arguments name."""
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # only answers may reach the server
-    from dora.observe.preview.snapshot_observer import warm_up
+    from dora.observe.preview.images import library
     from dora.recording.history.answers import Answers
     from dora.recording.history.history import History
 
@@ -36,10 +37,15 @@ def main() -> None:
         trouble = str(error)
     answers = Answers(histories)
     # Drawing needs modules that take a while to import, and the page asks for the first moment soon.
-    threading.Thread(target=warm_up, name="dora-warm-up", daemon=True).start()
+    threading.Thread(target=library, name="dora-warm-up", daemon=True).start()
+    is_prepared = False
     try:
         while (request := _read(sys.stdin.buffer)) is not None:
             _write(output, *((REFUSAL, trouble.encode()) if trouble else _answer(answers, request)))
+            if not (is_prepared or trouble):
+                is_prepared = True
+                with contextlib.suppress(DoraError, MemoryError):  # the page will ask, and be told
+                    answers.prepare()
     except BrokenPipeError:
         pass  # the server is gone
     finally:
