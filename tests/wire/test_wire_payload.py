@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 import subprocess
 import sys
@@ -325,6 +326,62 @@ def test_a_struct_made_ahead_is_sent_on_without_encoding() -> None:
     payload = encode(array)
     assert payload is last_received.payload
     assert decode_arrow(payload.to_message(b"")).equals(array)
+
+
+class SharedMemory:
+    """A message as it lies in shared memory."""
+
+    def __init__(self, array: pa.Array) -> None:
+        payload = encode(array)
+        head = pack_head(payload.encoding, payload.schema, b"", payload.size, 1, 1)
+        self.memory = bytearray(head + payload.to_bytes())
+        self.begin = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        self.message = Message(head, address=self.begin, owner=self)
+
+    def has(self, array: pa.Array) -> bool:
+        """Return whether the values of the list in a struct are here."""
+        address = array.field("data").values.buffers()[1].address
+        return self.begin <= address < self.begin + len(self.memory)
+
+
+def image(name: str, value: int, size: int = 50_000) -> pa.Array:
+    return pa.array([{"name": name, "data": np.full(size, value, np.uint8)}])
+
+
+def test_a_batch_in_shared_memory_is_copied_by_a_node_that_was_idle() -> None:
+    sent = [image("left", number) for number in range(5)]
+    received = []
+    for number, array in enumerate(sent):
+        place = SharedMemory(array)
+        found = decode_arrow(place.message)
+        assert place.has(found) == (number < 2), "the second one shows that the description stays the same"
+        received.append(found)
+        prepare()
+    for array, values in zip(received, sent, strict=True):
+        array.validate(full=True)
+        assert array.equals(values)
+    payload = encode(received[-1])
+    assert payload is last_received.payload
+    assert decode_arrow(payload.to_message(b"")).equals(sent[-1])
+
+
+def test_a_batch_in_shared_memory_is_read_where_it_lies_while_messages_come_faster() -> None:
+    for number in range(5):
+        place = SharedMemory(image("left", number))
+        found = decode_arrow(place.message)
+        assert place.has(found)
+        assert found.equals(image("left", number))
+
+
+@pytest.mark.parametrize("size", [200_000, 40_000])
+def test_large_batches_and_batches_of_other_lengths_are_not_copied(size: int) -> None:
+    names = ["left"] * 5 if size > 128 * 1024 else ["a", "bb", "ccc", "dddd", "eeeee"]
+    for number, name in enumerate(names):
+        place = SharedMemory(image(name, number, size))
+        found = decode_arrow(place.message)
+        assert place.has(found)
+        assert found.equals(image(name, number, size))
+        prepare()
 
 
 def test_a_struct_made_ahead_refuses_offsets_beyond_its_text() -> None:
