@@ -31,7 +31,7 @@ _HEX = frozenset("0123456789abcdef")
 def marked_processes(run_id: str) -> list[int]:
     """Return the ids of all processes of a run, except this one; empty where there is no ``/proc``.
 
-    The end of the id is enough: the 12 digits that name the run's files.
+    ``run_id``: its last 12 digits, which name the files of the run, are enough.
     """
     name_of_marker, end = f"{RUN_ID}=".encode(), run_id.encode()
     found = []

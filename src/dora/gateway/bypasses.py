@@ -1,9 +1,10 @@
 """The bypasses from this machine, see `dora.transport.bypass`: which outputs have one, and how they get it.
 
-A node asks for the bypass of an output. The side that has dialled the road dials the connection as well,
-because the other one may not be able to. It proves who it is like the connections of a road
-(`dora.gateway.meeting`). Then the node gets it, through the Unix socket on which it has asked. When the
-node ends, so does that socket, and with it the bypass: the node may have died in the middle of a frame.
+A node asks for the bypass of an output, if `dora.node.send.output` finds that it may have one. The side
+that has dialled the road dials the connection as well, because the other one may not be able to. It proves
+who it is like the connections of a road (`dora.gateway.meeting`). Then the node gets it, through the Unix
+socket on which it has asked. When the node ends, so does that socket, and with it the bypass: the node may
+have died in the middle of a frame.
 """
 
 from __future__ import annotations

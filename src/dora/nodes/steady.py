@@ -50,8 +50,8 @@ class SteadyNode(Protocol):
 def run_steadily(node: Node, steady: SteadyNode) -> None:
     """Give a node its events, and a tick once all that came before it is taken; returns at the end.
 
-    So a stop that is there when a tick is due comes before its command. Of a start and a stop that are
-    there together the start goes first, whichever came first: inputs take turns, and a stop must hold.
+    So a stop that is there when a tick is due comes before its command. A stop must hold, and inputs take
+    turns: if a start and a stop are there together, the start goes first, whichever came first.
     """
     most = max(_AT_ONCE, 2 * len(node.node_config()["inputs"]))
     while (event := node.next()) is not None:

@@ -1,4 +1,7 @@
-"""Queues in the memory of a process: of its engines, and in front of the receivers of its engines."""
+"""Queues in the memory of a process: of its engines, and in front of the receivers of its engines.
+
+Queues in shared memory drop in `dora.transport.shm.ring`, or in iceoryx2 itself (safe overflow).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _log = logging.getLogger("dora.transport")
 class DropOldestQueue(deque[T]):
     """The newest ``size`` items, and older ones that must not be dropped: at most `MAX_KEPT` of those.
 
-    `put` examines the item that is no longer among the newest; ``dropped`` counts those that it drops. One
+    ``dropped`` counts the items that `put` drops when they are no longer among the newest. One
     thread at a time may put items, while any number of others take them with `popleft`.
     """
 

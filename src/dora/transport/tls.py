@@ -145,7 +145,7 @@ def check_machine_certificate(files: TlsFiles, address: str = "") -> None:
     connector.load_cert_chain(files.certificate, files.key, lambda: b"")
     connector.check_hostname = bool(address)
     for context in (listener, connector):
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # nor are the gateways
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the gateways are not strict either
     to_listener, to_connector = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
         connector.wrap_bio(to_connector, to_listener, server_hostname=address or None),

@@ -7,8 +7,8 @@ each of the two records, an entry, a parameter of ``add_input`` in `dora.builder
 it, for most rules in `dora.node.receive.qos_input`. A test goes through all rules and names what does not
 carry one.
 
-Records of an input inherit from `InputRules`. To hold one instead would make every reader of a rule, in a
-hundred places, name it too, and say no more.
+Records of an input inherit from `InputRules`. The alternative is a field with an `InputRules` in it: a
+hundred readers of rules would get longer, and no clearer.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 The records travel from the machines to the process that collects. The tables say what OpenTelemetry and
 Prometheus call each figure; a counter of nodes or links is declared in `dora.wire.counters`.
+Prefix and ``_total`` come from `dora.cluster.coordinator.metrics`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""``dora top``: watch the nodes and links of running dataflows."""
+"""``dora top``: watch the nodes and links of running dataflows.
+
+The figures come from `dora.observe.snapshot`; `dora.cli.top_screen` says how often.
+"""
 
 from __future__ import annotations
 

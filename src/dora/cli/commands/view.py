@@ -1,4 +1,4 @@
-"""``dora view``: look at recordings in the browser."""
+"""``dora view``: look at recordings in the browser. `dora.recording.history.answers` has what is shown."""
 
 from __future__ import annotations
 

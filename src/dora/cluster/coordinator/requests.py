@@ -1,7 +1,8 @@
 """Requests of the coordinator to the machines of a running dataflow, and their answers.
 
-Each request has a ticket, with which the daemon of the machine answers. It waits until then, or until the
-dataflow, the machine's part of it, or the connection to the machine has ended.
+Each request has a ticket. The agent of the machine hands it to the socket of the dataflow's worker
+(`dora.cluster.agent.worker_process`), and answers with the ticket. The request waits until
+then, or until the dataflow, the machine's part of it, or the connection to the machine has ended.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Requests:
         self._store = store
         self._fleet = fleet
         self._asked: dict[int, asyncio.Future[Any]] = {}
-        # From a random number: an answer to a coordinator that was killed fits to no request of this one.
+        # From a random number on: so an answer to a killed coordinator fits no request of this one.
         self._tickets = itertools.count(secrets.randbelow(1 << 48) + 1)
 
     def on_answer(self, message: Answered) -> None:

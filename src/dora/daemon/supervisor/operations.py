@@ -4,8 +4,8 @@ A removal is a change of the dataflow (`dora.daemon.supervisor.changes`) that be
 node. The client gets its answer when the operation is done: when the process has ended, or another one
 exists. If the dataflow is stopped meanwhile, the answer says so.
 
-A node that has to end is asked to (`StopFrame`), gets SIGTERM after its grace and SIGKILL after half of
-that again. Messages that it sends until then arrive; its consumers are informed afterwards.
+A node that has to end is asked to (`StopFrame`), gets SIGTERM after its grace, and SIGKILL after
+another half of the grace. Messages that it sends until then arrive; its consumers are informed afterwards.
 """
 
 from __future__ import annotations

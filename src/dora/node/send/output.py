@@ -207,7 +207,7 @@ class OutputPort:
         self._config.credit_bell = self._config.credit_bell or credit_bell
         words, base = self._words, link.slot * WORDS
         if not self.has_links and words[base + STATE] == CONNECTED and not words[base + RECEIVED]:
-            # A message that was numbered while the receiver joined, and not sent, takes no credit.
+            # A message may have got a number while the receiver joined, and went to nobody: no credit.
             words[base + FIRST] = self._sequence
         self._config.links = [*self._config.links, link]  # an engine sees that it is another list
         self._apply_links()

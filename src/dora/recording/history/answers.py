@@ -1,4 +1,7 @@
-"""Answers to the questions of a page that looks back, as bytes for the browser."""
+"""Answers to the questions of a page that looks back, as bytes for the browser.
+
+The moment at which a page opens is decided here, too (`_opens_at`).
+"""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ run, and files of ROS 2, Foxglove and others. It reads a message when it is aske
 size opens at once and takes a bounded amount of memory.
 
 All times are nanoseconds since the Unix epoch. A span of time begins after its first moment and includes
-its last one. A query that would decompress more than `BUDGET` gives the newest part, which is complete from
-a moment on that it tells.
+its last one. A query that would decompress more than `BUDGET` gives the newest part, and says from which
+moment on this part is complete.
 """
 
 from __future__ import annotations
