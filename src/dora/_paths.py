@@ -158,6 +158,11 @@ def board_of(run_dir: str) -> str:
     )
 
 
+def links_socket_of(run_dir: str) -> str:
+    """Return the path of the socket at which the gateway of a run gets connections from the daemon."""
+    return f"{run_dir}/links.sock"  # not longer than `SOCKET_NAME`
+
+
 def path_records_of(board: str, node_slot: int) -> str:
     """Return the path of a node's records of path latencies, beside the board; "" without a board."""
     return f"{board.removesuffix('board')}paths-{node_slot}" if board else ""
@@ -180,6 +185,7 @@ def endpoint(address: str, port: int) -> str:
 # --------------------------------------------------------------------------- address of the coordinator
 
 DEFAULT_PORT: Final = 6013
+DEFAULT_LINK_PORT: Final = 6014  # for connections of other machines to the gateways of this one
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 ALL_INTERFACES: Final = ("0.0.0.0", "::")
 ADDRESS_VARIABLE: Final = "DORA_COORDINATOR_ADDR"

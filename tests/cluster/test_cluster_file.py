@@ -126,9 +126,19 @@ def test_a_mistake_is_reported(text: str, message: str) -> None:
 
 
 def test_fields_of_dora_rs_without_effect_cause_a_warning() -> None:
-    text = "coordinator: {addr: 10.0.0.1}\nmachines: [{id: a, host: b, zenoh_port: 7, daemon_port: 8}]"
+    text = "coordinator: {addr: 10.0.0.1}\nmachines: [{id: a, host: b, daemon_port: 8}]"
     warnings = parse_cluster(text, "cluster.yml").warnings
-    assert len(warnings) == 2 and "cluster.yml:2:29: warning: `zenoh_port` has no effect" in warnings[0]
+    assert len(warnings) == 1 and "cluster.yml:2:29: warning: `daemon_port` has no effect" in warnings[0]
+
+
+def test_a_machine_has_a_port_for_links_another_one_or_none() -> None:
+    text = "coordinator: {addr: 10.0.0.1}\nmachines: [{id: a, host: b, zenoh_port: PORT}, {id: c, host: d}]"
+    for port in (0, 7000):
+        cluster = parse_cluster(text.replace("PORT", str(port)), "cluster.yml")
+        assert [machine.link_port for machine in cluster.machines] == [port, None]
+        assert cluster.warnings == ()
+    wrong = text.replace("PORT", "65536")
+    assert faults(wrong) == ["2:41 expected a whole number from 0 to 65535, found `65536`"]
 
 
 def test_a_loopback_coordinator_serves_local_machines() -> None:

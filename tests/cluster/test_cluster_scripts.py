@@ -57,6 +57,9 @@ def test_the_daemon_gets_the_options_of_the_cluster_file() -> None:
         *("--interface", "10.0.0.7"),
     ]
     assert scripts.daemon_options(CLUSTER, ROBOT)[-2:] == ["--labels", "arm=100%,gpu=a b"]
+    for port in (0, 7000):
+        options = scripts.daemon_options(CLUSTER, Machine(id="a", host="b", link_port=port))
+        assert options[-2:] == ["--link-port", str(port)]
 
 
 def test_words_of_a_unit_are_quoted_for_systemd() -> None:

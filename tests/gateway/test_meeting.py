@@ -11,25 +11,29 @@ from typing import Any
 
 import pytest
 from certificates import certify
+from link_ports import HERE, ServedPort
 from waiting import wait_until
 
 from dora.gateway import meeting
-from dora.gateway.meeting import Meeting, NewBypass, NewRoad, find_free_port, split_address
+from dora.gateway.meeting import Meeting, NewBypass, NewRoad
 from dora.gateway.outgoing import CONNECTIONS
 from dora.wire.node_config import RemoteConfig, TlsFiles
 
-HERE = "127.0.0.1"
+FLOW, OTHER_FLOW = f"{1:036}", f"{2:036}"
 
 
 class Side:
     """One gateway, as far as it meets others."""
 
-    def __init__(self, machine: str, secret: str, tls: TlsFiles | None, dataflow: str) -> None:
+    def __init__(
+        self, machine: str, secret: str, tls: TlsFiles | None, dataflow: str, folder: Path
+    ) -> None:
         self.roads: list[NewRoad] = []
         self.bypasses: list[NewBypass] = []
-        listen = f"{HERE}:{find_free_port(HERE)}"
-        self.remote = RemoteConfig(listen, {}, secret, tls)
-        self.meeting = Meeting(dataflow, machine, self.remote, self._on_made)
+        path = str(folder / machine)
+        self.links = ServedPort({FLOW: path})
+        self.remote = RemoteConfig(self.links.endpoint, {}, secret, tls)
+        self.meeting = Meeting(dataflow, machine, self.remote, path, self._on_made)
 
     def _on_made(self, made: NewRoad | NewBypass) -> None:
         if isinstance(made, NewRoad):
@@ -48,17 +52,18 @@ class Side:
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., Side]]:
+def make(tmp_path: Path) -> Iterator[Callable[..., Side]]:
     sides: list[Side] = []
 
     def make(
-        machine: str, secret: str = "secret", tls: TlsFiles | None = None, dataflow: str = "flow"
+        machine: str, secret: str = "secret", tls: TlsFiles | None = None, dataflow: str = FLOW
     ) -> Side:
-        sides.append(Side(machine, secret, tls, dataflow))
+        sides.append(Side(machine, secret, tls, dataflow, tmp_path))
         return sides[-1]
 
     yield make
     for side in sides:
+        side.links.close()
         side.meeting.close()
         for road in side.roads:
             for connection in road.sockets:
@@ -142,8 +147,21 @@ def test_a_side_with_another_secret_is_not_let_in(make: Callable[..., Side]) -> 
     assert "secret" in fault_of(make("robot", secret="wrong"), make("desk"))
 
 
-def test_another_dataflow_has_roads_of_its_own(make: Callable[..., Side]) -> None:
-    assert fault_of(make("robot", dataflow="other"), make("desk")) == "the connection was closed"
+def test_a_machine_without_the_dataflow_closes_the_connection(make: Callable[..., Side]) -> None:
+    assert fault_of(make("robot", dataflow=OTHER_FLOW), make("desk"))
+
+
+def test_a_gateway_is_for_one_dataflow_whatever_the_connection_begins_with(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot, desk = make("robot", dataflow=OTHER_FLOW), make("desk")
+    sendall = socket.socket.sendall
+
+    def send(connection: socket.socket, data: Any) -> None:
+        sendall(connection, FLOW.encode() if data == OTHER_FLOW.encode() else data)
+
+    monkeypatch.setattr(socket.socket, "sendall", send)
+    assert fault_of(robot, desk) == "the connection was closed"
 
 
 def test_the_secret_does_not_cross_the_network(
@@ -164,11 +182,18 @@ def test_the_secret_does_not_cross_the_network(
 
 def test_who_says_nothing_gets_nothing(make: Callable[..., Side]) -> None:
     listener = make("desk")
-    with socket.create_connection(split_address(listener.remote.listen)) as stranger:
-        listener.meeting.accept()
-        stranger.sendall(b"\xff\xff")
-        stranger.settimeout(10.0)
-        assert stranger.recv(1) == b""
+    with socket.create_connection((HERE, listener.links.port)) as stranger:
+        stranger.sendall(FLOW.encode() + b"\xff\xff")
+        stranger.settimeout(0.01)
+
+        def is_closed() -> bool:
+            listener.meeting.accept()
+            try:
+                return stranger.recv(1) == b""
+            except TimeoutError:
+                return False
+
+        wait_until(is_closed, "the end of the connection")
     assert listener.roads == []
 
 

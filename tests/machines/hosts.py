@@ -197,6 +197,12 @@ class Host:
         self._wire.stdin.write(f"{delay} {loss} {jitter} {rate} {queue} {in_order:d}\n")
         self._wire.stdin.flush()
 
+    def listening(self) -> set[int]:
+        """Return the TCP ports that others can try to connect to."""
+        rows = [line.split() for line in self.run(["ss", "-ltnH"]).splitlines()]
+        places = [row[3].rpartition(":") for row in rows]
+        return {int(port) for address, _, port in places if address not in ("127.0.0.1", "[::1]")}
+
     def use_congestion_control(self, name: str) -> None:
         """Use this algorithm for all connections to other hosts: ``cubic``, ``bbr``."""
         network = f"{self.address.rpartition('.')[0]}.0/24"

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from certificates import certify
 from cluster_system import Spread, spread_over
-from hosts import Host, network
+from hosts import network
 from rounds import SECONDS
 from waiting import wait_until
+
+from dora._paths import DEFAULT_LINK_PORT
 
 pytestmark = pytest.mark.processes
 
@@ -564,12 +566,11 @@ def test_foreign_connections_do_not_block_nodes(system: Spread) -> None:
     dataflow = system.start("crowd.yml")
     system.wait_for_log(dataflow, "messages of the first process")
     right = system.hosts["right"]
-    rows = [line.split() for line in right.run(["cat", "/proc/net/tcp"]).splitlines()[1:]]
-    ports = {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
     with ExitStack() as strangers:
-        for port in ports:
-            for _ in range(200):
-                strangers.enter_context(socket.create_connection((right.address, port)))
+        for said in (b"", dataflow.encode()):
+            for _ in range(300):
+                stranger = socket.create_connection((right.address, DEFAULT_LINK_PORT))
+                strangers.enter_context(stranger).sendall(said)
         (source,) = (pid for pid in system.hosts["left"].pids() if b"count.py" in _command(pid))
         os.kill(source, signal.SIGKILL)
         system.wait_for_log(dataflow, "messages of another process")
@@ -613,8 +614,9 @@ def test_certificates_keep_strangers_out(
         system.write({"tls.yml": counting(1000000, 0.002, 1, "queue_size: 10")})
         dataflow = system.start("tls.yml")
         system.wait_for_log(dataflow, "so far")
-        port = _listening_port(hosts["right"])
-        intruder = INTRUDER.format(host=hosts["right"].address, port=port, ca=tmp_path / "ca.pem")
+        intruder = INTRUDER.format(
+            host=hosts["right"].address, port=DEFAULT_LINK_PORT, flow=dataflow, ca=tmp_path / "ca.pem"
+        )
         assert "was not let in" in hosts["left"].run([sys.executable, "-c", intruder])
         system.dora("stop", dataflow, "--force", status=None)
 
@@ -624,18 +626,10 @@ import socket, ssl
 context = ssl.create_default_context(cafile="{ca}")  # and no certificate of a machine
 try:
     with socket.create_connection(("{host}", {port}), 10) as plain:
+        plain.sendall(b"{flow}")
         with context.wrap_socket(plain, server_hostname="{host}") as connection:
             connection.sendall(b"hello")
             print("got", connection.recv(100))
 except ssl.SSLError as error:
     print("was not let in:", error)
 """
-
-
-def _listening_port(host: Host) -> int:
-    """Return the port at which the gateway of a host listens."""
-    printed = host.run(["ss", "-ltn"])
-    ports = [
-        int(word.rpartition(":")[2]) for line in printed.splitlines()[1:] for word in [line.split()[3]]
-    ]
-    return next(port for port in ports if 20000 <= port < 30000)

@@ -91,17 +91,17 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
     """The state of a run, or how it ended; in a dataflow on several machines, of one partition.
 
     ``reason`` says why the run failed if no node did, and while it runs which node failed first.
-    ``crashed``: the process that ran it was killed. ``port`` is where its gateway listens, 0 until it is
-    chosen. ``peer_status`` is for the other machines. ``secret`` comes from the `Partition`: a restarted
-    coordinator learns it here, and gives it to machines that join. ``lost``: the ``loss`` of a
-    `MachineLost` → what this partition knows of the part of that machine.
+    ``crashed``: the process that ran it was killed. ``port`` is the machine's for links, 0 if it has none;
+    None until the partition is prepared. ``peer_status`` is for the other machines. ``secret`` comes from
+    the `Partition`: a restarted coordinator learns it here, and gives it to machines that join. ``lost``:
+    the ``loss`` of a `MachineLost` → what this partition knows of the part of that machine.
     """
 
     dataflow_id: str
     status: RunStatus
     result: DataflowResult | None = None
     reason: str = ""
-    port: int = 0
+    port: int | None = None
     peer_status: PeerStatus | None = None
     revision: int = 0  # as in `RunSpec`: the change that its part has taken over
     secret: str = ""
@@ -249,10 +249,10 @@ class DaemonRejected(msgspec.Struct, frozen=True, tag=True):
 class Partition(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a dataflow that one machine runs. A machine that joins begins without nodes.
 
-    The gateways of other machines prove that they know ``secret``. The daemon fills in ``interface`` and
-    ``tls``. ``own_log_folder``: this machine keeps its log files in its data folder, because the
-    coordinator writes the same entries to the dataflow's log folder, which the two machines may share.
-    ``former``: this machine has lost its part, and starts it again.
+    The gateways of other machines prove that they know ``secret``. The daemon fills in ``interface``,
+    ``port`` (as in `ListensAt`) and ``tls``. ``own_log_folder``: this machine keeps its log files in its
+    data folder, because the coordinator writes the same entries to the dataflow's log folder, which the two
+    machines may share. ``former``: this machine has lost its part, and starts it again.
     """
 
     machine: str
@@ -260,6 +260,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     collect_logs: bool = False  # log entries go to the coordinator too
     own_log_folder: bool = False
     interface: str = ""
+    port: int = 0
     tls: TlsFiles | None = None
     former: FormerPart | None = None
 
@@ -290,9 +291,9 @@ class StartRun(msgspec.Struct, frozen=True, tag=True):
 
 
 class Endpoints(msgspec.Struct, frozen=True, tag=True):
-    """All machines of a dataflow are prepared. ``endpoints``: other machine → where its gateway listens.
+    """All machines of a dataflow are prepared. ``endpoints``: other machine → its address and link port.
 
-    It is sent again when an endpoint changes. A machine that is lost has none.
+    "": it has no such port. It is sent again when an endpoint changes. A machine that is lost is left out.
     """
 
     dataflow_id: str
@@ -307,10 +308,11 @@ class PeerReport(msgspec.Struct, frozen=True, tag=True):
     peer_status: PeerStatus
 
 
-class AddressChanged(msgspec.Struct, frozen=True, tag=True):
-    """This machine has another address: its gateways listen there. From the daemon to its workers."""
+class ListensAt(msgspec.Struct, frozen=True, tag=True):
+    """The address of this machine and its link port, 0: it has none. From the daemon to its workers."""
 
     address: str
+    port: int
 
 
 class MachineLost(msgspec.Struct, frozen=True, tag=True):
@@ -357,8 +359,8 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 class Prepare(msgspec.Struct, frozen=True, tag=True):
     """Prepare this machine's partition for a change: check it, and build. Nothing changes yet.
 
-    If the change brings the first node of another machine, this machine chooses a port for it and reports
-    it. Answered by `SentCounts` in `Answered`.
+    If the change brings the first node of another machine, this machine reports its port for links.
+    Answered by `SentCounts` in `Answered`.
     """
 
     dataflow_id: str
@@ -440,7 +442,7 @@ ToDaemon = (
     | StartRun
     | Endpoints
     | PeerReport
-    | AddressChanged
+    | ListensAt
     | MachineLost
     | ReleasePartition
     | StopRun

@@ -31,6 +31,7 @@ from dora.daemon.taps import Taps
 from dora.dataflow.gateway_plan import networks_of
 from dora.dataflow.layout import Placement, Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
+from dora.errors import DoraError
 from dora.transport.shm.ring_buffer import remove_ring_buffers
 from dora.wire.daemon_protocol import (
     PUBLISH_PATIENCE,
@@ -189,6 +190,9 @@ def _change_event(daemon: RunningDaemon, client: Connection, request: on.ChangeR
         return None
     except OSError as error:
         client.send(Rejected(f"there is no room for the changed dataflow: {error.strerror}"))
+        return None
+    except DoraError as error:
+        client.send(Rejected(str(error)))
         return None
     elsewhere = {node.id: context.placement.elsewhere(node.id) for node in wanted.nodes}
     if isinstance(request, CheckChange):

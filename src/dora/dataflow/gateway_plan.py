@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from dora.dataflow.layout import Layout, Link
 from dora.dataflow.model import NodeOutput
+from dora.errors import DoraError
 from dora.wire.daemon_protocol import NetworkView, StreamView
 from dora.wire.node_config import (
     ChannelConfig,
@@ -15,6 +16,7 @@ from dora.wire.node_config import (
     InputConfig,
     NodeConfig,
     OutputConfig,
+    RemoteConfig,
     StreamConfig,
 )
 from dora.wire.output_rules import LatchRule
@@ -26,7 +28,10 @@ def plan_gateway(
     outputs: Mapping[NodeOutput, OutputConfig],
     channels: Mapping[int, ChannelConfig],
 ) -> GatewayConfig | None:
-    """Lay out the gateway of this machine: what it receives and sends here, and the other machines."""
+    """Lay out the gateway of this machine: what it receives and sends here, and the other machines.
+
+    Raises `DoraError` if it cannot have a road to one of them.
+    """
     context = layout.context
     placement = context.placement
     if placement.remote is None:
@@ -61,8 +66,21 @@ def plan_gateway(
         zenoh_endpoint=context.zenoh_endpoint,
     )
     machines = {*sources.values(), *(stream.machine for stream in streams)}
+    _check_reach(placement.machine, placement.remote, machines)
     networks = {name: slot for name, slot in layout.network_slots.items() if name in machines}
     return GatewayConfig(placement.machine, placement.remote, node, streams, sources, networks)
+
+
+def _check_reach(machine: str, remote: RemoteConfig, others: Iterable[str]) -> None:
+    """Raise `DoraError` if neither this machine nor another one has a port for the links between them."""
+    if not remote.listen.endswith(":0"):
+        return
+    for other in sorted(others):
+        if remote.reach.get(other) == "":
+            raise DoraError(
+                f"the daemons of machines `{machine}` and `{other}` both have `--link-port 0`, so neither "
+                "can reach the other; start one of them without it"
+            )
 
 
 def networks_of(config: GatewayConfig | None) -> list[NetworkView]:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final
 
 from dora._ownership import is_own_peer
-from dora.gateway.meeting import Meeting, NewBypass
+from dora.gateway.meeting import Meeting, NewBypass, listen_at
 from dora.gateway.outgoing import CONTROL, connection_of
 from dora.gateway.ports import Sending
 from dora.gateway.road import Road, WantBypass
@@ -61,18 +61,10 @@ class Bypasses:
         self._requests: list[Request] = []
         if meeting.remote.tls is not None:
             return  # a node would need the state of the encryption
-        path = socket_of(bell)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if os.path.exists(path):
-                os.unlink(path)  # it is left over from a gateway that was killed
-            self._listener.bind(path)
-            os.chmod(path, 0o600)
+            self._listener = listen_at(socket_of(bell))
         except OSError:
-            self._listener.close()
             return  # the path may be too long for a socket; all goes over roads then
-        self._listener.listen(128)
-        self._listener.setblocking(False)
         watch(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:

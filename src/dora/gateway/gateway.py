@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from dora._paths import links_socket_of
 from dora.errors import DoraError
 from dora.gateway.bypasses import MOST_BYPASSES, Bypasses
 from dora.gateway.connection import ConnectionEnded, Frame, RoadConnection
@@ -77,8 +78,8 @@ class Gateway:
         self._next_tick = 0.0
         self._delivered: dict[Incoming, bool] = {}  # by the frames read last; wake the receivers again?
         self._poll = select.poll()
-        self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, self._on_made)
-        self._listens_at = config.remote.listen
+        path = links_socket_of(node.run_dir)
+        self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, path, self._on_made)
         self._watched: dict[int, tuple[Road, RoadConnection]] = {}
         self._handlers: dict[int, Callable[[], None]] = {}  # of bypasses
         self._bypasses = Bypasses(config.machine, node.bell, self._meeting, self._roads, self._watch)
@@ -152,7 +153,6 @@ class Gateway:
     def _move(self, former: RemoteConfig, remote: RemoteConfig) -> None:
         """Follow machines to other addresses; have nothing to do any more with a part that was given up."""
         self._meeting.remote = remote
-        self._listen()
         for road in tuple(self._roads.values()):
             # The system would keep a connection with a former address for seconds.
             if remote.listen != former.listen or remote.reach.get(road.machine) != former.reach.get(
@@ -165,19 +165,6 @@ class Gateway:
             for each in self._streams:
                 if each.config.machine == machine:
                     each.close_links()
-
-    def _listen(self) -> None:
-        """Listen at the present address of this machine, once it has it."""
-        if self._listens_at == self._config.remote.listen:
-            return
-        former = self._meeting.listener.fileno()
-        try:
-            self._meeting.listen_anew()
-        except OSError:
-            return
-        self._listens_at = self._config.remote.listen
-        self._poll.unregister(former)
-        self._poll.register(self._meeting.listener.fileno(), select.POLLIN)
 
     def _sender(self, config: OutputConfig) -> Any:
         """Return the engine's sender for a channel."""
@@ -294,7 +281,6 @@ class Gateway:
     def _tick(self, now: float) -> None:
         """Do what is periodic: look for receivers, dial, and find out whether the others are there."""
         starting = False
-        self._listen()
         for each in self._streams:
             if each.config.machine not in self._roads:
                 each.look_who_wants()

@@ -1,9 +1,13 @@
-"""How two gateways meet: both listen and dial, and prove that they know the secret of the dataflow.
+"""How two gateways meet: both dial, and prove that they know the secret of the dataflow.
 
-A connection begins, in TLS if there are certificates, with a *greeting* of the side that dialled: the names
-of the dataflow, of its machine and of the road, and the number of the connection. Both sides then answer a
-random challenge of the other one with the secret, which therefore never crosses the network. A road is
-complete with all of its connections.
+The daemon of a machine listens for all of its gateways. A connection begins with the id of the dataflow.
+By that the daemon finds the gateway, and passes the connection to it through a Unix socket
+(`dora.cluster.agent.link_port`).
+
+Then comes, in TLS if there are certificates, a *greeting* of the side that dialled: the names of the
+dataflow, of its machine and of the road, and the number of the connection. Both sides then answer a random
+challenge of the other one with the secret, which therefore never crosses the network. A road is complete
+with all of its connections.
 
 All of this waits for the other side, so it happens in threads that end soon.
 """
@@ -12,18 +16,18 @@ from __future__ import annotations
 
 import hmac
 import os
-import random
 import socket
 import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from dora.errors import DoraError, TransportError
+from dora._ownership import is_own_peer
+from dora.errors import DoraError
 from dora.gateway.connection import prepare_socket
 from dora.gateway.outgoing import BULK, CONNECTIONS, CONTROL
 from dora.transport.tls import client_context, server_context
@@ -72,16 +76,17 @@ class NewBypass(NamedTuple):
 
 
 class Meeting:
-    """Listens and dials for one gateway; ``on_made`` is called in any thread."""
+    """Dials for one gateway, and greets those who have dialled; ``on_made`` is called in any thread."""
 
     def __init__(
         self,
         dataflow: str,
         machine: str,
         remote: RemoteConfig,
+        path: str,
         on_made: Callable[[NewRoad | NewBypass], None],
     ) -> None:
-        """Raises `DoraError`, ``OSError``."""
+        """``path``: of the socket for connections to here. Raises `DoraError`, ``OSError``."""
         self._dataflow = dataflow
         self._machine = machine
         self.remote = remote
@@ -93,37 +98,24 @@ class Meeting:
         self._greetings = 0
         self._dialling: dict[str, float] = {}  # machine → when the last attempt began, unless it has failed
         self.last_fault: dict[str, str] = {}  # machine → why the last attempt to dial it failed
-        self.listener = self._listen()
+        self.listener = listen_at(path)
 
-    # ------------------------------------------------------------------ listening
-
-    def _listen(self) -> socket.socket:
-        host, port = split_address(self.remote.listen)
-        listener = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128
-        )
-        listener.setblocking(False)
-        return listener
-
-    def listen_anew(self) -> None:
-        """Listen at another address; raises ``OSError`` if this machine does not have it (yet)."""
-        former, self.listener = self.listener, self._listen()
-        former.close()
+    # ------------------------------------------------------------------ greeting
 
     def accept(self) -> None:
         """Greet those who have dialled, each in a thread."""
         while True:
             try:
-                connection, _ = self.listener.accept()
+                passage, _ = self.listener.accept()
             except OSError:
                 return
             with self._lock:
                 self._greetings += 1
                 is_full = self._greetings > _MOST_GREETINGS
             if is_full:
-                self._end_greeting(connection)
+                self._end_greeting(passage)  # which closes the connection in it
             else:
-                _in_thread("dora greeting", self._greet, connection)
+                _in_thread("dora greeting", self._greet, passage)
 
     def _end_greeting(self, connection: socket.socket | None) -> None:
         with self._lock:
@@ -131,9 +123,11 @@ class Meeting:
         if connection is not None:
             connection.close()
 
-    def _greet(self, connection: socket.socket) -> None:
+    def _greet(self, passage: socket.socket) -> None:
         """Find out who has dialled, and keep the connection if the other side proves it."""
+        connection = None
         try:
+            connection = _passed_through(passage)
             connection.settimeout(_GREETING_TIMEOUT)
             if self._server_tls is not None:
                 connection = self._server_tls.wrap_socket(connection, server_side=True)
@@ -219,6 +213,7 @@ class Meeting:
                 connection = socket.create_connection((host, port), max(deadline - time.monotonic(), 0.1))
                 sockets.append(connection)
                 prepare_socket(connection, **self._options(number))
+                connection.sendall(self._dataflow.encode())
                 if self._client_tls is not None:
                     connection = sockets[-1] = self._client_tls.wrap_socket(
                         connection, server_hostname=host
@@ -271,6 +266,34 @@ def _contexts(remote: RemoteConfig) -> tuple[ssl.SSLContext | None, ssl.SSLConte
     return listener, dialler
 
 
+def listen_at(path: str) -> socket.socket:
+    """Return a Unix socket at which this user can connect; raises ``OSError``."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if os.path.exists(path):
+            os.unlink(path)  # it is left over from a gateway that was killed
+        listener.bind(path)
+        os.chmod(path, 0o600)
+    except OSError:
+        listener.close()
+        raise
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def _passed_through(passage: socket.socket) -> socket.socket:
+    """Return the connection that the daemon has passed; raises ``OSError``, ``ValueError``."""
+    with passage:
+        if not is_own_peer(passage):
+            raise ValueError("it is another user")
+        passage.settimeout(_GREETING_TIMEOUT)
+        _, descriptors, _, _ = socket.recv_fds(passage, 1, 1)
+    if not descriptors:
+        raise ValueError("there is no connection in it")
+    return socket.socket(fileno=descriptors[0])
+
+
 def split_address(text: str) -> tuple[str, int]:
     """Return the host and the port of an address.
 
@@ -313,21 +336,8 @@ def _in_thread(name: str, target: Callable[..., None], *args: Any) -> None:
 
 # ------------------------------------------------------------------ settings
 
-PORTS: Final = "DORA_LINK_PORTS"
 DSCP: Final = "DORA_LINK_DSCP"
-_DEFAULT_PORTS: Final = (20_000, 29_999)  # below those that systems give to outgoing connections
 _LARGEST_DSCP: Final = 63
-
-
-def find_free_port(interface: str) -> int:
-    """Return a TCP port that is free on an address; raises `DoraError`.
-
-    It is in ``$DORA_LINK_PORTS`` (``20000-29999``), a random one, because another run may choose too.
-    """
-    for port in _candidates():
-        if _is_free(interface, port):
-            return port
-    raise TransportError(f"there is no free port on {interface}; widen {PORTS}")
 
 
 def dscp_from_environment() -> int:
@@ -339,27 +349,3 @@ def dscp_from_environment() -> int:
     if not text.isdecimal() or int(text) > _LARGEST_DSCP:
         raise DoraError(f"{DSCP} is `{text}`; write a number from 0 to {_LARGEST_DSCP}, for example 46")
     return int(text)
-
-
-def _candidates() -> Iterator[int]:
-    first, last = _DEFAULT_PORTS
-    if text := os.environ.get(PORTS):
-        try:
-            first, last = (int(part) for part in text.split("-"))
-        except ValueError:
-            first = 0
-        if not 0 < first <= last < 65536:
-            raise DoraError(f"{PORTS} is `{text}`; write a range of ports, for example 20000-29999")
-    yield from random.sample(range(first, last + 1), last - first + 1)
-
-
-def _is_free(interface: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind((interface, port))
-        except OSError as error:
-            if isinstance(error, PermissionError) or error.errno in (98, 48):  # in use: Linux, macOS
-                return False
-            raise TransportError(f"cannot listen on {interface}: {error.strerror}") from None
-        return True

@@ -28,10 +28,11 @@ class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the gateways of a dataflow listen, and how they know each other, see `dora.gateway`."""
+    """Where the gateways of a dataflow reach each other, and how they know each other: `dora.gateway`."""
 
-    listen: str  # address and port of this machine
-    reach: dict[str, str]  # other machine → its address and port, where one is known
+    listen: str  # address of this machine, and its port for links; port 0: there is none
+    # Other machine → its address and port, where they are known; "": it has no port, and dials itself.
+    reach: dict[str, str]
     secret: str
     tls: TlsFiles | None = None
     dscp: int = 0  # marks the packets of messages that go before others; 0: nothing is marked

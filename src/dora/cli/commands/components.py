@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dora._paths import DEFAULT_PORT
+from dora._paths import DEFAULT_LINK_PORT, DEFAULT_PORT
 from dora.cli.argument_values import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.coordinator import absolute_path, coordinator_options
@@ -227,6 +227,16 @@ def _parse_ip_address(text: str) -> str:
     help="Address at which other machines reach this one [where the coordinator sees it].",
 )
 @click.option(
+    "--link-port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    envvar="DORA_LINK_PORT",
+    show_envvar=True,
+    metavar="PORT",
+    help="TCP port at which other machines reach this one, for the links of all dataflows; 0: none, it "
+    f"connects to them [{DEFAULT_LINK_PORT}, or any if that is taken].",
+)
+@click.option(
     "--rt",
     is_flag=True,
     help="Lock memory and use SCHED_FIFO in the daemon, not in the nodes: stops, restarts and timeouts are "
@@ -249,6 +259,7 @@ def daemon(
     machine_id: str,
     labels: dict[str, str],
     interface: str,
+    link_port: int | None,
     rt: bool,
 ) -> None:
     """Run the daemon of a machine in the foreground.
@@ -258,9 +269,8 @@ def daemon(
     its network. SIGTERM stops its dataflows and ends it, a second SIGTERM kills them.
 
     Environment variables: DORA_TLS_CA, DORA_TLS_CERT and DORA_TLS_KEY name the files for TLS between
-    machines. DORA_LINK_PORTS [20000-29999] are the TCP ports at which gateways listen for other machines.
-    DORA_LINK_DSCP [0] marks the packets of control messages, so that Wi-Fi and routers put them first. With
-    DORA_QUIET, log entries of nodes stay in the files of this machine.
+    machines. DORA_LINK_DSCP [0] marks the packets of control messages, so that Wi-Fi and routers put them
+    first. With DORA_QUIET, log entries of nodes stay in the files of this machine.
     """
     from dora.cluster.agent.agent import serve
     from dora.cluster.agent.identity import Identity, tls_from
@@ -271,7 +281,7 @@ def daemon(
         os.environ[ALLOW_SHELL] = "true"
     token = _token_for(client)
     os.environ.pop("DORA_AUTH_TOKEN", None)  # not for nodes
-    identity = Identity(machine_id, labels, interface, tls_from(os.environ))
+    identity = Identity(machine_id, labels, interface, tls_from(os.environ), link_port)
     run_options = ["--quiet"] if quiet else []
     if rt:
         from dora.cluster.agent.limits import become_realtime

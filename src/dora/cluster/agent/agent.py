@@ -24,6 +24,7 @@ from dora.cluster.agent.clock_sync import ClockSync
 from dora.cluster.agent.connection import CoordinatorConnection, DaemonRefused
 from dora.cluster.agent.identity import Identity, daemon_lock
 from dora.cluster.agent.limits import UsageMeter
+from dora.cluster.agent.link_port import LinkPort
 from dora.cluster.agent.observers import Observers
 from dora.cluster.agent.warm_templates import WarmTemplates
 from dora.cluster.agent.worker_process import WorkerProcess
@@ -38,7 +39,6 @@ from dora.cluster.protocol import (
     STILL_STARTING,
     AckEnd,
     AckLogs,
-    AddressChanged,
     Answered,
     Apply,
     Ask,
@@ -49,6 +49,7 @@ from dora.cluster.protocol import (
     GetMetrics,
     GetTemplates,
     GetUsage,
+    ListensAt,
     LogBatch,
     MachineLost,
     MetricsResult,
@@ -113,6 +114,7 @@ class Agent:
         self._observers = Observers(token.value, identity.machine, authority)
         self._id = uuid7()
         self._runs: dict[str, WorkerProcess] = {}
+        self._link_port = LinkPort(identity.link_port, self._gateway_of)
         self._reports: dict[str, RunReport] = {}  # of active runs, and ends that are not acknowledged
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
@@ -191,6 +193,7 @@ class Agent:
         return bool(self._reports) or not self._logs.is_empty
 
     async def _end_all(self) -> None:
+        self._link_port.close()
         await self._observers.close()
         await self._templates.close()
         for run in self._runs.values():
@@ -217,8 +220,7 @@ class Agent:
         address = identity.address or ("0.0.0.0" if is_loopback(local) else local)
         if address != self._interface:
             self._interface = address
-            for run in self._runs.values():
-                run.command(AddressChanged(address))
+            self._move_links()
         self._connection = connection
         self._send_logs()
         sender = asyncio.create_task(self._send_all(connection, self._outgoing))
@@ -262,6 +264,8 @@ class Agent:
                     self._outgoing.put_nowait(Answered(message.ticket, Rejected(JUST_ENDED)))
                 elif isinstance(message, Ask):
                     self._in_background(self._ask(run, message.ticket, message.request))
+                elif isinstance(message, Prepare) and (fault := self._meet(run, message)):
+                    self._outgoing.put_nowait(Answered(message.ticket, Rejected(fault)))
                 else:
                     run.command(message)
             case AckEnd(dataflow_id=dataflow_id):
@@ -344,6 +348,11 @@ class Agent:
             reason = f"it cannot be noted in {data_folder()} that it runs: {error.strerror}"
             self._report(RunReport(dataflow_id, "Failed", reason=reason))
             return
+        try:
+            port = self._link_port.open(self._interface) if start.is_distributed else 0
+        except DoraError as error:
+            self._report(RunReport(dataflow_id, "Failed", reason=str(error)))
+            return
         wanted = start.spec.interpreter
         interpreter = wanted if wanted and os.access(wanted, os.X_OK) else sys.executable
         if interpreter != wanted:
@@ -361,7 +370,7 @@ class Agent:
             self._report(RunReport(dataflow_id, "Failed", reason=f"{interpreter} cannot be run: {error}"))
             return
         partition = msgspec.structs.replace(
-            start.partition, interface=self._interface, tls=self._identity.tls
+            start.partition, interface=self._interface, port=port, tls=self._identity.tls
         )
         start = msgspec.structs.replace(start, partition=partition, coordinator=self._coordinator.where)
         run = self._runs[dataflow_id] = WorkerProcess(start, process, interpreter)
@@ -371,6 +380,34 @@ class Agent:
             run.command(StopRun(dataflow_id))
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         self._in_background(self._watch(run))
+
+    def _meet(self, run: WorkerProcess, change: Prepare) -> str:
+        """Be ready for the first link of a dataflow to another machine; return why that is not possible."""
+        if not run.has_links and {*change.proposal.machines.values()} != {self._identity.machine}:
+            try:
+                port = self._link_port.open(self._interface)
+            except DoraError as error:
+                return str(error)
+            run.has_links = True
+            run.command(ListensAt(self._interface, port))
+        return ""
+
+    def _move_links(self) -> None:
+        """Have the dataflows with links to other machines follow this one to another address."""
+        runs = [run for run in self._runs.values() if run.has_links]
+        if runs:
+            try:
+                port = self._link_port.open(self._interface)
+            except DoraError as error:
+                log.warning("other machines cannot connect to this one, which connects to them: %s", error)
+                port = 0
+            for run in runs:
+                run.command(ListensAt(self._interface, port))
+
+    def _gateway_of(self, dataflow_id: str) -> str:
+        """Return the socket of a gateway for connections, "" if the dataflow does not run here."""
+        run = self._runs.get(dataflow_id)
+        return "" if run is None else run.links_socket
 
     def _retain(self, start: StartRun) -> None:
         """Write down which copies of folders a dataflow uses here; raises ``OSError``."""

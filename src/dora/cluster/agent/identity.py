@@ -22,12 +22,16 @@ from dora.wire.node_protocol import PROTOCOL_VERSION
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """``address`` is where other machines reach this one; "": where the coordinator sees it."""
+    """``address`` is where other machines reach this one; "": where the coordinator sees it.
+
+    ``link_port`` as ``wanted`` of `dora.cluster.agent.link_port.LinkPort`.
+    """
 
     machine: str = DEFAULT_MACHINE
     labels: dict[str, str] = {}
     address: str = ""
     tls: TlsFiles | None = None
+    link_port: int | None = None
 
     def hello(self, daemon_id: str, runs: tuple[RunReport, ...], retained: tuple[str, ...]) -> Hello:
         """Return the introduction of the daemon in this process."""

@@ -1,6 +1,6 @@
 """This machine's partition of a dataflow, and of others: their endpoints, their status.
 
-As long as all nodes are on this machine there is nothing of others: no port, no gateway, no report on the
+As long as all nodes are on this machine there is nothing of others: no gateway, no report on the
 status of nodes. They come with the first change that brings a node of another machine.
 """
 
@@ -17,8 +17,8 @@ from dora._paths import ALL_INTERFACES, data_folder, endpoint
 from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.protocol import (
-    AddressChanged,
     Endpoints,
+    ListensAt,
     MachineLost,
     PeerReport,
     ReleasePartition,
@@ -48,7 +48,7 @@ class LocalPartition:
         self._lock = threading.RLock()
         self._endpoints: dict[str, str] | None = None  # of other machines, except lost ones
         self._fault = ""  # why the start cannot go on
-        self._port = 0  # at which the gateway listens; 0: none is chosen yet
+        self._is_prepared = False  # to have links with other machines
         self._has_others = start.is_distributed  # there are, or were, other machines
         self.machine = start.partition.machine
         self.revision = start.spec.revision  # the last change that was applied
@@ -64,8 +64,8 @@ class LocalPartition:
             match message:
                 case Endpoints(endpoints=endpoints):
                     self.set_endpoints(endpoints)
-                case AddressChanged(address=address):
-                    self._change_address(address)
+                case ListensAt(address=address, port=port):
+                    self._set_address(address, port)
                 case PeerReport(machine=machine, peer_status=peer_status):
                     self._feed(on.PeerStatusReceived(machine, peer_status))
                 case HeartbeatAnswer(clocks=clocks):
@@ -89,16 +89,13 @@ class LocalPartition:
                 self._endpoints = endpoints
                 self._publish_endpoints()
 
-    def _change_address(self, address: str) -> None:
-        """Have the gateway listen at the present address of this machine, at another port."""
-        self._partition = msgspec.structs.replace(self._partition, interface=address)
-        if not self._has_others:
+    def _set_address(self, address: str, port: int) -> None:
+        """Have other machines reach this one at an address and a port."""
+        self._partition = msgspec.structs.replace(self._partition, interface=address, port=port)
+        if not self._is_prepared:
             return
         try:
-            self._check_certificate()
-            if self._port:
-                self._port = 0
-                self._choose_port()
+            self._prepare()
         except DoraError as error:
             self._warn(f"this machine has got the address {address}: {error}")
         self._publish_endpoints()
@@ -163,11 +160,11 @@ class LocalPartition:
         daemon.peers = Peers(lambda peer_status: self._reports.update(peer_status=peer_status))
 
     def join(self) -> Placement:
-        """Choose a port, and wait until the other machines have chosen theirs; raises `DoraError`."""
+        """Be prepared for links with other machines, and wait until they are, too; raises `DoraError`."""
         partition, machines = self._partition, self._start.spec.machines
         if self._has_others:
-            self._check_certificate()
-            self._choose_port()
+            with self._lock:
+                self._prepare()
             pause = threading.Event()
             while self._endpoints is None:
                 if self._fault or self._stopped():
@@ -179,8 +176,8 @@ class LocalPartition:
     def meet(self, machines: Iterable[str]) -> None:
         """Be ready for a change after which these machines have nodes; raises `DoraError`.
 
-        The first one with another machine brings a port and reports of status: a machine that joins begins
-        with the status of the others.
+        The first one with another machine brings reports of status: a machine that joins begins with the
+        status of the others.
         """
 
         def begin(daemon: Daemon) -> None:
@@ -189,27 +186,22 @@ class LocalPartition:
 
         with self._lock:
             if not self._has_others and not {*machines} <= {self.machine}:
-                self._check_certificate()
-                self._choose_port()
+                self._prepare()
                 self._has_others = True
                 self._call(begin)
 
-    def _check_certificate(self) -> None:
-        """Raise `DoraError` if the certificate cannot be used (any more)."""
+    def _prepare(self) -> None:
+        """Report where other machines reach this one.
+
+        Raises `DoraError` if the certificate of this machine cannot be used (any more).
+        """
+        interface = self._partition.interface
         if (files := self._partition.tls) is not None:
             from dora.transport.tls import check_machine_certificate
 
-            interface = self._partition.interface
             check_machine_certificate(files, "" if interface in ALL_INTERFACES else interface)
-
-    def _choose_port(self) -> None:
-        """Choose the port of this machine, and report it; raises `DoraError`."""
-        from dora.gateway.meeting import find_free_port
-
-        with self._lock:
-            if not self._port:
-                self._port = find_free_port(self._partition.interface)
-            self._reports.update(port=self._port)
+        self._is_prepared = True
+        self._reports.update(port=self._partition.port)
 
     def remote(self) -> RemoteConfig | None:
         """Return the configuration of links to other machines, None without any; raises `DoraError`."""
@@ -219,7 +211,7 @@ class LocalPartition:
 
         partition = self._partition
         return RemoteConfig(
-            endpoint(partition.interface, self._port),
+            endpoint(partition.interface, partition.port),
             self._endpoints or {},
             partition.secret,
             partition.tls,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from dora._ownership import connect_own
+from dora._paths import links_socket_of
 from dora.cluster.agent.identity import run_id, socket_of
 from dora.cluster.protocol import (
     JUST_ENDED,
@@ -29,10 +31,12 @@ class WorkerProcess:
     def __init__(self, start: StartRun, process: asyncio.subprocess.Process, interpreter: str) -> None:
         self.dataflow_id = start.dataflow_id
         self.socket = socket_of(start)
+        self.links_socket = links_socket_of(os.path.dirname(self.socket))
         self.run_id = run_id(start) or start.dataflow_id
         self.interpreter = interpreter
         self.spec = start.spec
         self.parameters: dict[str, ParametersSet] = {}  # node → parameters set since the start
+        self.has_links = start.is_distributed  # with other machines, or is about to
         self.process = process
         self._change: ProposedChange | None = None  # the last one that the worker was sent
 

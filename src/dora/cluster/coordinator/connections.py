@@ -36,7 +36,7 @@ class DaemonConnection:
 
 
 def moved(before: RunReport, now: RunReport) -> bool:
-    """Return whether a machine listens at another port."""
+    """Return whether a machine has another port for links."""
     return before.port != now.port
 
 
@@ -51,9 +51,9 @@ def endpoints_for(
     target_connection = connections.get(target)
     for other, report in run.reports.items():
         connection = connections.get(other)
-        if other == target or not report.port:
+        if other == target or report.port is None:
             continue
         if connection is not None and target_connection is not None:
             address = address_of(connection.address, target_connection.seen, target_connection.server)
-            endpoints[other] = endpoint(address, report.port)
+            endpoints[other] = endpoint(address, report.port) if report.port else ""
     return endpoints

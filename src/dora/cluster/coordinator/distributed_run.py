@@ -83,8 +83,8 @@ class DistributedRun:
         return [other for other in partitions if other != machine]
 
     def all_prepared(self) -> bool:
-        """Return whether every machine has chosen its port and waits for the others."""
-        return not self.lost and all(report.port for report in self.reports.values())
+        """Return whether every machine has reported its port for links and waits for the others."""
+        return not self.lost and all(report.port is not None for report in self.reports.values())
 
     def record(self, machine: str, report: RunReport) -> PeerStatus | None:
         """Record the report of a machine; return its peer status if that is new to the others."""
@@ -99,7 +99,7 @@ class DistributedRun:
         self.lost[machine] = reason
         self.losses[machine] = uuid7()
         where = f"machine `{machine}`: " if self.is_distributed else ""
-        # Without its port: the others have no links with it until its next part has chosen one.
+        # Without its port: the others have no links with it until its next part has reported it.
         self.reports[machine] = RunReport(self.dataflow_id, "Failed", reason=where + reason)
 
     def former_part(self, machine: str, daemon_id: str) -> FormerPart | None:

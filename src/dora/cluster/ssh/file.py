@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from dora._paths import DEFAULT_PORT
+from dora._paths import DEFAULT_LINK_PORT, DEFAULT_PORT
 from dora.dataflow.parser.deploy import MACHINE_NAME, Labels
 from dora.dataflow.problems import ProblemReport
 from dora.dataflow.yaml.compose import compose_mapping
@@ -33,6 +33,7 @@ class Machine(msgspec.Struct, frozen=True):
     port: int | None = None
     labels: dict[str, str] = {}
     address: str | None = None  # where other machines reach it; None: where the coordinator sees it
+    link_port: int | None = None  # as `dora.cluster.agent.identity.Identity` has it
     dora: str = "dora"
     connection: str = ""  # the socket of an `SshConnection` that commands use; "": each makes its own
 
@@ -168,7 +169,12 @@ MACHINE = SchemaBlock(
             _Address(),
             "Where other machines reach this one; by default the address that the coordinator sees.",
         ),
-        Field("zenoh_port", _PORT, "Of dora-rs, without effect: each dataflow has a port of its own."),
+        Field(
+            "zenoh_port",
+            IntegerType(0, 65535),
+            "The TCP port at which other machines reach this one, for links; 0: none, it connects to them. "
+            f"By default {DEFAULT_LINK_PORT}, or any if that is taken.",
+        ),
         Field("daemon_port", _PORT, "Of dora-rs, without effect: dynamic nodes need no port."),
     ],
 )
@@ -188,7 +194,6 @@ CLUSTER = SchemaBlock(
 )
 
 _TLS = ("tls_cert", "tls_key", "tls_ca")
-_WITHOUT_EFFECT = ("zenoh_port", "daemon_port")
 
 
 def parse_machine(text: str) -> Machine:
@@ -284,9 +289,8 @@ def _assemble(checked: CheckedBlock, report: ProblemReport) -> Cluster | None:
 
 
 def _machine(block: CheckedBlock, report: ProblemReport) -> Machine | None:
-    for name in _WITHOUT_EFFECT:
-        if block.has(name):
-            report.warn(block.keys[name], f"`{name}` has no effect", "remove it")
+    if block.has("daemon_port"):
+        report.warn(block.keys["daemon_port"], "`daemon_port` has no effect", "remove it")
     if block.get("id") is None or block.get("host") is None:
         return None  # reported
     return Machine(
@@ -296,6 +300,7 @@ def _machine(block: CheckedBlock, report: ProblemReport) -> Machine | None:
         port=block.get("port"),
         labels=block.get("labels") or {},
         address=block.get("zenoh_addr"),
+        link_port=block.get("zenoh_port"),
         dora=block.get("dora") or "dora",
     )
 

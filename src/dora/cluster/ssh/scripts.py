@@ -67,6 +67,8 @@ def daemon_options(cluster: Cluster, machine: Machine) -> list[str]:
         ]
     if machine.address is not None:
         options += ["--interface", machine.address]
+    if machine.link_port is not None:
+        options += ["--link-port", str(machine.link_port)]
     return options
 
 
