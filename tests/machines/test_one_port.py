@@ -42,6 +42,8 @@ NODES = {
             if event["type"] == "INPUT" and count % 50 == 0:
                 print("got", event["value"][0].as_py(), flush=True)
     """,
+    "alone.yml": TWO_MACHINES.replace("left", "right"),
+    "another.yml": "{id: another, path: hear.py, inputs: {in: talk/out}, deploy: {machine: left}}",
     "first.yml": TWO_MACHINES,
     "second.yml": TWO_MACHINES,
 }
@@ -106,8 +108,12 @@ def test_a_machine_without_a_port_sends_and_receives(system: Spread, only_dials:
 def test_two_machines_without_a_port_are_an_error(system: Spread) -> None:
     start_daemons(system, left=0, right=0)
     printed = system.dora("start", "first.yml", status=1)
-    assert "the daemons of machines `left` and `right` both have `--link-port 0`" in printed
-    assert "Traceback" not in printed
+    said = "the daemons of machines `left` and `right` both have `--link-port 0`, so neither can"
+    assert said in printed and "Traceback" not in printed
+    await_messages(system, alone := system.start("alone.yml"))
+    printed = system.dora("node", "add", "-d", alone, "--from-yaml", "another.yml", status=1)
+    assert "both have `--link-port 0`" in printed and "Traceback" not in printed
+    await_messages(system, alone)
 
 
 def test_a_port_that_is_taken_ends_the_start_with_a_remedy(system: Spread) -> None:
@@ -115,11 +121,14 @@ def test_a_port_that_is_taken_ends_the_start_with_a_remedy(system: Spread) -> No
     taken = right.popen([sys.executable, "-m", "http.server", "7000"])
     wait_until(lambda: right.listening() == {7000}, "another program")
     start_daemons(system, right=7000)
-    printed = system.dora("start", "first.yml", status=1)
-    assert "port 7000 for links is taken; give another one with --link-port" in printed
+    said = "machine `right`: port 7000 for links is taken; give another one with --link-port"
+    assert said in system.dora("start", "first.yml", status=1)
+    await_messages(system, alone := system.start("alone.yml"))
+    assert said in system.dora("node", "add", "-d", alone, "--from-yaml", "another.yml", status=1)
     taken.terminate()
     taken.wait()
-    await_messages(system, system.start("first.yml"))
+    system.dora("node", "add", "-d", alone, "--from-yaml", "another.yml")
+    system.wait_for_log(alone, "another: got")
     assert right.listening() == {7000}
 
 

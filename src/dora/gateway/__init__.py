@@ -11,7 +11,8 @@ that is dropped on the way is a gap, which each receiver counts as any other gap
   on the way. Both are pure.
 * `connection` is one TCP connection: frames, and what waits to be written.
 * `road` is the pair of machines: a connection for each class of priority.
-* `meeting` makes roads: both sides listen and dial, so one of them may be behind a router.
+* `meeting` makes roads: both sides dial, so one of them may be behind a router. The daemon of the machine
+  listens for all gateways (`dora.cluster.agent.link_port`).
 * `bypasses` gives nodes their bypasses (`dora.transport.bypass`).
 * `ages` samples how old messages are on arrival.
 * `figures` writes to the board how a network does: bytes, round trip, losses, ages, shares of outputs;

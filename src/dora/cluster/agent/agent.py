@@ -349,7 +349,7 @@ class Agent:
             self._report(RunReport(dataflow_id, "Failed", reason=reason))
             return
         try:
-            port = self._link_port.open(self._interface) if start.is_distributed else 0
+            port = self._listen_for_links() if start.is_distributed else 0
         except DoraError as error:
             self._report(RunReport(dataflow_id, "Failed", reason=str(error)))
             return
@@ -381,11 +381,18 @@ class Agent:
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         self._in_background(self._watch(run))
 
+    def _listen_for_links(self) -> int:
+        """Listen at the link port, unless this machine has none; return it. Raises `DoraError`."""
+        try:
+            return self._link_port.open(self._interface)
+        except DoraError as error:
+            raise DoraError(f"machine `{self._identity.machine}`: {error}") from None
+
     def _meet(self, run: WorkerProcess, change: Prepare) -> str:
         """Be ready for the first link of a dataflow to another machine; return why that is not possible."""
-        if not run.has_links and {*change.proposal.machines.values()} != {self._identity.machine}:
+        if not run.has_links and not {*change.proposal.machines.values()} <= {self._identity.machine}:
             try:
-                port = self._link_port.open(self._interface)
+                port = self._listen_for_links()
             except DoraError as error:
                 return str(error)
             run.has_links = True
@@ -397,9 +404,9 @@ class Agent:
         runs = [run for run in self._runs.values() if run.has_links]
         if runs:
             try:
-                port = self._link_port.open(self._interface)
+                port = self._listen_for_links()
             except DoraError as error:
-                log.warning("other machines cannot connect to this one, which connects to them: %s", error)
+                log.warning("%s; so only this machine can connect to others", error)
                 port = 0
             for run in runs:
                 run.command(ListensAt(self._interface, port))
