@@ -185,16 +185,18 @@ class Host:
         rate: float = 0.0,
         queue: int = 256 << 10,
         in_order: bool = False,
+        behind_nat: bool = False,
     ) -> None:
         """Make the link slow or bad, in each direction; only in networks with ``impaired=True``.
 
         Every frame takes ``delay`` seconds, and the share ``loss`` of them is dropped. Up to ``jitter``
         seconds more make frames overtake each other by chance, unless they are kept ``in_order``. ``rate``
         is in bit/s, 0 for any; frames that wait for it are in a queue of ``queue`` bytes, and what does not
-        fit is dropped. The frames on the way keep the delay they had.
+        fit is dropped. The frames on the way keep the delay they had. ``behind_nat``: the host can begin
+        connections, and nobody one to it, as behind a router or a firewall.
         """
         assert self._wire is not None and self._wire.stdin is not None, "not in this network"
-        self._wire.stdin.write(f"{delay} {loss} {jitter} {rate} {queue} {in_order:d}\n")
+        self._wire.stdin.write(f"{delay} {loss} {jitter} {rate} {queue} {in_order:d} {behind_nat:d}\n")
         self._wire.stdin.flush()
 
     def listening(self) -> set[int]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cluster_system import Spread
 from counted_links import FILES, Counted
-from hosts import network
+from hosts import Host, network
 from waiting import wait_until
 
 from dora._paths import DEFAULT_LINK_PORT
@@ -102,6 +103,26 @@ def test_a_machine_without_a_port_sends_and_receives(system: Spread, only_dials:
         system.hosts[name].move(system.another_address())
         counted.goes_on()
     assert system.hosts[only_dials].listening() == set()
+    counted.loses_nothing()
+
+
+@pytest.mark.parametrize("robot", ["left", "right"])
+def test_a_robot_behind_a_router_sends_and_receives(
+    make_hosts: Callable[..., dict[str, Host]], tmp_path: Path, robot: str
+) -> None:
+    hosts = make_hosts("desk", "left", "right", impaired=True)
+    hosts[robot].impair(behind_nat=True)
+    system = Spread(hosts, tmp_path, {})
+    system.write(FILES)
+    system.start_coordinator()
+    start_daemons(system)
+    counted = Counted(system)
+    hosts[robot].cut()
+    hosts[robot].restore()
+    counted.goes_on()
+    assert hosts[robot].listening() == {DEFAULT_LINK_PORT}
+    with pytest.raises(TimeoutError):
+        socket.create_connection((hosts[robot].address, DEFAULT_LINK_PORT), timeout=1.0)
     counted.loses_nothing()
 
 
