@@ -473,6 +473,24 @@ def test_other_machines_learn_a_changed_address(data_folder: Path) -> None:
     asyncio.run(move())
 
 
+def test_a_machine_without_a_link_port_has_an_empty_endpoint_until_it_is_lost(data_folder: Path) -> None:
+    """So the others accept its gateway, and do not try to reach it."""
+
+    async def run() -> None:
+        async with coordinating(data_folder) as coordinator:
+            heard: list[ToDaemon] = []
+            far, near = join(coordinator, "far", lambda _: None), join(coordinator, "near", heard.append)
+            starting = RunReport(coordinator.start(SPREAD).uuid, "Starting")
+            coordinator.handle(near, msgspec.structs.replace(starting, port=6014))
+            assert not any(isinstance(message, Endpoints) for message in heard), "`far` is not prepared"
+            coordinator.handle(far, msgspec.structs.replace(starting, port=0))
+            coordinator.handle(far, msgspec.structs.replace(starting, port=6014))
+            sent = [message.endpoints for message in heard if isinstance(message, Endpoints)]
+            assert sent == [{"far": ""}, {"far": "10.0.0.2:6014"}]
+
+    asyncio.run(run())
+
+
 def test_a_user_gives_up_a_machine_that_is_out_of_reach(data_folder: Path) -> None:
     async def stop() -> None:
         async with coordinating(data_folder) as coordinator:

@@ -15,9 +15,11 @@ from dora.cluster.agent.worker_reports import LogForwarder, Reports
 from dora.cluster.protocol import (
     MAX_MESSAGE,
     Endpoints,
+    ListensAt,
     LogBatch,
     MachineLost,
     Partition,
+    RunReport,
     RunSpec,
     StartRun,
     decode_to_coordinator,
@@ -59,6 +61,23 @@ def test_gateways_mark_packets_as_their_daemon_says(monkeypatch: pytest.MonkeyPa
     assert partition.remote().dscp == 0
     monkeypatch.setenv("DORA_LINK_DSCP", "46")
     assert partition.remote().dscp == 46
+
+
+def test_a_part_reports_the_link_port_of_its_machine_once_it_is_prepared() -> None:
+    dataflow = Dataflow((NodeSpec("a", "a.py"),), "/")
+    given = start(dataflow, {"a": "desk"}, "desk")
+    source, pipe = os.pipe()
+    with open(source, "rb") as lines:
+        partition = LocalPartition(given, Reports(pipe, "id"), lambda: False)
+        partition.handle(ListensAt("10.0.0.1", 6014))
+        assert partition.remote() is None, "all nodes are here"
+        partition.meet(["desk", "arm"])
+        assert partition.remote().listen == "10.0.0.1:6014"
+        partition.handle(ListensAt("10.0.0.9", 0))
+        assert partition.remote().listen == "10.0.0.9:0"
+        os.close(pipe)
+        reports = [decode_to_coordinator(line) for line in lines]
+    assert [report.port for report in reports if isinstance(report, RunReport)] == [6014, 0]
 
 
 def test_a_machine_keeps_its_endpoint_until_it_is_lost() -> None:
