@@ -131,11 +131,11 @@ def test_strangers_are_counted_in_few_lines(
 ) -> None:
     caplog.set_level("INFO", "dora.daemon")
     with link_port(paths) as served:
-        for _ in range(20):
+        for _ in range(50):
             with dial(served.port, b"x" * 40) as connection:
                 assert is_closed(connection)
     assert [line for line in caplog.messages if "named no dataflow" in line] == [
-        "1 connection(s) at the link port named no dataflow of this machine"
+        "20 connections at the link port named no dataflow of this machine"
     ]
 
 
@@ -181,6 +181,15 @@ def test_a_machine_with_another_address_listens_there_at_the_same_port(
             passed_to(gateways[FLOW]).close()
         far.sendall(b"goes on")
         assert near.recv(100) == b"goes on", "what a gateway has is its own"
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_an_address_may_be_one_of_ipv6(gateways: dict[str, socket.socket], paths: dict[str, str]) -> None:
+    with link_port(paths) as served:
+        port = served.call(lambda: served.link_port.open("::1"))
+        with socket.create_connection(("::1", port)) as near:
+            near.sendall(FLOW.encode())
+            passed_to(gateways[FLOW]).close()
 
 
 def test_a_machine_may_have_no_port() -> None:

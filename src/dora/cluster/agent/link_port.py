@@ -23,6 +23,8 @@ PATIENCE: Final = 3.0  # seconds for that; a gateway does it at once
 _BACKLOG: Final = 128
 _PAUSE: Final = 0.1  # seconds, when a connection cannot be accepted
 _LINE_EVERY: Final = 60.0  # seconds between two lines about strangers
+# As many are worth a line. The gateway of a dataflow that has just ended here may dial a few times more.
+_MANY: Final = 20
 
 log = logging.getLogger("dora.daemon")
 
@@ -138,8 +140,8 @@ class LinkPort:
         """Log now and then how many connections have named no dataflow."""
         self._strangers += 1
         now = asyncio.get_running_loop().time()
-        if now >= self._next_line:
-            log.info("%d connection(s) at the link port named no dataflow of this machine", self._strangers)
+        if self._strangers >= _MANY and now >= self._next_line:
+            log.info("%d connections at the link port named no dataflow of this machine", self._strangers)
             self._next_line, self._strangers = now + _LINE_EVERY, 0
 
 
