@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from dora.ros2.graph import RosGraph
-from dora.ros2.message_queue import MessageCounters
+from dora.ros2.message_queue import MessageCounters, MessageQueue
 from dora.ros2.qos import DEFAULT, SERVICES, Qos
 
 Buffer = bytes | bytearray | memoryview
@@ -145,6 +145,25 @@ class RosSubscription(_Endpoint, Protocol):
 
         It returns whether it has taken the message, which else waits to be taken. It must not raise.
         """
+
+
+class QueuedSubscription:
+    """The queue of a `RosSubscription`, which an engine fills."""
+
+    _queue: MessageQueue[RosMessage]
+
+    def take(self, timeout: float | None = 0) -> RosMessage | None:
+        return self._queue.take(timeout)
+
+    @property
+    def pending(self) -> int:
+        return len(self._queue)
+
+    def set_on_message(self, callback: Callable[[], None] | None) -> None:
+        self._queue.set_on_arrival(callback)
+
+    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
+        self._queue.set_consumer(consume)
 
 
 class ServiceClient(_Endpoint, Protocol):

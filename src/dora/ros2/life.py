@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from dora.errors import TransportError
-from dora.ros2.forking import leave_to_parent
 from dora.ros2.graph import NodeName, RosGraph
 from dora.ros2.names import check_namespace, check_node_name, resolve
-from dora.transport.forking import disown_after_fork
+from dora.transport.forking import disown_after_fork, leak, refuse
 
 N = TypeVar("N", bound="OpenNode")
 
@@ -109,3 +108,33 @@ class OpenNode:
             endpoint.close()
         self._end()
         self._nodes.discard(self)
+
+
+class _OfTheParent:
+    """An object of the parent process, in a child that was forked from it: only `close` has no error.
+
+    The child has no thread of the engine. So a call into the engine may wait for ever there, and the parent
+    would lose what the child closes. See `dora.transport.forking`.
+    """
+
+    def __getattr__(self, name: str) -> NoReturn:
+        refuse()
+
+    def __enter__(self) -> NoReturn:
+        refuse()
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing: the context goes on in the parent."""
+
+    def close(self) -> None:
+        """Do nothing: the parent closes it."""
+
+
+def leave_to_parent(context: Any, nodes: Iterable[Any]) -> None:
+    """Turn a context, its graph, its nodes and their endpoints into objects that refuse, and keep them."""
+    things = [context, context.graph]
+    for node in nodes:
+        things += [node, *node._endpoints]
+    leak(*things)
+    for thing in things:
+        thing.__class__ = _OfTheParent  # its methods take locks that a thread of the parent may hold

@@ -15,6 +15,9 @@ T = TypeVar("T")
 _log = logging.getLogger("dora.ros2")
 _MAX_PUBLISHERS: Final = 1024  # whose last sequence numbers are remembered; the longest silent one goes
 
+Delivery = Callable[[], None]
+"""Sends what has come from ROS, in the thread that receives the events of the node."""
+
 
 @dataclass(slots=True)
 class MessageCounters:
@@ -140,3 +143,13 @@ class SequenceGaps:
         self._last[publisher] = number
         self._last.move_to_end(publisher)
         return number - last - 1
+
+
+class Deliveries:
+    """A source of external events of a node, which any thread fills."""
+
+    def __init__(self) -> None:
+        deliveries: MessageQueue[Delivery] = MessageQueue(None, MessageCounters())
+        self.put = deliveries.put
+        self.next = deliveries.take
+        self.set_on_message = deliveries.set_on_arrival

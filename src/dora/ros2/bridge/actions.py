@@ -21,7 +21,7 @@ from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.actions import RESULT_TIMEOUT, Ros2ActionClient, Ros2ActionServer
 from dora.ros2.api.context import Ros2Node
-from dora.ros2.bridge.deliveries import Deliveries, Delivery
+from dora.ros2.message_queue import Deliveries, Delivery
 from dora.ros2.names import ROS2_TYPE
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS
 

@@ -16,8 +16,8 @@ from dora.node.events import Input
 from dora.node.node import Node
 from dora.ros2.api.context import Ros2Node
 from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
-from dora.ros2.bridge.deliveries import Deliveries, Delivery
 from dora.ros2.engine import ServiceClient
+from dora.ros2.message_queue import Deliveries, Delivery
 from dora.ros2.names import ROS2_TYPE
 from dora.ros2.types.errors import MalformedMessage
 from dora.ros2.types.message_type import ServiceType

@@ -17,8 +17,8 @@ from dora.node.node import Node
 from dora.ros2.api.clock import CLOCK_TYPE, stamp_of
 from dora.ros2.api.context import Ros2Node
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription
-from dora.ros2.bridge.deliveries import Delivery
 from dora.ros2.engine import RosMessage
+from dora.ros2.message_queue import Delivery
 from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import MalformedMessage, ValueMismatch
 from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message, image_of

@@ -17,7 +17,7 @@ from dora.errors import TransportError
 from dora.ros2.dds.calls import INFINITE, TAKE_AT_ONCE, take, write
 from dora.ros2.dds.entities import user_data
 from dora.ros2.dds.receiver import DdsReceiver
-from dora.ros2.engine import Buffer, RosMessage, RosType
+from dora.ros2.engine import Buffer, QueuedSubscription, RosMessage, RosType
 from dora.ros2.message_queue import MessageCounters, MessageQueue
 from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
 
@@ -113,7 +113,7 @@ class DdsPublisher:
             self._on_close()
 
 
-class DdsSubscription:
+class DdsSubscription(QueuedSubscription):
     """See `dora.ros2.engine.RosSubscription`. DDS does not tell the numbers of messages: they are 0."""
 
     def __init__(
@@ -128,7 +128,7 @@ class DdsSubscription:
     ) -> None:
         self.topic, self.type, self.qos = topic, type, qos
         self._counters = MessageCounters()
-        self._queue: MessageQueue[RosMessage] = MessageQueue(qos.queue_size, self._counters)
+        self._queue = MessageQueue(qos.queue_size, self._counters)
         self._publishers: dict[int, bytes] = {}  # handle of a writer → its id
         self._reader: Any = DataReader(participant, dds_topic, qos=reader_qos(qos, type.hash))
         self.gid = gid_of(self._reader)
@@ -167,19 +167,6 @@ class DdsSubscription:
             gid = b"" if data is None else data.key.bytes
             self._publishers[handle] = gid
         return gid
-
-    def take(self, timeout: float | None = 0) -> RosMessage | None:
-        return self._queue.take(timeout)
-
-    @property
-    def pending(self) -> int:
-        return len(self._queue)
-
-    def set_on_message(self, callback: Callable[[], None] | None) -> None:
-        self._queue.set_on_arrival(callback)
-
-    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
-        self._queue.set_consumer(consume)
 
     def close(self) -> None:
         if self._queue.closed:

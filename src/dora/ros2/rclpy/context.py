@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from dora.errors import CallFailed, TransportError
 from dora.ros2.calls import call, wait_for_service
-from dora.ros2.engine import Buffer, RequestId, RosMessage, RosType, ServiceRequest
+from dora.ros2.engine import Buffer, QueuedSubscription, RequestId, RosMessage, RosType, ServiceRequest
 from dora.ros2.graph import Endpoint, Kind, NodeName
 from dora.ros2.life import OpenContext, OpenNode
 from dora.ros2.message_queue import MessageCounters, MessageQueue
@@ -146,7 +146,7 @@ class RclpyPublisher(_RclpyEndpoint):
         self._process.send({"do": "publish", "number": self._number}, data)
 
 
-class RclpySubscription(_RclpyEndpoint):
+class RclpySubscription(_RclpyEndpoint, QueuedSubscription):
     """See `dora.ros2.engine.RosSubscription`."""
 
     kind = Kind.SUBSCRIPTION
@@ -154,7 +154,7 @@ class RclpySubscription(_RclpyEndpoint):
     def __init__(self, values: _EndpointValues) -> None:
         super().__init__(values)
         self.counters = MessageCounters()
-        self._queue: MessageQueue[RosMessage] = MessageQueue(self.qos.queue_size, self.counters)
+        self._queue = MessageQueue(self.qos.queue_size, self.counters)
         self._context.handlers[self._number] = self._on_message
 
     @property
@@ -167,19 +167,6 @@ class RclpySubscription(_RclpyEndpoint):
             return
         # rclpy does not tell the publisher, so gaps in the numbers of several would say nothing.
         self._queue.put(RosMessage(data, header["at"], header["n"], b""))
-
-    def take(self, timeout: float | None = 0) -> RosMessage | None:
-        return self._queue.take(timeout)
-
-    @property
-    def pending(self) -> int:
-        return len(self._queue)
-
-    def set_on_message(self, callback: Callable[[], None] | None) -> None:
-        self._queue.set_on_arrival(callback)
-
-    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
-        self._queue.set_consumer(consume)
 
     def end(self) -> None:
         self._queue.close()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import zenoh
 import zenoh.ext
 
 from dora.errors import TransportError
-from dora.ros2.engine import Buffer, RosMessage
+from dora.ros2.engine import Buffer, QueuedSubscription, RosMessage
 from dora.ros2.message_queue import MessageCounters, MessageQueue, SequenceGaps
 from dora.ros2.qos import Durability, History, Reliability
 from dora.ros2.zenoh.endpoint import EndpointValues, ZenohEndpoint
@@ -83,7 +82,7 @@ class ZenohPublisher(ZenohEndpoint):
         self._leave(*dict.fromkeys((self._publisher, self._plain)))
 
 
-class ZenohSubscription(ZenohEndpoint):
+class ZenohSubscription(ZenohEndpoint, QueuedSubscription):
     """See `dora.ros2.engine.RosSubscription`."""
 
     def __init__(self, values: EndpointValues) -> None:
@@ -91,7 +90,7 @@ class ZenohSubscription(ZenohEndpoint):
         self.topic = values.name
         session, key, qos = values.session, values.key, values.qos
         self.counters = MessageCounters()
-        self._queue: MessageQueue[RosMessage] = MessageQueue(qos.queue_size, self.counters)
+        self._queue = MessageQueue(qos.queue_size, self.counters)
         self._gaps = SequenceGaps()
         # One link is one thread, but history and several peers may call at once.
         self._lock = threading.Lock()
@@ -128,19 +127,6 @@ class ZenohSubscription(ZenohEndpoint):
         with self._lock:
             self.counters.lost += self._gaps.missing(publisher, number)
         self._queue.put(RosMessage(data, timestamp, number, publisher))
-
-    def take(self, timeout: float | None = 0) -> RosMessage | None:
-        return self._queue.take(timeout)
-
-    @property
-    def pending(self) -> int:
-        return len(self._queue)
-
-    def set_on_message(self, callback: Callable[[], None] | None) -> None:
-        self._queue.set_on_arrival(callback)
-
-    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
-        self._queue.set_consumer(consume)
 
     def close(self) -> None:
         if not self._queue.closed:
