@@ -63,7 +63,6 @@ FOLDERS = {
         "policy",
         "action_executor",
         "selector",
-        "media",
         "camera",
         "lerobot",
         "lerobot_recorder",

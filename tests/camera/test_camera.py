@@ -17,7 +17,7 @@ from dora.errors import DoraError
 from dora.nodes.camera.pattern import Pattern, number_of
 from dora.nodes.camera.settings import CameraSettings
 from dora.nodes.camera.sources import Frame, open_source, read_device
-from dora.nodes.media.images import (
+from dora.nodes.images import (
     BadImage,
     ImageData,
     JpegEncoder,
@@ -26,7 +26,7 @@ from dora.nodes.media.images import (
     message_of,
     to_array,
 )
-from dora.nodes.media.installed import check_av
+from dora.nodes.installed import check_installed
 from dora.testing import MockNode
 
 
@@ -167,10 +167,10 @@ def test_an_image_without_size_is_refused() -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_av("dora-camera")
+    check_installed("dora-camera")
     monkeypatch.setattr(av, "__version__", "9.0.0")
     with pytest.raises(DoraError, match=r"PyAV 9\.0\.0 is too old: 15 or newer is needed; install it"):
-        check_av("dora-camera")
+        check_installed("dora-camera")
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(DoraError, match=r"PyAV is not installed; .*dora-dataflow\[lerobot\]"):
-        check_av("dora-lerobot-replay")
+        check_installed("dora-lerobot-replay")

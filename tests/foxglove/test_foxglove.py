@@ -354,8 +354,8 @@ def test_an_address_that_cannot_be_used_is_told() -> None:
 
 
 def test_a_missing_sdk_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dora.nodes.foxglove.installed import check_foxglove
+    from dora.nodes.installed import check_installed
 
     monkeypatch.setitem(sys.modules, "foxglove", None)
     with pytest.raises(DoraError, match=r"pip install 'foxglove-sdk>=0\.30,<1'"):
-        check_foxglove()
+        check_installed("dora-foxglove")

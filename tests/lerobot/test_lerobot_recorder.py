@@ -16,13 +16,13 @@ from made_recording import BEGIN_NS, Recording, check_whole, command, frames, im
 
 from dora.errors import DoraError
 from dora.nodes.camera.pattern import number_of
+from dora.nodes.images import ImageData, JpegEncoder, image_of, to_array
 from dora.nodes.lerobot.dataset import DatasetError, read_episodes, read_info
 from dora.nodes.lerobot.episode import Episode
 from dora.nodes.lerobot.layout import tasks_of
 from dora.nodes.lerobot.sampling import SECOND
 from dora.nodes.lerobot.video import Codec, VideoWriter, read_video, to_video
 from dora.nodes.lerobot_recorder.settings import RecorderSettings
-from dora.nodes.media.images import ImageData, JpegEncoder, image_of, to_array
 from dora.nodes.parameters import WrongParameter, read_parameters
 
 FRONT = "observation.images.front"

@@ -8,7 +8,7 @@ from typing import Self
 
 from dora._paths import SOCKET_NAME
 from dora.nodes.foxglove.address import check_address, default_address
-from dora.nodes.foxglove.installed import check_foxglove
+from dora.nodes.installed import check_installed
 
 
 class FoxgloveProcess:
@@ -19,7 +19,7 @@ class FoxgloveProcess:
 
     def __init__(self) -> None:
         """Raise `DoraError` if Foxglove cannot be served, before the dataflow is built."""
-        check_foxglove()
+        check_installed("dora-foxglove")
         check_address(default_address())
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -5,18 +5,29 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from importlib.metadata import version
+from typing import Final
 
 from dora.daemon.processes.programs import BUILTIN_NODES
 from dora.errors import DoraError
 
+_AV: Final = ("av", "PyAV", "open")
+_PACKAGES: Final = {
+    "dora-rerun": ("rerun", "Rerun", "RecordingStream"),
+    "dora-foxglove": ("foxglove", "Foxglove's SDK", "start_server"),
+    "dora-camera": _AV,
+    "dora-lerobot-recorder": _AV,
+    "dora-lerobot-replay": _AV,
+}
+"""Node → the module that it imports, the name of the package for users, and a name in the module."""
 
-def check_installed(node: str, module: str, package: str, member: str) -> None:
-    """Raise `DoraError` unless the package is there, new enough, and not another one of that name.
 
-    ``node`` is a name in `BUILTIN_NODES`, whose requirement counts. ``package`` is what users call it, and
-    ``member`` a name that ``module`` has.
+def check_installed(node: str) -> None:
+    """Raise `DoraError` unless the package of a node is there, new enough, and not another of that name.
+
+    ``node`` is a name in `BUILTIN_NODES`, whose requirement counts.
     """
     needs = BUILTIN_NODES[node]
+    module, package, member = _PACKAGES[node]
     distribution, _, rest = needs.requirement.partition(">=")
     least = rest.partition(",")[0]
     fault = "is not installed"

@@ -46,11 +46,11 @@ def foxglove(dataflow: str | None, recording: str | None, address: str, control:
     machines come over the coordinator.
     """
     from dora.cli.running import find_running
-    from dora.nodes.foxglove.installed import check_foxglove
+    from dora.nodes.installed import check_installed
 
     if recording is not None and (dataflow is not None or control):
         raise click.UsageError("--recording goes without --dataflow and --control")
-    check_foxglove()
+    check_installed("dora-foxglove")
     lower_priority()
     with termination_as_interrupt():
         try:

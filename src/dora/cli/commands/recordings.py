@@ -288,9 +288,9 @@ def export(
             for written in files:
                 click.echo(f"{written.path}: {counted(written.messages, 'message')}")
         if rerun:
-            from dora.nodes.rerun.installed import check_rerun
+            from dora.nodes.installed import check_installed
 
-            check_rerun()
+            check_installed("dora-rerun")
             from dora.nodes.rerun.convert import export_rerun
 
             with reading(mode, "writing for Rerun", opened):

@@ -11,7 +11,7 @@ from dora.node.events import Stop
 from dora.node.node import Node
 from dora.nodes.camera.settings import CameraSettings
 from dora.nodes.camera.sources import Frame, FrameSource, open_source
-from dora.nodes.media.images import JpegEncoder, message_of
+from dora.nodes.images import JpegEncoder, message_of
 from dora.nodes.parameters import read_parameters
 
 OUTPUT = "image"

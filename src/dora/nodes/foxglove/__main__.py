@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from dora.node.node import Node
 from dora.nodes.command_line import run_node_command
-from dora.nodes.foxglove.installed import check_foxglove
+from dora.nodes.installed import check_installed
 
 _DESCRIPTION = """
 Show the inputs of a node in Foxglove. It is started by a dataflow with `path: dora-foxglove`; to join a
@@ -22,7 +22,7 @@ environment variables:
 
 def load() -> Callable[[Node], None]:
     """Return what runs the node; raises `DoraError` without the SDK of Foxglove."""
-    check_foxglove()
+    check_installed("dora-foxglove")
     from dora.nodes.foxglove.node import run
 
     return run

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from dora.node.node import Node
 from dora.nodes.command_line import run_node_command
-from dora.nodes.media.installed import check_av
+from dora.nodes.installed import check_installed
 
 _DESCRIPTION = """
 Record the inputs of a node as a data set for LeRobot.
@@ -18,7 +18,7 @@ the id of its node with `path: dynamic`. Its settings are the `parameters` of th
 
 def load() -> Callable[[Node], None]:
     """Return what runs the node; raises `DoraError` without PyAV."""
-    check_av("dora-lerobot-recorder")
+    check_installed("dora-lerobot-recorder")
     from dora.nodes.lerobot_recorder.run import run
 
     return run

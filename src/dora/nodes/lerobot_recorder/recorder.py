@@ -13,6 +13,7 @@ import numpy as np
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
 from dora.node.events import Input
+from dora.nodes.images import BadImage, ImageData, image_of, is_image
 from dora.nodes.lerobot import layout
 from dora.nodes.lerobot.dataset import Dataset, DatasetError
 from dora.nodes.lerobot.layout import Feature
@@ -22,7 +23,6 @@ from dora.nodes.lerobot.video import video_info
 from dora.nodes.lerobot_recorder.saver import Saver, Unsaved
 from dora.nodes.lerobot_recorder.settings import RecorderSettings
 from dora.nodes.lerobot_recorder.tracks import CameraTrack, ImageMemory, NumberTrack, Track
-from dora.nodes.media.images import BadImage, ImageData, image_of, is_image
 from dora.nodes.parameters import WrongParameter
 from dora.observe.preview.drawable import NotDrawable, numbers
 

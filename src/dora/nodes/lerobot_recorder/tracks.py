@@ -14,12 +14,12 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from dora.nodes.images import BadImage, ImageData, to_array
 from dora.nodes.lerobot.dataset import SourceData
 from dora.nodes.lerobot.layout import Feature
 from dora.nodes.lerobot.sampling import Pick, Sampler
 from dora.nodes.lerobot.stats import PixelStatistics
 from dora.nodes.lerobot.video import Codec, VideoWriter, to_video
-from dora.nodes.media.images import BadImage, ImageData, to_array
 
 _STATISTICS_OF: Final = 10  # each tenth row counts for the statistics of a camera
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from dora.node.node import Node
 from dora.nodes.command_line import run_node_command
-from dora.nodes.media.installed import check_av
+from dora.nodes.installed import check_installed
 
 _DESCRIPTION = """
 Send an episode of a data set for LeRobot as it was captured.
@@ -18,7 +18,7 @@ the id of its node with `path: dynamic`. Its settings are the `parameters` of th
 
 def load() -> Callable[[Node], None]:
     """Return what runs the node; raises `DoraError` without PyAV."""
-    check_av("dora-lerobot-replay")
+    check_installed("dora-lerobot-replay")
     from dora.nodes.lerobot_replay.run import run
 
     return run

@@ -6,7 +6,7 @@ import os
 import sys
 
 from dora.nodes.command_line import guarded, parse_node
-from dora.nodes.rerun.installed import check_rerun
+from dora.nodes.installed import check_installed
 
 _DESCRIPTION = """
 Show the inputs of a node in Rerun. It is started by a dataflow with `path: dora-rerun`; to join a
@@ -34,7 +34,7 @@ def main() -> int:
     node_id = parse_node("python -m dora.nodes.rerun", _DESCRIPTION, _VARIABLES)
 
     def body() -> None:
-        check_rerun()
+        check_installed("dora-rerun")
         from dora.nodes.rerun.settings import read_settings
         from dora.nodes.rerun.show import run
 
