@@ -15,8 +15,7 @@ import pytest
 
 from dora.errors import DoraError
 from dora.nodes.camera.pattern import Pattern, number_of
-from dora.nodes.camera.settings import CameraSettings
-from dora.nodes.camera.sources import Frame, open_source, read_device
+from dora.nodes.camera.sources import CameraSettings, Frame, open_source, read_device
 from dora.nodes.images import (
     BadImage,
     ImageData,

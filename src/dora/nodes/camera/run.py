@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from dora.errors import DoraError
 from dora.node.events import Stop
 from dora.node.node import Node
-from dora.nodes.camera.settings import CameraSettings
-from dora.nodes.camera.sources import Frame, FrameSource, open_source
+from dora.nodes.camera.sources import CameraSettings, Frame, FrameSource, open_source
 from dora.nodes.images import JpegEncoder, message_of
 from dora.nodes.parameters import read_parameters
 

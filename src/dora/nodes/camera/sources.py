@@ -7,18 +7,38 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import av
+import msgspec
+from msgspec import Meta
 
 from dora.errors import DoraError
 from dora.nodes.camera.pattern import Pattern
-from dora.nodes.camera.settings import PATTERN, CameraSettings
 
 _DEVICES: Final = {"linux": "v4l2", "darwin": "avfoundation"}
 _CLOCKS_DIFFER: Final = 10.0  # seconds: a stamp that is further from now is of another clock
 _PATTERN_SIZE: Final = (640, 480)
 _PATTERN_RATE: Final = 30.0
+Pixels = Annotated[int, Meta(ge=16, le=16384)]
+
+PATTERN = "pattern"
+
+
+class CameraSettings(msgspec.Struct, frozen=True):
+    """``source`` is the number or path of a device, a video file, or ``pattern``.
+
+    ``rate`` is in hertz, ``width`` and ``height`` are in pixels. None: as the source has it; the pattern
+    has 640 × 480 pixels at 30 Hz. ``frames``: end after so many. ``loop``: begin a file again at its end.
+    """
+
+    source: int | str = 0
+    rate: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    width: Pixels | None = None
+    height: Pixels | None = None
+    encoding: Literal["bgr8", "rgb8", "jpeg"] = "bgr8"
+    loop: bool = False
+    frames: Annotated[int, Meta(ge=1)] | None = None
 
 
 class Frame(NamedTuple):

@@ -23,8 +23,7 @@ from dora.errors import ConnectError, DoraError
 from dora.nodes.foxglove.channels import ChannelMap
 from dora.nodes.foxglove.drawing import log_record
 from dora.nodes.foxglove.elsewhere import RemoteMessages
-from dora.nodes.foxglove.published import array_of
-from dora.nodes.foxglove.server import FoxgloveServer, Published, SetParameters
+from dora.nodes.foxglove.server import FoxgloveServer, Published, SetParameters, array_of
 from dora.observe.snapshot import RunSource
 from dora.observe.tap_session import PERIOD
 from dora.observe.topics import Topic, find_tappable, topics_of

@@ -13,8 +13,7 @@ from dora import Node
 from dora.errors import DoraError
 from dora.nodes.foxglove.address import default_address
 from dora.nodes.foxglove.channels import ChannelMap
-from dora.nodes.foxglove.published import array_of
-from dora.nodes.foxglove.server import FoxgloveServer, Published
+from dora.nodes.foxglove.server import FoxgloveServer, Published, array_of
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any, Final, NamedTuple
 
 import foxglove
+import pyarrow as pa
 from foxglove.websocket import (
     Capability,
     ChannelView,
@@ -22,6 +24,7 @@ from foxglove.websocket import (
 
 from dora.errors import DoraError
 from dora.nodes.foxglove.address import check_address
+from dora.observe.formatting import parse_data
 
 
 class Published(NamedTuple):
@@ -205,3 +208,20 @@ class FoxgloveServer(ServerListener):
 
 def _parameters(values: Mapping[str, Any]) -> list[Parameter]:
     return [Parameter(name, value=value) for name, value in values.items()]
+
+
+def array_of(published: Published) -> pa.Array[Any]:
+    """Return the Arrow array that a client means; raises `DoraError` for what is none.
+
+    Foxglove publishes objects: ``{"values": [1, 2]}`` is the array of these values. Any other object is an
+    array with one struct.
+    """
+    text = published.data.decode("utf-8", "replace")
+    try:
+        found = json.loads(text)
+        if isinstance(found, dict) and found.keys() == {"values"}:
+            text = json.dumps(found["values"])
+        array: pa.Array[Any] = parse_data(text)
+    except ValueError as error:
+        raise DoraError(f"a message for `{published.topic}` cannot be sent: {error}") from None
+    return array

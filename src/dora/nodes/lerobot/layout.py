@@ -30,6 +30,8 @@ CHUNK_SIZE: Final = 1000  # files of a folder
 
 CAPTURE_TIME: Final = "capture_time"
 GAP: Final = "gap"
+IMAGES: Final = "observation.images."
+_OBSERVATION: Final = "observation."
 
 
 class Feature(msgspec.Struct, frozen=True):
@@ -150,3 +152,17 @@ def tasks_of(table: pa.Table) -> list[str]:
     [texts] = [name for name in table.column_names if name != "task_index"]
     pairs = zip(table["task_index"].to_pylist(), table[texts].to_pylist(), strict=True)
     return [str(text) for _, text in sorted(pairs)]
+
+
+def feature_name(port: str, *, image: bool) -> str:
+    """Return the feature of an input or output.
+
+    >>> feature_name("front", image=True), feature_name("state", image=False)
+    ('observation.images.front', 'observation.state')
+    >>> feature_name("action", image=False), feature_name("next.reward", image=False)
+    ('action', 'next.reward')
+    """
+    port = port.replace("/", "_")  # LeRobot accepts no slash
+    if "." in port or port == "action":
+        return port
+    return (IMAGES if image else _OBSERVATION) + port

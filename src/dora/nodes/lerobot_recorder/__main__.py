@@ -19,7 +19,7 @@ the id of its node with `path: dynamic`. Its settings are the `parameters` of th
 def load() -> Callable[[Node], None]:
     """Return what runs the node; raises `DoraError` without PyAV."""
     check_installed("dora-lerobot-recorder")
-    from dora.nodes.lerobot_recorder.run import run
+    from dora.nodes.lerobot_recorder.recorder import run
 
     return run
 

@@ -1,4 +1,4 @@
-"""Record the inputs of a node as episodes of a data set."""
+"""The recorder: the inputs of a node become episodes of a data set."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
+import pyarrow as pa
 
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
-from dora.node.events import Input
+from dora.node.events import Input, InputClosed
+from dora.node.node import Node
 from dora.nodes.images import BadImage, ImageData, image_of, is_image
 from dora.nodes.lerobot import layout
 from dora.nodes.lerobot.dataset import Dataset, DatasetError
-from dora.nodes.lerobot.layout import Feature
-from dora.nodes.lerobot.naming import feature_name
+from dora.nodes.lerobot.layout import Feature, feature_name
 from dora.nodes.lerobot.sampling import SECOND, Sampler, rows_between
 from dora.nodes.lerobot.video import video_info
 from dora.nodes.lerobot_recorder.saver import Saver, Unsaved
 from dora.nodes.lerobot_recorder.settings import RecorderSettings
 from dora.nodes.lerobot_recorder.tracks import CameraTrack, ImageMemory, NumberTrack, Track
-from dora.nodes.parameters import WrongParameter
+from dora.nodes.parameters import WrongParameter, read_parameters
 from dora.observe.preview.drawable import NotDrawable, numbers
 
 CONTROL: Final = "episode"
@@ -35,6 +37,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 log = logging.getLogger("dora.nodes.lerobot_recorder")
+STATUS = "status"
 
 
 class Source:
@@ -347,3 +350,29 @@ def _camera(input_id: str, image: ImageData, settings: RecorderSettings) -> Feat
     info = video_info(width, height, settings.fps, settings.codec)
     feature = layout.camera(width, height)
     return Feature(feature.dtype, feature.shape, feature.names, info)
+
+
+def run(node: Node) -> None:
+    """Record until the dataflow ends. Raises `DoraError`, at the end if an episode could not be saved."""
+    config = node.node_config()
+    inputs, outputs = list(config["inputs"]), config["outputs"]
+
+    def report(episode: Mapping[str, Any]) -> None:
+        if STATUS in outputs:
+            node.send_output(STATUS, pa.array([msgspec.json.encode(episode).decode()]))
+
+    def dropped(input_id: str) -> int:
+        count: int = node.statistics()["inputs"].get(input_id, {}).get("dropped", 0)
+        return count
+
+    recorder = EpisodeRecorder(read_parameters(RecorderSettings, node.parameters), inputs, report, dropped)
+    try:
+        for event in node:
+            if isinstance(event, Input):
+                recorder.take(event)
+            elif isinstance(event, InputClosed):
+                recorder.input_closed(event.id)
+    finally:
+        recorder.close()
+    if recorder.lost:
+        raise DoraError(f"{recorder.lost} episodes could not be saved; the log says why")

@@ -18,7 +18,7 @@ from dora.node.events import Stop
 from dora.node.node import Node
 from dora.nodes.images import JpegEncoder, message_of
 from dora.nodes.lerobot.episode import Episode, Item
-from dora.nodes.lerobot.naming import feature_name
+from dora.nodes.lerobot.layout import feature_name
 from dora.nodes.parameters import WrongParameter, read_parameters
 
 Positive = Annotated[float, Meta(gt=0)]
