@@ -15,7 +15,7 @@ from waiting import TIMEOUT
 from dora.daemon.load_dataflow import load_for_run
 from dora.daemon.options import FileRunOptions
 from dora.recording.mcap.file import McapFile
-from dora.recording.recorder.sources import fingerprints
+from dora.recording.recorder.context import fingerprints
 
 FAILING = """
     from helper import LIMIT

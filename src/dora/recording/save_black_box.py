@@ -23,7 +23,11 @@ from dora._version import __version__
 from dora.daemon.logs.reader import LogReader
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
-from dora.recording.kept_states import states_of
+from dora.observe.load import Load
+from dora.observe.networks import network_rates
+from dora.observe.rates import Counters, rates
+from dora.observe.snapshot import Snapshot, node_snapshots
+from dora.observe.snapshot_json import as_json
 from dora.recording.mcap.channels import (
     ChannelItem,
     ChannelKey,
@@ -37,10 +41,15 @@ from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC
 from dora.recording.mcap.format import SUFFIX, End, RecordingStart
 from dora.recording.mcap.writer import RecordingFailed, RecordingWriter
 from dora.recording.recorder.chunk_filler import ContextMessage
-from dora.recording.recorder.context import LOG_CHANNEL, STATE_CHANNEL, entry_message, pack_log
+from dora.recording.recorder.context import (
+    LOG_CHANNEL,
+    STATE_CHANNEL,
+    entry_message,
+    fingerprints,
+    pack_log,
+)
 from dora.recording.recorder.options import unused
 from dora.recording.recorder.sinks import Expected, topic_ends
-from dora.recording.recorder.sources import fingerprints
 from dora.transport.board import SENT, WORDS, Board
 from dora.transport.shm.overwriting_ring import read_ring
 from dora.wire.black_box import (
@@ -58,7 +67,8 @@ from dora.wire.black_box import (
     decode_run_entry,
     decode_start,
 )
-from dora.wire.decoders import DecodeError, from_json, from_plain
+from dora.wire.daemon_protocol import Inspection
+from dora.wire.decoders import DecodeError, from_json, from_plain, msgpack_decoder
 from dora.wire.event_log import EntryKind, entries, pack_entry
 from dora.wire.journal import Mark, Values
 from dora.wire.message import Message, MessageError
@@ -67,6 +77,9 @@ from dora.wire.untrusted import UntrustedMessage
 _LOG_BYTES: Final = 4 << 20  # of each log file, at its end
 _ORDER_PIECE: Final = 64 << 10  # bytes of one message with the order of events
 _NICE: Final = 5  # the dataflow goes first
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_decode = msgpack_decoder(Inspection)
 
 
 class KeptMessage(NamedTuple):
@@ -367,6 +380,40 @@ def main(arguments: Iterable[str] = sys.argv[1:]) -> None:
     if order.dead:
         shutil.rmtree(order.folder, ignore_errors=True)
     sys.stdout.buffer.write(msgspec.msgpack.encode(saved))
+
+
+def states_of(name: str, kept: Iterable[RawState]) -> Iterator[tuple[int, bytes]]:
+    """Yield the time, in nanoseconds since the Unix epoch, and the JSON of each state but the first."""
+    before = None
+    for state in kept:
+        inspection = _decode(state.inspection)
+        words = memoryview(state.board).cast("Q")
+        now = msgspec.structs.replace(Counters(inspection, words).read(), time_ns=state.monotonic_ns)
+        if before is not None:
+            last, last_state = before[0].with_slots_of(now), before[1]
+            outputs, links = rates(inspection, last, now)
+            seconds = max(now.time_ns - last.time_ns, 1) / 1e9
+            nodes = node_snapshots(inspection, name, outputs, links, _loads(last_state, state))
+            networks = network_rates(inspection.machine, last.networks, now.networks, seconds)
+            yield state.time_ns, as_json(Snapshot(inspection.machine, nodes, links, networks))
+        before = now, state
+
+
+def _loads(before: RawState, state: RawState) -> dict[int, Load]:
+    """Return the load of each process, as proc(5) describes its files stat and statm."""
+    seconds = max(state.monotonic_ns - before.monotonic_ns, 1) / 1e9
+    loads = {}
+    for pid, (stat, statm) in state.processes.items():
+        cpu = _cpu_seconds(stat)
+        last = before.processes.get(pid)
+        percent = 0.0 if last is None else max(0.0, (cpu - _cpu_seconds(last[0])) / seconds * 100)
+        loads[pid] = Load(percent, int(statm.split()[1]) * _PAGE, cpu_seconds=cpu)
+    return loads
+
+
+def _cpu_seconds(stat: bytes) -> float:
+    fields = stat.rpartition(b")")[2].split()  # behind the name, which may have blanks
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.chunk import HIGH_PRIORITY, ChunkPool, prepare, set_priority
 from dora.recording.mcap.format import RecordingStart
 from dora.recording.recorder.chunk_filler import ChunkFiller, RecordedTopic
-from dora.recording.recorder.context import RecordingContext
+from dora.recording.recorder.context import RecordingContext, fingerprints
 from dora.recording.recorder.control import (
     ControlClient,
     ControlSocket,
@@ -34,7 +34,6 @@ from dora.recording.recorder.control import (
 )
 from dora.recording.recorder.options import RecordingOptions, Saved
 from dora.recording.recorder.sinks import Expected, FileSink, Reason, RingSink
-from dora.recording.recorder.sources import fingerprints
 from dora.recording.recorder.taps import RecorderTaps
 from dora.wire.daemon_protocol import DataflowText, GetDataflow, GetModel, Model
 from dora.wire.decode import warm_up
