@@ -152,7 +152,7 @@ class Node:
         the inputs, and wake a program that waits. They do not keep the stream of events open: it ends when
         it would without them. May be called for any number of subscriptions.
         """
-        from dora.node.receive.external_input import ExternalInput
+        from dora.node.external import ExternalInput
 
         self._session.inbox.merge(partial(ExternalInput, subscription))
 

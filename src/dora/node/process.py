@@ -1,4 +1,4 @@
-"""The process of a node: garbage collection and tracebacks.
+"""The process of a node: garbage collection, tracebacks, and memory that is not swapped.
 
 With NumPy and pyarrow loaded, a full garbage collection takes 8 ms, in the middle of the messages. So what
 a node has imported at its start is exempt (`freeze_gc`), until the program has ended: the namespace of
@@ -13,9 +13,14 @@ import os
 import sys
 import traceback
 from types import TracebackType
+from typing import Final
 
-from dora.errors import DoraError
+from dora.errors import DoraError, StartFailed
 from dora.wire.node_config import decode_address
+
+_MCL_CURRENT: Final = 1
+_MCL_FUTURE: Final = 2
+_MCL_ONFAULT: Final = 4
 
 
 def freeze_gc() -> None:
@@ -121,3 +126,20 @@ def _end_at_the_program(error: BaseException) -> None:
 def _is_ours(trace: TracebackType) -> bool:
     file = trace.tb_frame.f_code.co_filename
     return file.startswith((_OURS, "<frozen importlib"))
+
+
+def lock_memory() -> None:
+    """Keep the memory of this process in RAM, what is mapped and what will be; raises `StartFailed`.
+
+    For a node with ``lock_memory: true`` (Linux).
+
+    Pages that are mapped now are read into RAM at once. Later ones are locked one by one, when they are
+    first used: a channel of shared memory reserves far more addresses than it ever uses.
+    """
+    import ctypes  # for few nodes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    for flags in (_MCL_CURRENT, _MCL_FUTURE | _MCL_ONFAULT):
+        if libc.mlockall(flags):
+            reason = os.strerror(ctypes.get_errno())
+            raise StartFailed(f"`lock_memory`: the memory of this process cannot be locked: {reason}")

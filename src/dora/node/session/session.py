@@ -94,7 +94,7 @@ class Session:
                 install_log_bridge(config.node_id)
             on_text(_text_warning(config.node_id))
             if config.lock_memory:
-                from dora.node.lock_memory import lock_memory
+                from dora.node.process import lock_memory
 
                 lock_memory()
         self._host = host
