@@ -13,7 +13,7 @@ from dora.dataflow.parser.black_box import BLACK_BOX
 from dora.dataflow.parser.budgets import PATHS
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.input_rules import INPUT_RULE_FIELDS
-from dora.dataflow.parser.outputs import Outputs
+from dora.dataflow.parser.output_rules import Outputs
 from dora.dataflow.parser.preload import Preload
 from dora.dataflow.parser.program_sources import CHECKSUM, PYTHON
 from dora.dataflow.parser.ros2 import ROS2

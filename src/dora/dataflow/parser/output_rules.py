@@ -1,4 +1,4 @@
-"""The rules of outputs in YAML: their fields, and which fit to the node and the inputs that they feed."""
+"""Outputs in YAML, and their rules: the fields, and which fit to the node and the inputs they feed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from dora.dataflow.model import NodeOutput
 from dora.dataflow.parser.safe_state import SAFE_STATE
 from dora.dataflow.problems import Contradiction, ProblemReport
 from dora.dataflow.yaml.field_types import (
+    DATA,
     ChoiceType,
     FieldType,
     FlagType,
     Reader,
+    Schema,
     TextType,
+    as_text,
     report_expected,
+    shape,
     text_of,
 )
 from dora.dataflow.yaml.number_types import IntegerType
 from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock, ShortForm
-from dora.dataflow.yaml.tree import ScalarNode, YamlNode
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.wire.output_rules import OUTPUT_RULES, LatchRule, OutputRule, OutputRules
 
 MAX_DEPTH = 1000
@@ -241,3 +245,73 @@ _CHECKS_OF_ALL: Final[tuple[_Check, ...]] = (_sends_text,)
 _CHECKS: Final[dict[str, tuple[_Check, ...]]] = {"latched": (_sends_answers,)}
 _LINK_CHECKS_OF_ALL: Final[tuple[_LinkCheck, ...]] = (_makes_wait,)
 _LINK_CHECKS: Final[dict[str, tuple[_LinkCheck, ...]]] = {"safe_state": (_waits_for_match,)}
+
+
+class Outputs(FieldType[dict[str, CheckedBlock]]):
+    """The outputs of a node or operator: their names, and what each has of `OUTPUT`.
+
+    An entry of ``outputs`` is a name, or a mapping of one name to rules::
+
+        outputs:
+          - image
+          - map: {latched: 1}
+    """
+
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, CheckedBlock] | None:
+        """Return the options of each output by name; None if any has a problem.
+
+        An output that is listed twice gets a warning, or an error if the second entry has options.
+        """
+        if not isinstance(value, SequenceNode):
+            text = text_of(value)
+            hint = f"write `[{text}]`" if text is not None and len(text) < 40 else ""
+            if isinstance(value, MappingNode):
+                hint = "begin each output with `-`"
+            report_expected(value, reader, "a list of output ids", hint)
+            return None
+        outputs: dict[str, CheckedBlock] = {}
+        failed = False
+        for item in value.items:
+            entry = self._entry(item, reader)
+            if entry is None:
+                failed = True
+                continue
+            name, options = entry
+            if name not in outputs:
+                outputs[name] = options
+            elif options.values:
+                reader.report.error(item, f"`{name}` is listed twice", "keep the entry with the options")
+                failed = True
+            else:
+                reader.report.warn(item, f"`{name}` is listed twice")
+        return None if failed else outputs
+
+    def _entry(self, item: YamlNode, reader: Reader) -> tuple[str, CheckedBlock] | None:
+        if not isinstance(item, MappingNode):
+            name = DATA.read(item, reader)
+            return None if name is None else (name, CheckedBlock(item, OUTPUT.defaults))
+        if len(item.entries) != 1:
+            reader.report.error(
+                item,
+                f"an output is a name, or a name with its options, and not {shape(item)} of "
+                f"{len(item.entries)} entries",
+                "for example `- map: {latched: 1}`",
+            )
+            return None
+        (key, written), *_ = item.entries.values()
+        if isinstance(written, ScalarNode) and written.value is None:
+            DATA.read(item, reader)  # reports that the colon is too much
+            return None
+        name = DATA.read(as_text(key), reader)
+        options = OUTPUT.read(written, reader)
+        return None if name is None or options is None else (name, options)
+
+    def schema(self) -> Schema:
+        options = {
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "propertyNames": {"pattern": f"^{DATA.pattern}$"},
+            "additionalProperties": OUTPUT.schema(),
+        }
+        return {"type": "array", "items": {"anyOf": [DATA.schema(), options]}}
