@@ -18,8 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 from dora.daemon.client import DaemonClient
 from dora.errors import DoraError
 from dora.observe.conflate import MOST_BYTES, ConflatedQueue, rest_after
-from dora.observe.message_observer import MessageObserver
-from dora.observe.observer import Observer
+from dora.observe.observer import MessageObserver, Observer
 from dora.observe.preview.snapshot_observer import SnapshotObserver
 from dora.observe.queries import (
     Line,
