@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dora.cli.progress_bar import Mode, reading
 from dora.cli.tables import counted
 from dora.daemon.report import (
     RunOutcome,
@@ -123,3 +124,16 @@ def report_truncation(path: str, cut: str, allowed: bool) -> int:
     hint = "" if allowed else "; --allow-incomplete accepts that"
     click.echo(f"{'warning' if allowed else 'error'}: {path}: {cut}{hint}", err=True)
     return 0 if allowed else 1
+
+
+def write_bag(
+    recording: Recording, folder: str, topics: list[str] | None, mode: Mode, *, force: bool
+) -> None:
+    """Write a recording as a bag of ROS 2, and print what is in it. Raises as `export_ros2` does."""
+    from dora.recording.export_ros2 import export_ros2
+
+    with reading(mode, "writing a bag", recording):
+        exported = export_ros2(recording, folder, topics, force=force)
+    click.echo(f"{folder}: {counted(exported.messages, 'message')}")
+    for topic, count in sorted(exported.left_out.items()):
+        click.echo(f"left out: {counted(count, 'message')} of {topic}, which are none of ROS", err=True)

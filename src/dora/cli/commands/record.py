@@ -156,7 +156,7 @@ def _write_bag(saved: Saved | None, folder: str | None, command_run: CommandRun,
     if folder is None or saved is None:
         return 0
     from dora.cli.progress_bar import progress_mode
-    from dora.cli.ros2_bag import write_bag
+    from dora.cli.reports import write_bag
     from dora.recording.opening import open_recording
 
     with open_recording(saved.path) as recording:

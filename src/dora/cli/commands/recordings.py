@@ -11,8 +11,7 @@ from msgspec import structs
 from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
 from dora.cli.options import allow_incomplete_option, check_bag_options, images_option
 from dora.cli.progress_bar import progress_mode, progress_option, reading
-from dora.cli.reports import report_truncation, warn_about_losses
-from dora.cli.ros2_bag import write_bag
+from dora.cli.reports import report_truncation, warn_about_losses, write_bag
 from dora.cli.tables import counted, format_option, print_table
 from dora.errors import DoraError
 from dora.observe.formatting import fields, file_size

@@ -10,7 +10,7 @@ from dora.cli.argument_values import ParameterValue, parse_duration
 from dora.cli.attach import attach_to, following
 from dora.cli.coordinator import coordinator_options
 from dora.cli.dataflow_file import dataflow_argument
-from dora.cli.dataflow_here import choose_here, stopped
+from dora.cli.foreground import choose_here, stopped
 from dora.cli.options import all_of, debug_option
 from dora.cli.progress_bar import progress_option
 from dora.cli.reports import failure_reason, report_end
