@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from struct import Struct
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, Self
 
 from mcap.exceptions import EndOfFile, McapError
 from mcap.opcode import Opcode
@@ -28,8 +28,8 @@ from dora.recording.mcap.format import NotARecording
 MAGIC: Final = b"\x89MCAP0\r\n"
 END_OF_TIME: Final = 2**63  # nanoseconds: clocks, Arrow and Rerun count them in 63 bits
 
-_RECORD: Final = Struct("<BQ")  # opcode, length
-_MESSAGE: Final = Struct("<HIQQ")  # channel, sequence, log time, publish time
+RECORD: Final = Struct("<BQ")  # opcode, length
+MESSAGE: Final = Struct("<HIQQ")  # channel, sequence, log time, publish time
 # The footer (opcode, length, where the summary and its offsets begin, checksum), and the mark at the end.
 _TAIL: Final = Struct("<BQQQI8s")
 _TAIL_CHECKED: Final = 25  # bytes of it that the checksum covers, together with the summary
@@ -73,6 +73,15 @@ def unpack(compression: str, data: bytes, size: int) -> bytes:
     return unpacked
 
 
+def parsed(kind: Any, data: bytes) -> Any:
+    """Return the record of a class of the library ``mcap`` that is in these bytes."""
+    from io import BytesIO
+
+    from mcap.data_stream import ReadDataStream
+
+    return kind.read(ReadDataStream(BytesIO(data)))
+
+
 def _contents(chunk: Chunk) -> bytes:
     contents = unpack(chunk.compression, chunk.data, chunk.uncompressed_size)
     if chunk.uncompressed_crc and zlib.crc32(contents) != chunk.uncompressed_crc:
@@ -110,17 +119,17 @@ def messages_in(
     of schemas and channels: most programs write these into chunks.
     """
     position, end = 0, len(contents)
-    unpack_record, unpack_message = _RECORD.unpack_from, _MESSAGE.unpack_from
+    unpack_record, unpack_message = RECORD.unpack_from, MESSAGE.unpack_from
     while position < end:
         opcode, length = unpack_record(contents, position)
-        position += _RECORD.size
+        position += RECORD.size
         after = position + length
         if after > end:
             raise EndOfFile()
         if opcode == Opcode.MESSAGE:
             channel, sequence, time_ns, _ = unpack_message(contents, position)
             if begin_ns <= time_ns < end_ns and (channels is None or channel in channels):
-                data = contents[position + _MESSAGE.size : after]
+                data = contents[position + MESSAGE.size : after]
                 yield Stored(time_ns, order, channel, sequence, data)
                 order += 1
             elif time_ns >= END_OF_TIME:
@@ -186,6 +195,7 @@ class McapFile:
         """Open a file; raises `NotARecording` if it is no MCAP file, `DoraError` if there is none."""
         self.path = path
         self.damage = ""  # why the end of the file, or a part, cannot be read
+        self.profile = ""  # of a file with a summary
         self.channels: dict[int, Any] = {}  # by id
         self.schemas: dict[int, Any] = {}  # by id
         self.metadata: dict[str, dict[str, str]] = {}  # by name
@@ -210,6 +220,12 @@ class McapFile:
     def close(self) -> None:
         self._file.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def beginning(self) -> Iterator[Any]:
         """Yield the records of the file in their order, up to a damaged place; chunks as a whole."""
         try:
@@ -224,7 +240,8 @@ class McapFile:
         read: a bag may have more files than a process may open.
         """
         self.damage = ""
-        if self._read_summary():
+        if (summary := self._read_summary(needs_indexes=False)) is not None:
+            self._indexes = summary.chunk_indexes
             self._find_edges(counts)
         else:
             self._scan(counts)
@@ -254,31 +271,34 @@ class McapFile:
         except damages() as error:
             self.damage = damage_text(error)
 
-    def _read_summary(self) -> bool:
-        """Read the summary at the end of the file; return whether it is enough to find all messages."""
+    def _read_summary(self, *, needs_indexes: bool) -> Any | None:
+        """Read the summary at the end of the file; return None if it is not enough to find all messages.
+
+        ``needs_indexes``: not even with chunks, if these have no indexes.
+        """
         from mcap.reader import SeekingReader
 
         self._file.seek(0)
         try:
             reader = SeekingReader(self._file)
+            self.profile = reader.get_header().profile
             summary = reader.get_summary()
             check_summary(self._file)
             if summary is None or summary.statistics is None:
-                return False
+                return None
             self.metadata = {one.name: one.metadata for one in reader.iter_metadata()}
         except damages() as error:
             self.damage = damage_text(error)
-            return False
+            return None
         counts = summary.statistics.channel_message_counts
         named = {id_ for index in summary.chunk_indexes for id_ in index.message_index_offsets}
         if not named | counts.keys() <= summary.channels.keys():
-            return False  # other programs may leave channels out there
-        if summary.statistics.message_count and not summary.chunk_indexes:
-            return False  # or write messages without chunks
+            return None  # other programs may leave channels out there
+        if summary.statistics.message_count and not (named if needs_indexes else summary.chunk_indexes):
+            return None  # or write messages without chunks, or chunks without indexes
         self.channels, self.schemas = dict(summary.channels), dict(summary.schemas)
         self.counts = Counter(counts)
-        self._indexes = summary.chunk_indexes
-        return True
+        return summary
 
     def _find_edges(self, counts: Callable[[Any], bool]) -> None:
         assert self._indexes is not None
@@ -319,7 +339,6 @@ class McapFile:
 
         Raises at a damage, and if the end is missing.
         """
-        from mcap.data_stream import ReadDataStream
         from mcap.records import Channel, DataEnd, Message, Metadata, Schema
 
         channels: dict[int, Any] = {}
@@ -331,10 +350,7 @@ class McapFile:
                 self.schemas[record.id] = record
 
         def define_bytes(opcode: int, data: bytes) -> None:
-            from io import BytesIO
-
-            kind = Schema if opcode == Opcode.SCHEMA else Channel
-            define(kind.read(ReadDataStream(BytesIO(data))))
+            define(parsed(Schema if opcode == Opcode.SCHEMA else Channel, data))
 
         for record in self._stream():
             match record:
