@@ -16,10 +16,11 @@ rr = pytest.importorskip("rerun")
 
 from rrd import last, read
 
-from dora.nodes.rerun.drawing import DRAWERS, ENCODINGS
+from dora.nodes.rerun.drawing import DRAWERS
 from dora.nodes.rerun.robot import Robots
 from dora.nodes.rerun.settings import RobotSetting, SettingError
 from dora.observe.preview.drawable import PRIMITIVES, DrawableMessage, NotDrawable
+from dora.wire.image_encodings import IMAGE_ENCODINGS
 
 ARM = """
 <robot name="model">
@@ -69,7 +70,7 @@ def test_every_primitive_is_drawn() -> None:
     assert {*DRAWERS, "jointstate"} == set(PRIMITIVES)
 
 
-@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+@pytest.mark.parametrize("encoding", sorted(IMAGE_ENCODINGS))
 def test_every_image_encoding_is_accepted(drawn: Any, encoding: str) -> None:
     size = {"mono8": 8, "mono16": 16, "yuv420": 12, "nv12": 12, "yuyv": 16, "bgra8": 32, "rgba8": 32}
     data = np.arange(size.get(encoding, 24), dtype=np.uint8)

@@ -16,22 +16,20 @@ import numpy.typing as npt
 
 from dora.dataflow.problems import listed
 from dora.node.events import Input
+from dora.wire.image_encodings import DEFAULT_ENCODING, PIXEL_ENCODINGS
 
 Bytes = npt.NDArray[np.uint8]
 
-DEFAULT_ENCODING: Final = "bgr8"
-
-# Encoding → pixel format of FFmpeg, and the array's shape for it: rows and bytes of a row, as multiples of
-# height and width.
-_PIXELS: Final[Mapping[str, tuple[str, float, int]]] = {
-    "rgb8": ("rgb24", 1, 3),
-    "bgr8": ("bgr24", 1, 3),
-    "rgba8": ("rgba", 1, 4),
-    "bgra8": ("bgra", 1, 4),
-    "mono8": ("gray", 1, 1),
-    "yuyv": ("yuyv422", 1, 2),
-    "yuv420": ("yuv420p", 1.5, 1),
-    "nv12": ("nv12", 1.5, 1),
+# Encoding → pixel format of FFmpeg.
+_PIXELS: Final[Mapping[str, str]] = {
+    "rgb8": "rgb24",
+    "bgr8": "bgr24",
+    "rgba8": "rgba",
+    "bgra8": "bgra",
+    "mono8": "gray",
+    "yuyv": "yuyv422",
+    "yuv420": "yuv420p",
+    "nv12": "nv12",
 }
 _CODECS: Final[Mapping[str, str]] = {
     "jpeg": "mjpeg",
@@ -60,8 +58,9 @@ class ImageData(NamedTuple):
         """Return the image as a frame of its own; raises `BadImage`."""
         if self.encoding in _CODECS:
             return _decode(self)
-        name, rows, columns = _PIXELS[self.encoding]
-        shape = (int(self.height * rows), self.width * columns)
+        name, size = _PIXELS[self.encoding], PIXEL_ENCODINGS[self.encoding].size
+        columns = int(size)  # of bytes; planes of colour are further rows
+        shape = (int(self.height * size / columns), self.width * columns)
         if self.data.size != shape[0] * shape[1]:
             raise BadImage(
                 f"an image of {self.width} × {self.height} in {self.encoding} has {shape[0] * shape[1]} "
@@ -119,7 +118,7 @@ def message_of(frame: av.VideoFrame, encoding: str, encoder: JpegEncoder) -> tup
 
 def to_array(frame: av.VideoFrame, encoding: str = "rgb8") -> Bytes:
     """Return a frame as an array of height × width × channels, in an encoding of pixels."""
-    array: Any = frame.to_ndarray(format=_PIXELS[encoding][0])
+    array: Any = frame.to_ndarray(format=_PIXELS[encoding])
     return np.asarray(array, np.uint8)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import rerun as rr
 
 from dora.observe.preview import drawable
-from dora.observe.preview.drawable import MEDIA_TYPES, DrawableMessage
+from dora.observe.preview.drawable import DrawableMessage
+from dora.wire.image_encodings import DEFAULT_ENCODING, IMAGE_ENCODINGS, MEDIA_TYPES, PIXEL_ENCODINGS
 
 Drawing = tuple[str, list[Any]]
 """The path of an entity, and the Rerun archetypes to log there."""
@@ -20,39 +21,28 @@ POINT_COLOR = (128, 128, 128)
 LINE_COLOR = (0, 255, 0)
 POSE_AXES = 0.1  # metres
 
-# Encoding → colour model, type of a number, bytes of a pixel.
-_COLOR_MODELS: dict[str, tuple[rr.ColorModel, type[np.generic], int]] = {
-    "bgr8": (rr.ColorModel.BGR, np.uint8, 3),
-    "rgb8": (rr.ColorModel.RGB, np.uint8, 3),
-    "bgra8": (rr.ColorModel.BGRA, np.uint8, 4),
-    "rgba8": (rr.ColorModel.RGBA, np.uint8, 4),
-    "mono8": (rr.ColorModel.L, np.uint8, 1),
-    "mono16": (rr.ColorModel.L, np.uint16, 2),
+_PIXEL_FORMATS = {  # of encodings that store brightness and colour apart
+    "yuv420": rr.PixelFormat.Y_U_V12_LimitedRange,
+    "nv12": rr.PixelFormat.NV12,
+    "yuyv": rr.PixelFormat.YUY2,
 }
-_PIXEL_FORMATS = {
-    "yuv420": (rr.PixelFormat.Y_U_V12_LimitedRange, 1.5),
-    "nv12": (rr.PixelFormat.NV12, 1.5),
-    "yuyv": (rr.PixelFormat.YUY2, 2.0),
-}
-ENCODINGS = {**_COLOR_MODELS, **_PIXEL_FORMATS, **MEDIA_TYPES}
 
 
 def image(message: DrawableMessage) -> Iterable[Drawing]:
-    """Draw an image in one of `ENCODINGS`; without ``encoding`` it is ``bgr8``."""
-    encoding = message.word("encoding", "bgr8", ENCODINGS)
+    """Draw an image in one of `IMAGE_ENCODINGS`; without ``encoding`` it is ``bgr8``."""
+    encoding = message.word("encoding", DEFAULT_ENCODING, IMAGE_ENCODINGS)
     if encoding in MEDIA_TYPES:  # the viewer reports a file that it cannot decode
         contents = drawable.numbers(message.value, "bytes").tobytes()
         yield message.id, [rr.EncodedImage(contents=contents, media_type=MEDIA_TYPES[encoding])]
         return
     width, height = message.size()
-    if encoding in _PIXEL_FORMATS:
-        pixel_format, bytes_per_pixel = _PIXEL_FORMATS[encoding]
-        data = drawable.pixels(message, np.uint8, bytes_per_pixel, encoding)
-        picture = rr.Image(bytes=data, width=width, height=height, pixel_format=pixel_format)
-    else:
-        model, sample, size = _COLOR_MODELS[encoding]
-        data = drawable.pixels(message, sample, size, encoding)
+    data = drawable.pixels(message, encoding)
+    if channels := PIXEL_ENCODINGS[encoding].channels:
+        model, sample = rr.ColorModel[channels], np.dtype(PIXEL_ENCODINGS[encoding].sample).type
         picture = rr.Image(bytes=data, width=width, height=height, color_model=model, datatype=sample)
+    else:
+        pixel_format = _PIXEL_FORMATS[encoding]
+        picture = rr.Image(bytes=data, width=width, height=height, pixel_format=pixel_format)
     yield message.id, [picture]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dora.dataflow.problems import did_you_mean, listed
+from dora.wire.image_encodings import PIXEL_ENCODINGS
 
 PRIMITIVES = (
     "image",
@@ -62,15 +63,6 @@ def primitive_of(input_id: str, metadata: Mapping[str, Any]) -> str:
     )
 
 
-MEDIA_TYPES = {  # of image files, by `encoding`
-    "jpeg": "image/jpeg",
-    "jpg": "image/jpeg",
-    "jpe": "image/jpeg",
-    "png": "image/png",
-    "webp": "image/webp",
-    "bmp": "image/bmp",
-    "avif": "image/avif",
-}
 DEFAULT_SIZE = (640, 480)  # of images without a size in their metadata; existing dataflows expect it
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -100,7 +92,7 @@ class DrawableMessage:
             raise NotDrawable("`width` and `height` in its metadata have to be numbers greater than zero")
         return width, height
 
-    def word(self, key: str, default: str, known: Mapping[str, Any]) -> str:
+    def word(self, key: str, default: str, known: Collection[str]) -> str:
         """Return an entry of the metadata that is one of the ``known`` words."""
         word = str(self.metadata.get(key, default)).lower()
         if word not in known:
@@ -174,11 +166,12 @@ def field(value: pa.Array[Any], *names: str) -> pa.Array[Any] | None:
 # ------------------------------------------------------------------------------ images
 
 
-def pixels(message: DrawableMessage, sample: npt.DTypeLike, bytes_per_pixel: float, encoding: str) -> bytes:
-    """Return the bytes of an uncompressed image, checked against its size.
+def pixels(message: DrawableMessage, encoding: str) -> bytes:
+    """Return the bytes of an uncompressed image in one of `PIXEL_ENCODINGS`, checked against its size.
 
-    ``sample`` is the type of one number; an image may also come as plain bytes.
+    An image with numbers of two bytes may also come as plain bytes.
     """
+    sample, bytes_per_pixel = PIXEL_ENCODINGS[encoding].sample, PIXEL_ENCODINGS[encoding].size
     width, height = message.size()
     array = numbers(message.value, "bytes")
     if array.dtype not in (np.dtype(sample), np.dtype(np.uint8)):

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dora.observe.preview import drawable
-from dora.observe.preview.drawable import MEDIA_TYPES, DrawableMessage, NotDrawable
+from dora.observe.preview.drawable import DrawableMessage, NotDrawable
+from dora.wire.image_encodings import DEFAULT_ENCODING, MEDIA_TYPES, PIXEL_ENCODINGS
 
 MAX_SIDE: Final = 960  # pixels
 MAX_FILE: Final = 4 << 20  # bytes of a compressed image that is passed on as it is
@@ -25,18 +26,6 @@ _MAGIC: Final = (
     (b"RIFF", "webp"),
     (b"BM", "bmp"),
 )
-# Encoding → channels, type of a sample, order of red, green, blue and perhaps alpha.
-_PLAIN: Final[dict[str, tuple[int, type[np.generic], tuple[int, ...]]]] = {
-    "rgb8": (3, np.uint8, (0, 1, 2)),
-    "bgr8": (3, np.uint8, (2, 1, 0)),
-    "rgba8": (4, np.uint8, (0, 1, 2)),
-    "bgra8": (4, np.uint8, (2, 1, 0)),
-    "mono8": (1, np.uint8, (0,)),
-    "mono16": (1, np.uint16, (0,)),
-}
-# Encodings of published cameras that store brightness and colour apart; the brightness alone is shown.
-_LUMA: Final = {"yuv420": 1.5, "nv12": 1.5, "yuyv": 2.0}
-ENCODINGS: Final = (*_PLAIN, *_LUMA, *MEDIA_TYPES)
 
 
 class Image(NamedTuple):
@@ -70,24 +59,25 @@ def image(message: DrawableMessage) -> Image:
     flat = numbers_of(message.value)
     named = str(message.metadata.get("encoding", "")).lower()
     # Pixels may begin like a file; an encoding of pixels decides.
-    looked_at = flat.dtype == np.uint8 and named not in _PLAIN and named not in _LUMA
+    looked_at = flat.dtype == np.uint8 and named not in PIXEL_ENCODINGS
     kind = file_kind(flat[:8].tobytes()) if looked_at else ""
-    named = named or kind or "bgr8"
+    named = named or kind or DEFAULT_ENCODING
     if kind or named in MEDIA_TYPES:
         return _file(flat, MEDIA_TYPES[kind or named])
     width, height = message.size()
-    if named in _LUMA:
-        return _packed(_luma(flat, width, height, named), width, height)
-    if named not in _PLAIN:
+    if (encoding := PIXEL_ENCODINGS.get(named)) is None:
         raise NotDrawable(f"its `encoding` is `{named}`, which the dashboard does not know")
-    channels, sample, order = _PLAIN[named]
-    if flat.dtype == np.uint8 and sample is not np.uint8 and flat.size % 2 == 0:
-        flat = flat.view(sample)
-    rows = _shaped(flat, width, height, channels, named)
+    channels = encoding.channels
+    if not channels:  # the brightness alone is shown
+        return _packed(_luma(flat, width, height, named), width, height)
+    if flat.dtype == np.uint8 and encoding.sample != "uint8" and flat.size % 2 == 0:
+        flat = flat.view(encoding.sample)
+    rows = _shaped(flat, width, height, len(channels), named)
     small = _downsampled(rows)
     if small.dtype == np.uint16:
         small = (small >> 8).astype(np.uint8)
-    return _packed(small[:, :, list(order)], width, height)
+    order = [0] if channels == "L" else [channels.index(color) for color in "RGB"]
+    return _packed(small[:, :, order], width, height)
 
 
 def depth(message: DrawableMessage) -> Image:
@@ -150,7 +140,7 @@ def _shaped(
 
 
 def _luma(flat: npt.NDArray[Any], width: int, height: int, encoding: str) -> Pixels:
-    wanted = int(width * height * _LUMA[encoding])
+    wanted = int(width * height * PIXEL_ENCODINGS[encoding].size)
     if flat.dtype != np.uint8 or flat.size != wanted:
         raise NotDrawable(f"an image of {width} × {height} in {encoding} has {wanted:,} bytes")
     if encoding == "yuyv":

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from dora.observe.preview import drawable
 from dora.observe.preview.drawable import DrawableMessage, NotDrawable
 from dora.wire.decode import PayloadError, decode_arrow
+from dora.wire.image_encodings import DEFAULT_ENCODING, PIXEL_ENCODINGS
 from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, decode_metadata
-
-_CHANNELS: Final = {
-    "rgb8": "RGB",
-    "bgr8": "BGR",
-    "rgba8": "RGBA",
-    "bgra8": "BGRA",
-    "mono8": "",
-    "mono16": "",
-}
 
 
 def pixel_text(name: str, message: Message, x: int, y: int) -> str:
@@ -40,17 +31,17 @@ def pixel_text(name: str, message: Message, x: int, y: int) -> str:
             depths, unit = drawable.depth(drawn)
             height, width = depths.shape
             return f"{float(depths[y, x]) / unit:.3f} m" if 0 <= x < width and 0 <= y < height else ""
-        encoding = str(metadata.get("encoding", "bgr8")).lower()
-        if encoding not in _CHANNELS:
+        encoding = PIXEL_ENCODINGS.get(str(metadata.get("encoding", DEFAULT_ENCODING)).lower())
+        if encoding is None or not encoding.channels:
             return ""
         width, height = drawn.size()
         flat: Any = drawable.numbers(value)
-        flat = flat.view(np.uint16) if encoding == "mono16" and flat.dtype == np.uint8 else flat
-        channels = max(len(_CHANNELS[encoding]), 1)
+        flat = flat.view(encoding.sample) if flat.dtype == "uint8" else flat
+        channels = len(encoding.channels)
         if flat.size != width * height * channels or not (0 <= x < width and 0 <= y < height):
             return ""
         begin = (y * width + x) * channels
         numbers = " ".join(str(number) for number in flat[begin : begin + channels])
-        return f"{_CHANNELS[encoding]} {numbers}".strip()
+        return numbers if encoding.channels == "L" else f"{encoding.channels} {numbers}"
     except (NotDrawable, MetadataError, PayloadError, ValueError, TypeError, pa.ArrowException):
         return ""

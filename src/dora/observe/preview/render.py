@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from dora.observe.formatting import plain
 from dora.observe.preview import drawable, images
 from dora.observe.preview.drawable import DrawableMessage, NotDrawable, UnknownPrimitive, primitive_of
+from dora.wire.image_encodings import IMAGE_ENCODINGS
 
 MAX_ROWS: Final = 50  # of tables and lists
 MAX_TEXT: Final = 4000  # characters of one text
@@ -204,7 +205,7 @@ def _by_metadata(message: DrawableMessage) -> RenderedPreview | None:
     value, metadata = message.value, message.metadata
     if "primitive" in metadata:
         return _primitive(primitive_of(message.id, metadata), message)
-    if {"width", "height"} <= metadata.keys() or str(metadata.get("encoding")) in images.ENCODINGS:
+    if {"width", "height"} <= metadata.keys() or str(metadata.get("encoding")) in IMAGE_ENCODINGS:
         return _image(message)
     if pa.types.is_uint8(value.type) and images.file_kind(_bytes(value)[:8].tobytes()):
         return _image(message)

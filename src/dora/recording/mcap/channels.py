@@ -27,6 +27,7 @@ from dora.recording.mcap.format import (
 from dora.recording.mcap.schemas import message_class
 from dora.wire.arrow_formats import ARROW_NAMES, WIDTHS
 from dora.wire.decode import decode_arrow
+from dora.wire.image_encodings import PIXEL_ENCODINGS
 from dora.wire.message import Encoding, Message
 from dora.wire.metadata import decode_metadata
 
@@ -48,16 +49,8 @@ _PLAIN_FORMS: Final = {
     b"g": "dora.Float64",
 }
 ARROW_FORM: Final = "dora.Arrow"
-_RAW_IMAGES: Final = {  # encoding → bytes a pixel
-    "bgr8": 3.0,
-    "rgb8": 3.0,
-    "bgra8": 4.0,
-    "rgba8": 4.0,
-    "mono8": 1.0,
-    "mono16": 2.0,
-    "nv12": 1.5,
-    "yuyv": 2.0,
-}
+# Those that Foxglove knows.
+_RAW_IMAGES: Final = {name: found.size for name, found in PIXEL_ENCODINGS.items() if name != "yuv420"}
 _COMPRESSED_IMAGES: Final = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
 _DEPTHS: Final = {b"f": ("32FC1", 4), b"S": ("16UC1", 2)}
 _FLOATS: Final = {b"f": "f", b"g": "d"}
