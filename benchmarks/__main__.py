@@ -2,7 +2,6 @@
 
 import argparse
 import datetime
-import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -57,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     measures = [measure for scenario in scenarios for measure in scenario.measures]
     results = report.collect(measures, figures["dora-rs"], figures["dora"], failures, figures["rclpy"])
-    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
-    known = conditions(command, started, repeat, options.quick, ros.version if ros is not None else "")
+    known = conditions("benchmarks", started, repeat, options.quick, ros.version if ros is not None else "")
     print()
     print("\n".join(f"{key}: {value}" for key, value in known.items()), end="\n\n")
     print(report.table(results), end="\n\n")

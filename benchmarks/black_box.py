@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -30,20 +29,17 @@ from pathlib import Path
 import psutil
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY, ours
+from benchmarks.looking import KIB, MIB, PATIENCE_S, inspected
 from benchmarks.runner import DATAFLOWS
 from benchmarks.statistics import median
-from dora.daemon.client import running
 from dora.daemon.guardian import box_of, marked_processes
-from dora.observe.tap_session import inspect
 from dora.transport.board import RECEIVED, WORDS, Board
 
 MARKERS = ("<!-- black box -->", "<!-- /black box -->")
-KIB, MIB = 1 << 10, 1 << 20
 SETTLE_S = 0.2  # after the other run goes on
 WARM_UP_S = 3.0
-PATIENCE_S = 30.0
 MORE_ROUNDS = 2  # times as many rounds as count
 
 
@@ -137,11 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = _table(costs)
     print(page)
     if options.write_docs:
-        command = shlex.join(["python", "-m", "benchmarks.black_box", *sys.argv[1:]])
-        known = conditions(command, started, options.repeat)
-        head = "".join(
-            f"- {key}: {known[key]}\n" for key in ("command", "date", "machine", "system", "Python")
-        )
+        known = conditions("benchmarks.black_box", started, options.repeat)
+        head = "\n".join([*short(known), ""])
         report.write_between(REPOSITORY / "docs" / "performance.md", MARKERS, f"{head}\n{page}")
     return 0 if all(cost.allowed for cost in costs) else 1
 
@@ -206,16 +199,8 @@ class Run:
     def __init__(self, case: Case, process: subprocess.Popen[bytes], root: str) -> None:
         self._case = case
         self._process = process
-        deadline = time.monotonic() + PATIENCE_S
         os.environ["DORA_RUNTIME_DIR"] = root
-        inspection = None
-        while inspection is None or any(node.status != "Running" for node in inspection.nodes):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"error: {case.dataflow} does not run")
-            time.sleep(0.1)
-            for run in running():
-                with run:
-                    inspection = inspect(run)
+        inspection = inspected(process, case.dataflow)
         self._prefix = inspection.prefix
         self._board = Board.open(inspection.board)
         (self._word, *_) = (

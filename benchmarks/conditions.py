@@ -3,21 +3,26 @@
 import datetime
 import os
 import platform
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.implementations import UPSTREAM_VERSION, versions
 
 
 def conditions(
-    command: str, started: datetime.datetime, repeat: int, quick: bool = False, rclpy: str = ""
+    module: str, started: datetime.datetime, repeat: int, quick: bool = False, rclpy: str = ""
 ) -> dict[str, str]:
-    """Return what a reader must know to judge the figures, or to get them again. ``rclpy``: its version."""
+    """Return what a reader must know to judge the figures, or to get them again.
+
+    ``module``: what ``python -m`` runs, with the options of this process. ``rclpy``: its version.
+    """
     system = platform.freedesktop_os_release().get("PRETTY_NAME", "") if sys.platform == "linux" else ""
     switches = {name: value for name, value in sorted(os.environ.items()) if name.startswith("DORA_")}
     switches.pop("DORA_ROS2_VENV", None)  # a place on this machine; its version is told
     found = {
-        "command": command,
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "date": started.strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {_memory()}",
         "system": ", ".join(filter(None, [system, f"{platform.system()} {platform.release()}"])),
@@ -34,6 +39,11 @@ def conditions(
     if switches:
         found["environment"] = " ".join(f"{name}={value}" for name, value in switches.items())
     return found
+
+
+def short(known: Mapping[str, str], *more: str) -> list[str]:
+    """Return the lines of a page about one measurement: command, date, machine, and ``more`` of them."""
+    return [f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python", *more)]
 
 
 def _processor() -> str:

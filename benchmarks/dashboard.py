@@ -11,7 +11,6 @@ import argparse
 import datetime
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from typing import Any
 import psutil
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.runner import DATAFLOWS
 from benchmarks.statistics import median
@@ -57,9 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _row("first paint, empty cache", median(paints), PAINT_MS, "ms", min(paints), max(paints)),
         _row("a processor's time with nobody connected", idle, IDLE_PERCENT, "%"),
     ]
-    command = shlex.join(["python", "-m", "benchmarks.dashboard", *sys.argv[1:]])
-    known = conditions(command, started, options.repeat)
-    head = "".join(f"- {key}: {known[key]}\n" for key in ("command", "date", "machine", "system", "Python"))
+    known = conditions("benchmarks.dashboard", started, options.repeat)
+    head = "\n".join([*short(known), ""])
     table = report.aligned(["measure", "goal", "median", "lowest–highest"], rows)
     print(table)
     if options.write_docs:

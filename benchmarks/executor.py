@@ -16,7 +16,6 @@ import datetime
 import itertools
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -32,7 +31,7 @@ import yaml
 
 from benchmarks import report
 from benchmarks.bare_timer import BareTimers, Pause, outside
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY
 from benchmarks.runner import DATAFLOWS, RunFailed
 from benchmarks.statistics import percentile
@@ -259,9 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"load before: {load:.1f}, after: {os.getloadavg()[0]:.1f}\n{page}", *found.gaps_outside, sep="\n"
     )
     if options.write_docs:
-        command = shlex.join(["python", "-m", "benchmarks.executor", *sys.argv[1:]])
-        known: dict[str, Any] = conditions(command, started, 1)
-        head = [f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python")]
+        known: dict[str, Any] = conditions("benchmarks.executor", started, 1)
+        head = short(known)
         text = "\n".join([*head, "", page])
         report.write_between(Path(REPOSITORY, "docs", "performance.md"), MARKERS, text)
     missing = sum(delay is None for delay in (*killed.killed_ms, *killed.frozen_ms))

@@ -13,7 +13,6 @@ import datetime
 import json
 import mmap
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY
 from benchmarks.statistics import median
 from dora.node.events import Input
@@ -175,9 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(page)
     if options.write_docs:
-        command = shlex.join(["python", "-m", "benchmarks.input_qos", *sys.argv[1:]])
-        known = conditions(command, started, options.repeat)
-        head = [f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python")]
+        known = conditions("benchmarks.input_qos", started, options.repeat)
+        head = short(known)
         head.append(f"- load: {os.getloadavg()[0]:.1f} processes ready to run, at the end")
         text = "\n".join([*head, "", page])
         report.write_between(Path(REPOSITORY, "docs", "performance.md"), MARKERS, text)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -26,19 +25,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.runner import DATAFLOWS
 from benchmarks.statistics import median
 from dora.daemon.client import running
 from dora.observe.tap_session import inspect
 from dora.transport.board import RECEIVED, TAPPED, WORDS, Board
-from dora.wire.daemon_protocol import LinkView
+from dora.wire.daemon_protocol import Inspection, LinkView
 
 MARKERS = ("<!-- looking -->", "<!-- /looking -->")
 KIB, MIB = 1 << 10, 1 << 20
 SETTLE_S = 0.5  # after a look has begun or ended
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 STEADY = 0.05  # by so much at most the windows before and after a look differ in speed
 MOST_ROUNDS = 3  # times as many rounds as wanted; then the steadiest of them have to do
 
@@ -144,11 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = _table(costs)
     print(page)
     if options.write_docs:
-        command = shlex.join(["python", "-m", "benchmarks.looking", *sys.argv[1:]])
-        known = conditions(command, started, options.repeat)
-        head = "".join(
-            f"- {key}: {known[key]}\n" for key in ("command", "date", "machine", "system", "Python")
-        )
+        known = conditions("benchmarks.looking", started, options.repeat)
+        head = "\n".join([*short(known), ""])
         report.write_between(REPOSITORY / "docs" / "performance.md", MARKERS, f"{head}\n{page}")
     return 0 if all(cost.allowed for cost in costs) else 1
 
@@ -256,6 +252,20 @@ class Observed:
         return self._words[self._tapped]
 
 
+def inspected(process: subprocess.Popen[bytes], dataflow: str) -> Inspection:
+    """Return what the only dataflow of ``DORA_RUNTIME_DIR`` consists of, once all its nodes run."""
+    deadline = time.monotonic() + PATIENCE_S
+    inspection = None
+    while inspection is None or any(node.status != "Running" for node in inspection.nodes):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"error: {dataflow} does not run")
+        time.sleep(0.1)
+        for run in running():
+            with run:
+                inspection = inspect(run)
+    return inspection
+
+
 @contextmanager
 def _running(link: Link, folder: Path) -> Iterator[Observed]:
     """Run the dataflow; yield its counters."""
@@ -270,15 +280,7 @@ def _running(link: Link, folder: Path) -> Iterator[Observed]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        inspection = None
-        while inspection is None or any(node.status != "Running" for node in inspection.nodes):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"error: {link.dataflow} does not run")
-            time.sleep(0.1)
-            for run in running():
-                with run:
-                    inspection = inspect(run)
+        inspection = inspected(process, link.dataflow)
         board = Board.open(inspection.board)
         (found,) = (item for item in inspection.links if item.producer == link.topic)
         yield Observed(board.words, found)

@@ -9,7 +9,6 @@ bare Zenoh and over a plain TCP socket (`benchmarks.network_floors`). Needs Linu
 import argparse
 import datetime
 import json
-import shlex
 import socket
 import sys
 import time
@@ -110,8 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     floors = report.network_floor_table(
         measures, {name: figures[name] for name in network_floors.KINDS}, figures["dora"], MOST_OF_FLOOR
     )
-    command = shlex.join(["python", "-m", "benchmarks.machines", *sys.argv[1:]])
-    known = conditions(command, started, options.repeat)
+    known = conditions("benchmarks.machines", started, options.repeat)
     print("\n".join(f"{key}: {value}" for key, value in known.items()), end="\n\n")
     print(report.table(results), floors, sep="\n\n")
     for name, reasons in failures.items():

@@ -13,7 +13,6 @@ import datetime
 import json
 import os
 import resource
-import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.runner import DATAFLOWS, NOT_A_USERS
 from benchmarks.statistics import median
@@ -120,9 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = report.aligned(["messages", "recorder", "without a loss", "processors", "file"], rows)
     print(page)
     if options.write_docs:
-        command = shlex.join(["python", "-m", "benchmarks.recording", *sys.argv[1:]])
-        known = conditions(command, started, options.repeat)
-        head = [f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python")]
+        known = conditions("benchmarks.recording", started, options.repeat)
+        head = short(known)
         text = "\n".join([*head, "", page])
         report.write_between(REPOSITORY / "docs" / "performance.md", MARKERS, text)
     return 0

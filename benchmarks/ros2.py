@@ -11,7 +11,6 @@ import argparse
 import datetime
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY, Rclpy, ours, rclpy
 from benchmarks.measures import KIB, MIB
 from benchmarks.runner import NO_FILES, NOT_A_USERS, ROS_DOMAIN, TIMEOUT_S, RunFailed, copied
@@ -96,11 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = [f"{name} {median(side.medians_us):.0f} µs" for name, side in sides[size].items()]
             print(f"{size.what}: {', '.join(found)}", file=sys.stderr, flush=True)
     seconds = restart(ros, 3 if options.quick else RESTARTS)
-    command = shlex.join(["python", "-m", "benchmarks.ros2", *sys.argv[1:]])
-    known = conditions(command, started, repeat, options.quick, ros.version)
-    head = [
-        f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python", "packages")
-    ]
+    known = conditions("benchmarks.ros2", started, repeat, options.quick, ros.version)
+    head = short(known, "packages")
     load = f"{os.getloadavg()[0]:.1f} processes ready to run, at the end"
     head += [f"- compared with: {ros.version}, reliable", f"- load: {load}"]
     rows, missed = _rows(sides, seconds)

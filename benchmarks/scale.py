@@ -11,7 +11,6 @@ import argparse
 import datetime
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -27,7 +26,7 @@ from typing import Any
 import psutil
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.statistics import median
 
@@ -330,10 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(*rows[-1], sep="; ", flush=True)
     if options.only in (None, "file"):
         read = [file_row(size, options.repeat) for size in FILES]
-    known = conditions(
-        shlex.join(["python", "-m", "benchmarks.scale", *sys.argv[1:]]), started, options.repeat
-    )
-    head = [f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python")]
+    known = conditions("benchmarks.scale", started, options.repeat)
+    head = short(known)
     head.append(f"- load before: {before:.0f}")
     tables = [_table(_HEAD, rows)] if rows else []
     if read:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
-import shlex
 import shutil
 import socket
 import sys
@@ -27,7 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.statistics import median, percentile
 from dora._version import __version__
@@ -312,8 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     connection_limit()
     with _folder() as folder:
         rows = measure(options.daemons, options.nodes, folder)
-    known = conditions(shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]), started, 1)
-    head = [f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python")]
+    known = conditions("benchmarks.scaling", started, 1)
+    head = short(known)
     table = [f"| {' | '.join(row)} |" for row in rows]
     page = "\n".join([*head, "", table[0], "| --- | ---: | ---: |", *table[1:]])
     print("", page, sep="\n")

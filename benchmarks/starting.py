@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY, add_upstream_venv, ours, upstream
 from benchmarks.measures import KIB
 from benchmarks.runner import (
@@ -446,10 +446,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         adopt_orphans()  # not before the systems are up, which no run is to end
         for measurement in measured:
             results.measure(measurement, sides, repeat)
-    command = shlex.join(["python", "-m", "benchmarks.starting", *sys.argv[1:]])
-    known = conditions(command, started, repeat)
-    shown = ["command", "date", "machine", "system", "Python", "packages"]
-    head = [f"- {key}: {known[key]}" for key in shown]
+    known = conditions("benchmarks.starting", started, repeat)
+    head = short(known, "packages")
     head.append(f"- figures: median over {repeat} repetitions in turn (lowest–highest)")
     head.append(f"- processes that ran or waited for a processor when it began: {load:.0f}")
     page = "\n".join([*head, "", results.table(measured, sides)])

@@ -14,7 +14,6 @@ import datetime
 import itertools
 import json
 import mmap
-import shlex
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY
 from benchmarks.statistics import median
 from dora.node.events import Input, Synced
@@ -272,9 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = report.aligned(["matched by", "time for a set", "sets found"], found)
     print(page)
     if options.write_docs:
-        command = shlex.join(["python", "-m", "benchmarks.synchronising", *sys.argv[1:]])
-        known = conditions(command, started, options.repeat)
-        head = [f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python")]
+        known = conditions("benchmarks.synchronising", started, options.repeat)
+        head = short(known)
         text = "\n".join([*head, "", page])
         report.write_between(Path(REPOSITORY, "docs", "performance.md"), MARKERS, text)
     return 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import shlex
 import shutil
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, short
 from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.statistics import median
 
@@ -62,9 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append(
             (title, outcome, *(f"{value * 1e3:.0f} ms" for value in (middle, min(seconds), max(seconds))))
         )
-    command = shlex.join(["python", "-m", "benchmarks.system", *sys.argv[1:]])
-    known = conditions(command, started, options.repeat)
-    head = [f"- {key}: {known[key]}" for key in ("command", "date", "machine", "system", "Python")]
+    known = conditions("benchmarks.system", started, options.repeat)
+    head = short(known)
     page = "\n".join([*head, "", _table(rows)])
     print(page)
     if options.write_docs:
