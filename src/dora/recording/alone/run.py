@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import dora
 from dora.node import attach
-from dora.recording.alone.host import AloneHost, RunWatch, SentMessage
+from dora.recording.alone.host import AloneHost, RunWatch
 from dora.recording.alone.program import NodeProgram
 from dora.recording.alone.recorded_node import Key, RecordedNode, Step
 from dora.wire.message import Message
@@ -187,13 +187,3 @@ def _files_of(before: set[str], folder: str) -> list[str]:
         if file.startswith(os.path.join(folder, "")) and not is_installed(file):
             found.append(file)
     return sorted(found)
-
-
-class SentMessages(RunWatch):
-    """Keeps what the node sends."""
-
-    def __init__(self) -> None:
-        self.messages: list[SentMessage] = []
-
-    def sent(self, sent: SentMessage) -> None:
-        self.messages.append(sent)
