@@ -9,7 +9,7 @@ from dora.node.events import Input
 from dora.testing.scheduler import START_NS
 from dora.transport.inprocess import LocalEngine
 from dora.wire.message import Message
-from dora.wire.node_config import InputConfig, OutputConfig
+from dora.wire.node_config import OutputConfig
 
 
 class Sent(Input):
@@ -43,14 +43,7 @@ class VirtualRecorder:
     def observe(self, node_id: str, output: OutputConfig) -> None:
         """Record the messages of an output from now on, as ``"node/output"``."""
         name = f"{node_id}/{output.id}"
-        listener = InputConfig("", "link", name, queue_size=1, service=output.service)
-
-        def record() -> None:
-            message = receiver.receive()
-            if message is not None:
-                self._add(name, output.id, message)
-
-        receiver = self._engine.receiver(listener, record)
+        self._engine.listen(output.service, lambda message: self._add(name, output.id, message))
 
     def _add(self, name: str, output_id: str, message: Message) -> None:
         sent: Any = Sent(Sent.template(output_id))

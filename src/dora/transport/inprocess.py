@@ -105,6 +105,16 @@ class LocalEngine:
         receivers.append(entry)
         return LocalReceiver(queue, lambda: receivers.remove(entry) if entry in receivers else None)
 
+    def listen(self, service: str, take: Callable[[Message], None]) -> None:
+        """Call ``take`` with each message of an output, in the thread that sends it."""
+
+        def arrived() -> None:
+            message = receiver.receive()
+            if message is not None:
+                take(message)
+
+        receiver = self.receiver(InputConfig("", "link", "", queue_size=1, service=service), arrived)
+
     def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Nothing to wait for."""
 

@@ -21,7 +21,7 @@ from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.inprocess import LocalEngine
 from dora.transport.interface import Engine
 from dora.wire.message import Message
-from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
+from dora.wire.node_config import LinkConfig, NodeConfig, OutputConfig
 from dora.wire.node_protocol import Started, ToDaemon, ToNode
 
 OnOutput = Callable[[str, Message], None]
@@ -112,10 +112,35 @@ class _Inbox(Inbox):
         self._end()
 
 
-class Standalone(Host):
-    """``on_output`` gets every message that the node sends."""
+class LocalHost(Host):
+    """The host of a node without a daemon: all that it needs is in this process."""
 
     owns_process = False
+
+    def __init__(self, config: NodeConfig, lines: int) -> None:
+        """``lines``: of the board."""
+        super().__init__(NullChannel(), config, Board("", mmap.mmap(-1, lines * LINE_BYTES)))
+        self._engine = LocalEngine()
+        with tempfile.TemporaryDirectory(prefix="dora-") as folder:
+            path = os.path.join(folder, "bell")
+            Doorbell.make(path)
+            self._doorbell = Doorbell(path, self.channel.fileno())
+
+    def make_engine(self) -> Engine:
+        return self._engine
+
+    def bell(self, path: str) -> Bell:  # noqa: ARG002
+        return Bell("")
+
+    def doorbell(self, path: str, also: int = -1) -> Doorbell:  # noqa: ARG002
+        return self._doorbell
+
+    def state(self) -> StateStore:
+        return StateInMemory()
+
+
+class Standalone(LocalHost):
+    """``on_output`` gets every message that the node sends."""
 
     def __init__(self, node_id: str, source: EventSource, on_output: OnOutput) -> None:
         config = NodeConfig(
@@ -129,46 +154,22 @@ class Standalone(Host):
             bell="",
             run_config={"inputs": {}, "outputs": []},
         )
-        super().__init__(NullChannel(), config, Board("", mmap.mmap(-1, _LINES * LINE_BYTES)))
+        super().__init__(config, _LINES)
         self._source = source
         self._on_output = on_output
         self._slots = itertools.count(1)
-        with tempfile.TemporaryDirectory(prefix="dora-") as folder:
-            path = os.path.join(folder, "bell")
-            Doorbell.make(path)
-            self._doorbell = Doorbell(path, self.channel.fileno())
-
-    def make_engine(self) -> Engine:
-        return LocalEngine()
-
-    def state(self) -> StateStore:
-        return StateInMemory()
 
     def make_outputs(self, engine: Engine) -> dict[str, OutputPort]:
         def make(output_id: str) -> OutputPort:
             listener = LinkConfig(slot=0, node_slot=0, bell="", consumer="")
             config = OutputConfig(output_id, output_id, next(self._slots), [listener])
-            receiver = engine.receiver(
-                InputConfig("", "link", output_id, queue_size=1, service=output_id), lambda: pass_on()
-            )
-
-            def pass_on() -> None:
-                message = receiver.receive()
-                if message is not None:
-                    self._on_output(output_id, message)
-
+            self._engine.listen(output_id, lambda message: self._on_output(output_id, message))
             return OutputPort(config, engine.sender(config), self.board, rings=False)
 
         return AnyOutput(make)
 
     def make_ports(self) -> list[InputPort]:
         return [self._source]
-
-    def bell(self, path: str) -> Bell:  # noqa: ARG002
-        return Bell("")
-
-    def doorbell(self, path: str, also: int = -1) -> Doorbell:  # noqa: ARG002
-        return self._doorbell
 
     def inbox_type(self) -> type[Inbox]:
         return _Inbox

@@ -9,9 +9,6 @@ request, the recorded answers to the request that it had sent at the same event 
 
 from __future__ import annotations
 
-import mmap
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -19,25 +16,19 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from dora.node.events import Event, Input
-from dora.node.host import Host
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
 from dora.node.replay.clock import ReplayClock, ReplayedTime
 from dora.node.replay.inbox import ReplayInbox
-from dora.node.saved_state import StateInMemory, StateStore
-from dora.node.standalone.host import NullChannel
+from dora.node.standalone.host import LocalHost
 from dora.recording.alone.recorded_node import Key, RecordedNode, Step, correlation_of
-from dora.transport.board import LINE_BYTES, Board
-from dora.transport.doorbell import Bell, Doorbell
-from dora.transport.inprocess import LocalEngine
-from dora.transport.interface import Engine
 from dora.transport.latch import Latch, LatchInMemory, ReadLatch
 from dora.wire.correlation import GOAL_ID, REQUEST_ID
 from dora.wire.decode import decode_bytes
 from dora.wire.event_log import Entry, EntryKind
 from dora.wire.message import ORIGIN, ORIGIN_NS, Message, pack_head
 from dora.wire.metadata import decode_metadata, encode_metadata
-from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
+from dora.wire.node_config import LinkConfig, NodeConfig, OutputConfig
 from dora.wire.output_rules import LatchRule
 
 _LAST_LOOKS: Final = 100  # that find nothing after the last event; then a stop comes
@@ -189,10 +180,8 @@ class AloneInbox(ReplayInbox):
         return self.wait_until(ready, poll, ports, *rest)
 
 
-class AloneHost(Host):
+class AloneHost(LocalHost):
     """The host of one process of a recorded node."""
-
-    owns_process = False
 
     def __init__(
         self,
@@ -203,24 +192,15 @@ class AloneHost(Host):
     ) -> None:
         """``steps``: the events to give; ``changed``: messages that stand in for recorded ones."""
         config = node.config
-        super().__init__(
-            NullChannel(),
-            _observed(config, node.lines),
-            Board("", mmap.mmap(-1, (node.lines + 1) * LINE_BYTES)),
-        )
+        super().__init__(_observed(config, node.lines), node.lines + 1)
         self._node = node
         self._steps = steps
         self._watch = watch
         self._changed = changed
-        self._engine = LocalEngine()
         self._exchanges = Exchanges(node)
         self._inbox: AloneInbox | None = None
         self._inputs = {item.id: item for item in config.inputs}
         self.time = ReplayedTime(steps[0].entry.time_ns if steps else node.first_ns, 0.0)
-        with tempfile.TemporaryDirectory(prefix="dora-") as folder:
-            path = os.path.join(folder, "bell")
-            Doorbell.make(path)
-            self._doorbell = Doorbell(path, self.channel.fileno())
         for output in config.outputs:
             self._observe(output)
 
@@ -247,23 +227,11 @@ class AloneHost(Host):
 
     # ------------------------------------------------------------------ what a session asks for
 
-    def make_engine(self) -> Engine:
-        return self._engine
-
     def _make_latch(self, output: OutputConfig, rule: LatchRule) -> Latch:  # noqa: ARG002
         return LatchInMemory(rule, None)
 
     def latch_reader(self, output_slot: int) -> ReadLatch:  # noqa: ARG002
         return list  # the latched messages are among the events
-
-    def bell(self, path: str) -> Bell:  # noqa: ARG002
-        return Bell("")
-
-    def doorbell(self, path: str, also: int = -1) -> Doorbell:  # noqa: ARG002
-        return self._doorbell
-
-    def state(self) -> StateStore:
-        return StateInMemory()
 
     def event_log(self) -> str:
         return "recorded"
@@ -304,14 +272,10 @@ class AloneHost(Host):
         return None if message is None else self._exchanges.translated(message)
 
     def _observe(self, output: OutputConfig) -> None:
-        listener = InputConfig("", "link", output.id, queue_size=1, service=output.service)
+        def take(message: Message) -> None:
+            self._was_sent(SentMessage(self.step, output.id, message))
 
-        def arrived() -> None:
-            message = receiver.receive()
-            if message is not None:
-                self._was_sent(SentMessage(self.step, output.id, message))
-
-        receiver = self._engine.receiver(listener, arrived)
+        self._engine.listen(output.service, take)
 
     def _was_sent(self, sent: SentMessage) -> None:
         if (identity := correlation_of(sent.message)) and (
