@@ -13,6 +13,8 @@ import numpy.typing as npt
 from dora.errors import DoraError
 from dora.node.events import Event, Input
 from dora.node.node import Node
+from dora.wire.counters import LEFT_OUT
+from dora.wire.input_rules import INPUT_RULES
 
 SafeAction = Literal["value", "hold"]
 """A declared value is sent in the safe state, or the last command again."""
@@ -26,7 +28,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 _MOST_KINDS: Final = 100
 _STOPPED: Final = b"stopped"  # the state that a node leaves for its next process
-_LEAVES_OUT: Final = ("max_age", "rate", "every")  # rules of an input
+_LEAVES_OUT: Final = {name for counter in LEFT_OUT for name in counter.rules}  # attributes of `InputRules`
 
 # Events that are taken before a tick is answered. Inputs take turns, so the oldest message of each input is
 # among them; without a limit, a sender without pause would hold up the commands.
@@ -219,9 +221,9 @@ def _check(config: Mapping[str, Any]) -> None:
     if COMMAND not in config["outputs"]:
         raise MissingInput("there is no output `command`; write it into `outputs`")
     stop = config["inputs"].get(STOP)
-    for rule in _LEAVES_OUT:
-        if isinstance(stop, dict) and rule in stop:
-            raise MissingInput(f"the input `stop` has `{rule}`, which may leave a stop out; remove it")
+    for rule in INPUT_RULES:
+        if isinstance(stop, dict) and rule.name in stop and rule.attribute in _LEAVES_OUT:
+            raise MissingInput(f"the input `stop` has `{rule.name}`, which may leave a stop out; remove it")
 
 
 def _safe_value(config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:

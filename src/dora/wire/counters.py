@@ -200,7 +200,7 @@ EXPIRED: Final = LinkCounter(
 THINNED: Final = LinkCounter(
     "thinned",
     9,
-    "Messages left out for the rate or the every of an input",
+    "Messages left out because the input asks for fewer",
     "{count} thinned",
     is_left_out=True,
     rules=("period_ns", "every"),

@@ -420,23 +420,19 @@ class Rejected(msgspec.Struct, tag=True):
     reason: str
 
 
+# The answers to a `DataflowRequest`.
+DataflowAnswer = OperationResult | Parameters | Inspection | RunProgress | SavedBlackBox | FilePart | Ok
 Answer = (
-    Description
-    | Parameters
-    | OperationResult
-    | Inspection
-    | RunProgress
+    DataflowAnswer
+    | Description
     | GraphText
     | DataflowText
     | DataflowEnded
     | Model
     | JournalEntries
-    | SavedBlackBox
-    | FilePart
     | Conflict
     | SentCounts
     | NodeRemoved
-    | Ok
     | Rejected
 )
 

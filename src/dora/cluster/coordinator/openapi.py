@@ -21,9 +21,7 @@ from dora.cluster.protocol import (
 )
 from dora.dataflow.model import Dataflow
 from dora.transport.proof import Proof
-from dora.wire.black_box import SavedBlackBox
-from dora.wire.daemon_protocol import DataflowRequest, FilePart, Inspection, Ok, Parameters, RunProgress
-from dora.wire.operations import OperationResult
+from dora.wire.daemon_protocol import DataflowAnswer, DataflowRequest
 
 _REFUSALS = {
     400: "The request is not understood",
@@ -140,7 +138,7 @@ OPERATIONS: list[ApiOperation] = [
         "/api/dataflows/{dataflow}/requests",
         "Ask or change a running dataflow; answers when it is done",
         DataflowRequest,
-        OperationResult | Parameters | Inspection | RunProgress | SavedBlackBox | FilePart | Ok,
+        DataflowAnswer,
         refusals=(425, 503, 504, 507),
     ),
     ApiOperation("post", "/api/down", "End the daemon and the coordinator", DownRequest, refusals=(409,)),

@@ -47,8 +47,8 @@ ORDER: Final = (
     # closes the input. Below all layers that leave messages out, so that credit and sequence numbers do not
     # depend on their rules.
     "source",
-    # `QosInput`: `deadline`, `max_age`, `rate`, `every`. Below the budget: a message that is left out
-    # misses none, and the time for which `rate` holds a message counts.
+    # `QosInput`: rules with `in_qos`, such as `deadline` and `rate`. Below the budget: a message that is
+    # left out misses none, and the time for which `rate` holds a message counts.
     "qos",
     # `BudgetInput`. It reports a late message just before that message; the safe state relies on it.
     "budget",
