@@ -467,10 +467,10 @@ class Node:
     def statistics(self) -> dict[str, Any]:
         """Return what was sent, received and lost so far.
 
-        ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}},
-        "restarts": n, "reloads": n, "undeclared": n}``: of all processes of the node. An input also has the
-        counters of its rules, such as ``"expired"`` with a ``max_age``. An output has ``"unsent": n`` if
-        messages were not sent because a queue was full at a stop; of a node that calls or serves also
+        ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}}, "restarts": n, …}``:
+        of all processes of the node, with each counter of nodes that the manual lists. An input also has
+        the counters of its rules, such as ``"expired"`` with a ``max_age``. An output has ``"unsent": n``
+        if messages were not sent because a queue was full at a stop; of a node that calls or serves also
         ``"replies": {"pending", "answered", "late", "duplicates"}``. Of a node with timers also
         ``"timers": {id: {"ticks", "missed", "lateness", "jitter"}}``: how late ticks were taken, and how
         much that differed from one to the next, each as ``{"median_ms", "p99_ms", "worst_ms"}``. With

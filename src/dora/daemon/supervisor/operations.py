@@ -11,6 +11,7 @@ another half of the grace. Messages that it sends until then arrive; its consume
 from __future__ import annotations
 
 import signal
+from typing import assert_never
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor.closing import answer_operation, end_node, take_out, try_finish
@@ -21,7 +22,7 @@ from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, OperationKind
 from dora.dataflow.problems import being_replaced
 from dora.wire.daemon_protocol import Rejected
 from dora.wire.node_protocol import StopFrame
-from dora.wire.operations import RestartOperation
+from dora.wire.operations import RestartOperation, StopOperation
 
 NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 
@@ -52,7 +53,14 @@ def why_busy(run: RunState, apart_from: str = "") -> str:
 
 def begin_operation(run: RunState, connection: int, request: OperationRequest) -> None:
     """Stop or restart a node, at most one operation at a time."""
-    kind: OperationKind = "restart" if isinstance(request, RestartOperation) else "stop"
+    kind: OperationKind
+    match request:
+        case StopOperation():
+            kind = "stop"
+        case RestartOperation():
+            kind = "restart"
+        case _:
+            assert_never(request)
     grace = NODE_GRACE if request.grace is None else request.grace
     operation = PendingOperation(kind, connection, grace)
     node = run.find_here(request.node)
