@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import threading
@@ -10,6 +11,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from hosts import Host
+
+from dora._paths import DEFAULT_LINK_PORT
 
 # Of Linux, and missing in the module `socket`.
 _ALL: Final = 0x0003  # ETH_P_ALL
@@ -60,6 +63,11 @@ class Sniffer:
             for direction, data in self.bytes.items()
             if direction.target_port in ports or direction.source_port in ports
         ]
+
+    def of_links(self) -> list[bytes]:
+        """Return what was sent over links, without the id of the dataflow, with which one side begins."""
+        sent = self.of_ports(range(DEFAULT_LINK_PORT, DEFAULT_LINK_PORT + 1))
+        return [re.sub(rb"^[0-9a-f-]{36}", b"", data) for data in sent]
 
     def _read(self) -> None:
         while not self._end.is_set():

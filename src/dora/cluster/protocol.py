@@ -250,9 +250,9 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a dataflow that one machine runs. A machine that joins begins without nodes.
 
     The gateways of other machines prove that they know ``secret``. The daemon fills in ``interface``,
-    ``port`` (as in `ListensAt`) and ``tls``. ``own_log_folder``: this machine keeps its log files in its
-    data folder, because the coordinator writes the same entries to the dataflow's log folder, which the two
-    machines may share. ``former``: this machine has lost its part, and starts it again.
+    ``port`` and ``tls``. ``own_log_folder``: this machine keeps its log files in its data folder, because
+    the coordinator writes the same entries to the dataflow's log folder, which the two may share.
+    ``former``: this machine has lost its part, and starts it again.
     """
 
     machine: str
@@ -359,8 +359,7 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 class Prepare(msgspec.Struct, frozen=True, tag=True):
     """Prepare this machine's partition for a change: check it, and build. Nothing changes yet.
 
-    If the change brings the first node of another machine, this machine reports its port for links.
-    Answered by `SentCounts` in `Answered`.
+    The first node of another machine has this one report its port. Answered by `SentCounts` in `Answered`.
     """
 
     dataflow_id: str
