@@ -49,12 +49,12 @@ FOLDERS = {
     "dataflow": ("yaml", "types", "parser", "modules"),
     "transport": ("shm", "zenoh"),
     "node": (
-        *("send", "receive", "operators", "patterns"),
+        *("send", "receive", "patterns"),
         *("replay", "interceptors", "standalone", "session"),
     ),
     "ros2": ("types", "zenoh", "dds", "rclpy", "api", "bridge"),
     "daemon": ("supervisor", "logs", "processes", "build", "reload", "template"),
-    "observe": ("preview", "remote", "trace", "telemetry"),
+    "observe": ("preview", "remote", "telemetry"),
     "recording": ("mcap", "bags", "history", "recorder", "replay", "alone"),
     "cluster": ("http", "dashboard", "coordinator", "ssh", "agent"),
     "nodes": (

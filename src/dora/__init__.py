@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     )
     from dora.node.external import External
     from dora.node.node import Node
-    from dora.node.operators.operator import DoraStatus, Operator, SendOutput
+    from dora.node.operator import DoraStatus, Operator, SendOutput
     from dora.node.patterns.action import Goal, GoalRun
     from dora.node.patterns.service import Call
     from dora.node.patterns.stream import Stream
@@ -120,7 +120,7 @@ _MODULES = {
     ),
     "dora.node.external": ("External",),
     "dora.node.node": ("Node",),
-    "dora.node.operators.operator": ("DoraStatus", "Operator", "SendOutput"),
+    "dora.node.operator": ("DoraStatus", "Operator", "SendOutput"),
     "dora.node.patterns.action": ("Goal", "GoalRun"),
     "dora.node.patterns.service": ("Call",),
     "dora.node.patterns.stream": ("Stream",),

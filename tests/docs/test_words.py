@@ -156,7 +156,7 @@ GONE_IN_PAGES = {
 # Uses that stay, as regular expressions over the name of the file and the text around the word, and why.
 EXCEPTIONS = {
     # An operator in its process.
-    "hosted": [r"hosted by a runtime|^src/dora/node/(operators/|runtime)|^tests/node/"],
+    "hosted": [r"hosted by a runtime|^src/dora/node/(operator|runtime)|^tests/node/"],
     "transit": [r"in transit"],  # a message on the network
     "guest|guests": [
         r"^examples/actions/|^tests/examples/",  # it plays in a restaurant

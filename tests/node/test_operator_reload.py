@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from dora import DoraStatus, Event, Reload
-from dora.node.operators.operator import HostedOperator, OperatorError
-from dora.node.operators.reload import Unimported, take_over
+from dora.node.operator import HostedOperator, OperatorError, Unimported, take_over
 from dora.wire.node_config import OperatorConfig
 
 

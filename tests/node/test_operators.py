@@ -13,7 +13,7 @@ from flows import node, operator, runtime
 from waiting import TIMEOUT, wait_until
 
 from dora import DoraStatus, Event, Node
-from dora.node.operators.operator import HostedOperator, OperatorError
+from dora.node.operator import HostedOperator, OperatorError
 from dora.transport.board import ASLEEP
 from dora.wire.node_config import OperatorConfig
 from dora.wire.node_protocol import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from traced_flow import Flow
 
-from dora.observe.trace.reader import SpanReader, Trace, rows, traces_of
+from dora.observe.trace import SpanReader, Trace, rows, traces_of
 
 pytestmark = pytest.mark.processes
 

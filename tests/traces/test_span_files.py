@@ -20,7 +20,7 @@ from dora.node.interceptors.spans import (
     encode_batch,
     plain,
 )
-from dora.observe.trace.reader import SpanReader, find_trace, rows, traces_of
+from dora.observe.trace import SpanReader, find_trace, rows, traces_of
 
 MS = 1_000_000
 

@@ -29,8 +29,7 @@ from dora.node.events import (
     Synced,
 )
 from dora.node.log import write_log
-from dora.node.operators.operator import DoraStatus, HostedOperator, OperatorOutput, SendOutput
-from dora.node.operators.reload import Unimported
+from dora.node.operator import DoraStatus, HostedOperator, OperatorOutput, SendOutput, Unimported
 from dora.node.process import freeze_gc, print_traceback_of_program
 from dora.node.receive.local_input import LocalInput
 from dora.node.session.session import Session

@@ -18,7 +18,7 @@ from dora.cluster.client import Client
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
-    from dora.observe.trace.reader import Trace
+    from dora.observe.trace import Trace
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -96,7 +96,7 @@ def view(trace_id: str, dataflow: str | None, local: bool, style: str, client: C
 
     TRACE_ID is the id or its first digits. The first column is the start of a span, the last its duration.
     """
-    from dora.observe.trace.reader import find_trace, rows
+    from dora.observe.trace import find_trace, rows
 
     try:
         found = find_trace(_traces(client, dataflow, local), trace_id)
@@ -120,7 +120,7 @@ def view(trace_id: str, dataflow: str | None, local: bool, style: str, client: C
 
 def _traces(client: Client, dataflow: str | None, local: bool) -> list[Trace]:
     from dora.cli.log_location import find_log_location, local_log_location
-    from dora.observe.trace.reader import SpanReader, traces_of
+    from dora.observe.trace import SpanReader, traces_of
 
     source = local_log_location(dataflow) if local else find_log_location(client, dataflow)
     reader = SpanReader(source.directory)

@@ -27,7 +27,7 @@ from dora.wire.message import Message
 from dora.wire.node_config import InputConfig, NodeConfig, OutputConfig
 
 if TYPE_CHECKING:
-    from dora.node.operators.operator import OperatorOutput
+    from dora.node.operator import OperatorOutput
     from dora.node.receive.inbox import Inbox
     from dora.node.send.output import OutputPort
 

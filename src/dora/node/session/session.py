@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from dora.node.interceptors.event_log import EventLog
     from dora.node.interceptors.tracing import Tracer
     from dora.node.interceptors.type_check import FirstMessageCheck
-    from dora.node.operators.operator import OperatorOutput
+    from dora.node.operator import OperatorOutput
     from dora.node.receive.inbox import Inbox
     from dora.transport.doorbell import Doorbell
     from dora.wire.path_statistics import PathLatency

@@ -21,7 +21,7 @@ from dora.errors import DoraError
 from dora.node.interceptors.spans import FAILED, Batch, Span, plain
 from dora.observe.metrics import collect_all_metrics
 from dora.observe.telemetry.settings import TelemetrySettings
-from dora.observe.trace.reader import SpanReader
+from dora.observe.trace import SpanReader
 from dora.wire.metrics import (
     LINK_METRICS,
     NETWORK_METRICS,
