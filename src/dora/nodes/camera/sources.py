@@ -20,14 +20,16 @@ _DEVICES: Final = {"linux": "v4l2", "darwin": "avfoundation"}
 _CLOCKS_DIFFER: Final = 10.0  # seconds: a stamp that is further from now is of another clock
 _PATTERN_SIZE: Final = (640, 480)
 _PATTERN_RATE: Final = 30.0
+
 Pixels = Annotated[int, Meta(ge=16, le=16384)]
 
 PATTERN = "pattern"
 
 
 class CameraSettings(msgspec.Struct, frozen=True):
-    """``source`` is the number or path of a device, a video file, or ``pattern``.
+    """The `parameters` of the node.
 
+    ``source`` is the number or path of a device, a video file, or ``pattern``.
     ``rate`` is in hertz, ``width`` and ``height`` are in pixels. None: as the source has it; the pattern
     has 640 × 480 pixels at 30 Hz. ``frames``: end after so many. ``loop``: begin a file again at its end.
     """

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+from msgspec import Meta
 
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
@@ -21,14 +22,14 @@ from dora.nodes.lerobot import layout
 from dora.nodes.lerobot.dataset import Dataset, DatasetError
 from dora.nodes.lerobot.layout import Feature, feature_name
 from dora.nodes.lerobot.sampling import SECOND, Sampler, rows_between
-from dora.nodes.lerobot.video import video_info
+from dora.nodes.lerobot.video import Codec, video_info
 from dora.nodes.lerobot_recorder.saver import Saver, Unsaved
-from dora.nodes.lerobot_recorder.settings import RecorderSettings
 from dora.nodes.lerobot_recorder.tracks import CameraTrack, ImageMemory, NumberTrack, Track
 from dora.nodes.parameters import WrongParameter, read_parameters
 from dora.observe.preview.drawable import NotDrawable, numbers
 
 CONTROL: Final = "episode"
+STATUS: Final = "status"
 _OLD: Final = 5.0  # seconds
 _TICK: Final = SECOND // 50  # the threads of the cameras are not woken by each message
 COMMANDS: Final = ("start", "end", "success", "discard")
@@ -37,7 +38,35 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 log = logging.getLogger("dora.nodes.lerobot_recorder")
-STATUS = "status"
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class FeatureSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The feature that an input becomes. ``rate`` (hertz) is what is expected of it, by default ``fps``."""
+
+    name: str = ""
+    names: list[str] | None = None
+    rate: Positive | None = None
+
+
+class RecorderSettings(msgspec.Struct, frozen=True):
+    """The `parameters` of the node. ``memory`` is in megabytes, ``patience`` in seconds."""
+
+    dataset: str = "out/dataset"
+    fps: Annotated[int, Meta(ge=1, le=1000)] = 30
+    task: str = "no task"
+    robot: str | None = None
+    resume: bool = False
+    on_gap: Literal["mark", "discard"] = "mark"
+    codec: Codec = "h264"
+    features: dict[str, str | FeatureSettings] = {}
+    memory: Annotated[int, Meta(ge=1)] = 256
+    patience: Annotated[float, Meta(ge=0, le=60)] = 0.5
+
+    def feature(self, input_id: str) -> FeatureSettings:
+        """Return what is set for an input."""
+        setting = self.features.get(input_id, "")
+        return FeatureSettings(setting) if isinstance(setting, str) else setting
 
 
 class Source:
