@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from dora.cluster.ssh import authority as module
-from dora.cluster.ssh.authority import Authority, expires_soon, first_expiry, folder_of, with_own_authority
+from dora.cluster import authority as module
+from dora.cluster.authority import Authority, expires_soon
+from dora.cluster.ssh.authority import (
+    authority_of,
+    certify_machine,
+    first_expiry,
+    folder_of,
+    with_own_authority,
+)
 from dora.cluster.ssh.certificates import machine_state
 from dora.cluster.ssh.file import Cluster, Machine
 from dora.errors import DoraError
@@ -25,13 +32,13 @@ DAY = datetime.timedelta(days=1)
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path))
-    return Authority(CLUSTER)
+    return authority_of(CLUSTER)
 
 
-def files_of(authority: Authority, tmp_path: Path, address: str = "10.0.0.2") -> TlsFiles:
+def files_of(authority: Authority, tmp_path: Path) -> TlsFiles:
     """Return the files of a machine."""
     bundle = tmp_path / "robot.pem"
-    bundle.write_text(authority.certify("robot", address))
+    bundle.write_text(authority.certify("robot"))
     return TlsFiles(f"{folder_of(CLUSTER)}/ca.pem", str(bundle), str(bundle))
 
 
@@ -44,21 +51,24 @@ def at(monkeypatch: pytest.MonkeyPatch, shift: datetime.timedelta) -> None:
 def test_a_machine_may_use_its_certificate_at_both_ends_of_a_link(
     authority: Authority, tmp_path: Path
 ) -> None:
-    check_machine_certificate(files_of(authority, tmp_path), "10.0.0.2")
-    check_machine_certificate(files_of(authority, tmp_path, "fd00::2"), "fd00::2")
+    check_machine_certificate(files_of(authority, tmp_path), "robot")
 
 
-def test_certificates_satisfy_the_strictest_clients(authority: Authority, tmp_path: Path) -> None:
-    files = files_of(authority, tmp_path)
+@pytest.mark.parametrize("host", ["10.0.0.2", "fd00::2", "robot.local"])
+def test_certificates_satisfy_the_strictest_clients(
+    authority: Authority, tmp_path: Path, host: str
+) -> None:
+    bundle = tmp_path / "coordinator.pem"
+    bundle.write_text(authority.certify("coordinator", hosts=["10.0.0.2", "fd00::2", "robot.local"]))
     client, server = (
-        ssl.create_default_context(cafile=files.authority),
-        server_context(files.key, files.key),
+        ssl.create_default_context(cafile=authority.file),
+        server_context(str(bundle), str(bundle)),
     )
     assert server is not None
     client.verify_flags |= ssl.VERIFY_X509_STRICT  # the default since Python 3.13
     here, there = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
-        client.wrap_bio(here, there, server_hostname="10.0.0.2"),
+        client.wrap_bio(here, there, server_hostname=host),
         server.wrap_bio(there, here, server_side=True),
     ]
     for end in (*ends, ends[0]):
@@ -74,48 +84,49 @@ def test_certificates_that_do_not_fit_are_refused_with_a_remedy(
 ) -> None:
     files = files_of(authority, tmp_path)
     with pytest.raises(
-        DoraError, match=r"robot.pem is not for 10.0.0.3, the address of this machine; make"
+        DoraError, match=r"robot.pem is not for machine `Robot`; make another one with subjectAltName=URI"
     ):
-        check_machine_certificate(files, "10.0.0.3")
+        check_machine_certificate(files, "Robot")
     at(monkeypatch, -366 * DAY)
     with pytest.raises(DoraError, match=r"has expired, by the clock of this machine \(\d+.*or renew the"):
-        check_machine_certificate(files_of(authority, tmp_path))
+        check_machine_certificate(files_of(authority, tmp_path), "robot")
     at(monkeypatch, 2 * DAY)
     with pytest.raises(
         DoraError, match=r"is not valid yet, by the clock of this machine .*; set the clock"
     ):
-        check_machine_certificate(files_of(authority, tmp_path))
+        check_machine_certificate(files_of(authority, tmp_path), "robot")
     monkeypatch.undo()
     monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path / "other"))
-    Authority(CLUSTER)
+    authority_of(CLUSTER)
     other = TlsFiles(f"{folder_of(CLUSTER)}/ca.pem", files.certificate, files.key)
     with pytest.raises(DoraError, match=r"robot.pem cannot be verified with .*/other/.*/ca.pem: "):
-        check_machine_certificate(other)
+        check_machine_certificate(other, "robot")
     with pytest.raises(DoraError, match=r"are not a certificate and its key"):
-        check_machine_certificate(TlsFiles(files.authority, files.certificate, files.authority))
+        check_machine_certificate(TlsFiles(files.authority, files.certificate, files.authority), "robot")
     with pytest.raises(DoraError, match=r"cannot read /nowhere: No such file"):
-        check_machine_certificate(TlsFiles(files.authority, files.certificate, "/nowhere"))
+        check_machine_certificate(TlsFiles(files.authority, files.certificate, "/nowhere"), "robot")
 
 
 def test_certificates_are_renewed_a_month_before_they_expire(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not authority.is_good("", "10.0.0.2"), "there is none yet"
-    made = authority.certify_machine(ROBOT, "10.0.0.2")
+    assert not authority.is_good("", machine="robot"), "there is none yet"
+    made = certify_machine(authority, ROBOT)
     kept = Path(folder_of(CLUSTER), "machine-robot.pem").read_text()
     assert "PRIVATE KEY" in made and made.endswith(kept) and "PRIVATE KEY" not in kept
-    assert authority.is_good(kept, "10.0.0.2") and not authority.is_good(kept, "10.0.0.9")
-    assert authority.certify_coordinator() and not authority.certify_coordinator()
+    assert authority.is_good(kept, machine="robot") and not authority.is_good(kept, machine="desk")
+    assert authority.certify_server(["10.0.0.1"]) and not authority.certify_server(["10.0.0.1"])
+    assert authority.certify_server(["10.0.0.1", "10.0.0.9"]), "it has another address as well"
     end = first_expiry(CLUSTER)
     assert end is not None and not expires_soon(end)
     at(monkeypatch, 340 * DAY)
-    assert expires_soon(end) and not authority.is_good(kept, "10.0.0.2")
-    assert authority.certify_coordinator(), "it is due"
+    assert expires_soon(end) and not authority.is_good(kept, machine="robot")
+    assert authority.certify_server(["10.0.0.1"]), "it is due"
 
 
 def test_the_authority_stays_and_its_files_are_of_this_user_only(authority: Authority) -> None:
     folder = Path(folder_of(CLUSTER))
-    assert Authority(CLUSTER).certificate == authority.certificate
+    assert authority_of(CLUSTER).certificate == authority.certificate
     assert folder.stat().st_mode & 0o777 == 0o700
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
     found = with_own_authority(CLUSTER)
@@ -130,40 +141,40 @@ def test_a_damaged_or_old_authority_is_reported(
         with pytest.raises(
             DoraError, match=r"the authority in .* expires on 20\d\d-.*--tls cluster.yml` makes"
         ):
-            Authority(CLUSTER)
+            authority_of(CLUSTER)
     key = Path(folder_of(CLUSTER), "ca.key")
-    for damage in ("", "nonsense", authority.certify("x", "10.0.0.1")):
+    for damage in ("", "nonsense", authority.certify("x")):
         key.write_text(damage)
         with pytest.raises(
             DoraError, match=r"cannot use .*; after `dora cluster down cluster.yml`, remove"
         ):
-            Authority(CLUSTER)
+            authority_of(CLUSTER)
     key.unlink()
     with pytest.raises(DoraError, match=r"cannot use .*/ca.key: No such file or directory; after"):
-        Authority(CLUSTER)
+        authority_of(CLUSTER)
 
 
 def test_a_machine_says_what_it_has(authority: Authority, tmp_path: Path) -> None:
-    assert machine_state("robot", "127.0.0.1", 6013).certificate == ""
+    assert machine_state("robot").certificate == ""
     bundle = tmp_path / "machine-robot.pem"
-    bundle.write_text(authority.certify("robot", "127.0.0.1"))
-    state = machine_state("robot", "127.0.0.1", 6013)
-    assert state.address == "127.0.0.1" and authority.is_good(state.certificate, "127.0.0.1")
+    bundle.write_text(authority.certify("robot"))
+    state = machine_state("robot")
+    assert authority.is_good(state.certificate, machine="robot")
     bundle.write_text(state.certificate)
-    assert machine_state("robot", "127.0.0.1", 6013).certificate == "", "its key is missing"
+    assert machine_state("robot").certificate == "", "its key is missing"
     bundle.unlink()
     bundle.mkdir()
     with pytest.raises(DoraError, match=r"cannot read .*/machine-robot.pem: Is a directory"):
-        machine_state("robot", "127.0.0.1", 6013)
+        machine_state("robot")
 
 
 def test_a_server_uses_renewed_files(authority: Authority, tmp_path: Path) -> None:
     bundle = tmp_path / "robot.pem"
-    bundle.write_text(authority.certify("robot", "10.0.0.2"))
+    bundle.write_text(authority.certify("robot"))
     context = server_context(str(bundle), str(bundle))
     assert context is not None and not context.reload()
     bundle.write_text("half a file")
     os.utime(bundle, ns=(1, 1))
     assert not context.reload(), "it waits until they are complete"
-    bundle.write_text(authority.certify("robot", "10.0.0.2"))
+    bundle.write_text(authority.certify("robot"))
     assert context.reload() and not context.reload()

@@ -31,7 +31,7 @@ ALL = {
     "install with TLS": scripts.install(ENCRYPTED, ROBOT),
     "start with certificates": scripts.start_daemon(CERTIFIED, ROBOT, "stamp"),
     "install with certificates": scripts.install(CERTIFIED, ROBOT),
-    "state": scripts.machine_state(CERTIFIED, ROBOT),
+    "state": scripts.machine_state(ROBOT),
     "receive a key": scripts.receive_bundle(ROBOT),
     "remove a key": scripts.remove_bundle(ROBOT),
     "receive": scripts.receive_copy(ROBOT, "flow-1"),

@@ -41,13 +41,14 @@ class Side:
         else:
             self.bypasses.append(made)
 
-    def dial(self, other: Side) -> None:
-        self.reach(other)
-        self.meeting.dial("other")
+    def dial(self, other: Side, name: str = "other") -> None:
+        """Dial a side, by the name that it is supposed to have."""
+        self.reach(other, name)
+        self.meeting.dial(name)
 
-    def reach(self, other: Side) -> None:
+    def reach(self, other: Side, name: str = "other") -> None:
         self.meeting.remote = RemoteConfig(
-            self.remote.listen, {"other": other.remote.listen}, self.remote.secret
+            self.remote.listen, {name: other.remote.listen}, self.remote.secret
         )
 
 
@@ -72,9 +73,9 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Side]]:
             bypass.socket.close()
 
 
-def meet(dialler: Side, listener: Side) -> tuple[NewRoad, NewRoad]:
+def meet(dialler: Side, listener: Side, name: str = "other") -> tuple[NewRoad, NewRoad]:
     """Make a road; return it as both sides have it."""
-    dialler.dial(listener)
+    dialler.dial(listener, name)
 
     def both_have_it() -> bool:
         listener.meeting.accept()
@@ -103,9 +104,9 @@ def test_a_bypass_is_one_more_connection_with_the_token_of_the_side_that_wants_i
     assert far.socket.recv(5) == b"frame"
 
 
-def fault_of(dialler: Side, listener: Side) -> str:
+def fault_of(dialler: Side, listener: Side, name: str = "other") -> str:
     """Dial, and return why that fails."""
-    dialler.dial(listener)
+    dialler.dial(listener, name)
 
     def has_failed() -> bool:
         listener.meeting.accept()
@@ -113,7 +114,7 @@ def fault_of(dialler: Side, listener: Side) -> str:
 
     wait_until(has_failed, "the end of the attempt")
     assert not (dialler.roads or listener.roads)
-    return dialler.meeting.last_fault["other"]
+    return dialler.meeting.last_fault[name]
 
 
 def pairs(near: NewRoad, far: NewRoad) -> None:
@@ -130,17 +131,45 @@ def test_one_side_dials_and_both_have_the_road(make: Callable[..., Side]) -> Non
     pairs(near, far)
 
 
-@pytest.mark.processes
-def test_certificates_encrypt_all_connections(make: Callable[..., Side], tmp_path: Path) -> None:
-    files = {}
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, TlsFiles]:
+    """Return the files of two machines. Their certificates contain another address than the one in use."""
     for machine in ("robot", "desk"):
-        certify(tmp_path, machine, HERE)
-        files[machine] = TlsFiles(
+        certify(tmp_path, machine, "10.1.2.3")
+    return {
+        machine: TlsFiles(
             str(tmp_path / "ca.pem"), str(tmp_path / f"{machine}.pem"), str(tmp_path / f"{machine}.key")
         )
-    near, far = meet(make("robot", tls=files["robot"]), make("desk", tls=files["desk"]))
+        for machine in ("robot", "desk")
+    }
+
+
+@pytest.mark.processes
+def test_certificates_encrypt_all_connections_at_any_address(
+    make: Callable[..., Side], files: dict[str, TlsFiles]
+) -> None:
+    near, far = meet(make("robot", tls=files["robot"]), make("desk", tls=files["desk"]), "desk")
     assert all(isinstance(connection, ssl.SSLSocket) for connection in (*near.sockets, *far.sockets))
     pairs(near, far)
+
+
+@pytest.mark.processes
+def test_a_machine_with_the_certificate_of_another_one_gets_no_road(
+    make: Callable[..., Side], files: dict[str, TlsFiles]
+) -> None:
+    fault = fault_of(make("robot", tls=files["robot"]), make("desk", tls=files["robot"]), "desk")
+    assert fault == "its certificate is not for machine `desk`"
+    listener = make("desk", tls=files["desk"])
+    # The one that dials gets no answer to its greeting.
+    assert fault_of(make("robot", tls=files["desk"]), listener, "desk") == "the connection was closed"
+
+
+@pytest.mark.processes
+def test_a_plain_side_and_an_encrypted_one_get_no_road(
+    make: Callable[..., Side], files: dict[str, TlsFiles]
+) -> None:
+    assert fault_of(make("robot"), make("desk", tls=files["desk"]), "desk")
+    assert fault_of(make("robot", tls=files["robot"]), make("desk"), "desk")
 
 
 def test_a_side_with_another_secret_is_not_let_in(make: Callable[..., Side]) -> None:

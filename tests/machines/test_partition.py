@@ -109,14 +109,16 @@ def test_certificates_belong_together(tmp_path: Path) -> None:
         "DORA_TLS_CERT": str(tmp_path / "arm.pem"),
         "DORA_TLS_KEY": str(tmp_path / "arm.key"),
     }
-    assert tls_from({}) is None
-    assert tls_from(environ) == TlsFiles(*environ.values())
+    assert tls_from({}, "arm") is None
+    assert tls_from(environ, "arm") == TlsFiles(*environ.values())
     with pytest.raises(DoraError, match="DORA_TLS_KEY is not set"):
-        tls_from({**environ, "DORA_TLS_KEY": ""})
+        tls_from({**environ, "DORA_TLS_KEY": ""}, "arm")
     with pytest.raises(DoraError, match="DORA_TLS_CA names /nowhere, which cannot be read"):
-        tls_from({**environ, "DORA_TLS_CA": "/nowhere"})
+        tls_from({**environ, "DORA_TLS_CA": "/nowhere"}, "arm")
     with pytest.raises(DoraError, match=r"ca.pem and .*arm.key are not a certificate and its key"):
-        tls_from({**environ, "DORA_TLS_CERT": environ["DORA_TLS_CA"]})
+        tls_from({**environ, "DORA_TLS_CERT": environ["DORA_TLS_CA"]}, "arm")
+    with pytest.raises(DoraError, match=r"arm.pem is not for machine `leg`; .*=URI:dora:leg"):
+        tls_from(environ, "leg")
 
 
 def test_log_entries_are_handed_on_in_messages_that_can_be_read() -> None:

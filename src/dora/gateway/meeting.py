@@ -30,7 +30,7 @@ from dora._ownership import is_own_peer
 from dora.errors import DoraError
 from dora.gateway.connection import prepare_socket
 from dora.gateway.outgoing import BULK, CONNECTIONS, CONTROL
-from dora.transport.tls import client_context, server_context
+from dora.transport.tls import is_certified_as, link_contexts
 from dora.wire.decoders import DecodeError, msgpack_decoder
 from dora.wire.node_config import RemoteConfig
 
@@ -134,6 +134,7 @@ class Meeting:
             greeting = _decode_greeting(_receive(connection))
             if greeting.dataflow != self._dataflow or not 0 <= greeting.number <= BYPASS:
                 raise ValueError("it is for another dataflow")
+            _check_certificate(connection, greeting.machine)
             challenge = os.urandom(_NONCE)
             _send(connection, challenge + self._proof(b"listener", greeting, challenge))
             if not hmac.compare_digest(_receive(connection), self._proof(b"dialler", greeting, challenge)):
@@ -182,7 +183,7 @@ class Meeting:
 
     def _dial(self, machine: str, address: str, began: float) -> None:
         try:
-            sockets = self._connect(address, os.urandom(8), range(CONNECTIONS))
+            sockets = self._connect(machine, address, os.urandom(8), range(CONNECTIONS))
         except (OSError, ValueError) as error:
             self.last_fault[machine] = str(error)
             with self._lock:
@@ -198,12 +199,14 @@ class Meeting:
 
     def _dial_bypass(self, machine: str, address: str, token: bytes) -> None:
         try:
-            (connection,) = self._connect(address, token, (BYPASS,))
+            (connection,) = self._connect(machine, address, token, (BYPASS,))
         except (OSError, ValueError):
             return  # the side that wants it asks again
         self._on_made(NewBypass(machine, token, connection))
 
-    def _connect(self, address: str, name: bytes, numbers: Iterable[int]) -> list[socket.socket]:
+    def _connect(
+        self, machine: str, address: str, name: bytes, numbers: Iterable[int]
+    ) -> list[socket.socket]:
         """Make the connections of a road, or a bypass, of this name; raises ``OSError``, ``ValueError``."""
         sockets: list[socket.socket] = []
         deadline = time.monotonic() + _DIAL_TIMEOUT
@@ -215,9 +218,8 @@ class Meeting:
                 prepare_socket(connection, **self._options(number))
                 connection.sendall(self._dataflow.encode())
                 if self._client_tls is not None:
-                    connection = sockets[-1] = self._client_tls.wrap_socket(
-                        connection, server_hostname=host
-                    )
+                    connection = sockets[-1] = self._client_tls.wrap_socket(connection)
+                    _check_certificate(connection, machine)
                 self._introduce(connection, name, number)
         except (OSError, ValueError):
             for connection in sockets:
@@ -253,17 +255,13 @@ class Meeting:
 
 def _contexts(remote: RemoteConfig) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
     """Return the TLS contexts of both sides, None without certificates; raises `DoraError`."""
-    if (files := remote.tls) is None:
-        return None, None
-    listener = server_context(files.certificate, files.key)
-    dialler = client_context(files.authority)
-    assert listener is not None and dialler is not None
-    listener.load_verify_locations(files.authority)
-    listener.verify_mode = ssl.CERT_REQUIRED
-    dialler.load_cert_chain(files.certificate, files.key, lambda: b"")
-    for context in (listener, dialler):
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # authorities of users, not of the web
-    return listener, dialler
+    return (None, None) if remote.tls is None else link_contexts(remote.tls)
+
+
+def _check_certificate(connection: socket.socket, machine: str) -> None:
+    """Raise ``ValueError`` if the other side, in TLS, has the certificate of another machine."""
+    if isinstance(connection, ssl.SSLSocket) and not is_certified_as(connection, machine):
+        raise ValueError(f"its certificate is not for machine `{machine}`")
 
 
 def listen_at(path: str) -> socket.socket:

@@ -21,9 +21,8 @@ from dora._paths import AUTHORITY_VARIABLE
 from dora.errors import DoraError
 from dora.wire.node_config import TlsFiles
 
-# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED, and its codes for other names.
+# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
 _OUT_OF_TIME: Final = (9, 10)
-_OTHER_NAME: Final = (62, 64)
 # From X509_V_ERR_PATHLEN_INVALID_FOR_NON_CA to X509_V_ERR_EXTENSIONS_REQUIRE_VERSION_3: only the flag
 # VERIFY_X509_STRICT finds them, which Python sets since 3.13.
 _NOT_STRICT: Final = range(80, 94)
@@ -130,12 +129,28 @@ def tls_fault(error: ssl.SSLError, where: str) -> str:
     return f"no encrypted connection to the coordinator at {where}: {_reason(error)}"
 
 
-def check_machine_certificate(files: TlsFiles, address: str = "") -> None:
-    """Check the certificate with which a machine listens for others and connects to them.
+def machine_name(machine: str) -> str:
+    """Return the name of a machine in its certificate, a URI among the alternative names of its subject.
 
-    Both ends of a connection in memory use it and verify the other one, which finds whatever would end a
-    connection to another machine. ``address``: one that the certificate has to contain, unless "". Raises
-    `DoraError`.
+    It is no address, because a machine may change its address.
+
+    >>> machine_name("robot")
+    'dora:robot'
+    """
+    return f"dora:{machine}"
+
+
+def is_certified_as(connection: ssl.SSLSocket | ssl.SSLObject, machine: str) -> bool:
+    """Return whether the other side of a verified connection has the certificate of a machine."""
+    certificate: Any = connection.getpeercert() or {}
+    return ("URI", machine_name(machine)) in certificate.get("subjectAltName", ())
+
+
+def link_contexts(files: TlsFiles) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the contexts with which a machine listens for others, and connects to them.
+
+    Both want a certificate of the same authority from the other side. Its name is up to the caller, see
+    `is_certified_as`. Raises `DoraError` if the files cannot be used.
     """
     listener = server_context(files.certificate, files.key)
     connector = client_context(files.authority)
@@ -143,12 +158,22 @@ def check_machine_certificate(files: TlsFiles, address: str = "") -> None:
     listener.load_verify_locations(files.authority)
     listener.verify_mode = ssl.CERT_REQUIRED
     connector.load_cert_chain(files.certificate, files.key, lambda: b"")
-    connector.check_hostname = bool(address)
+    connector.check_hostname = False  # it knows the machine, whatever its address is
     for context in (listener, connector):
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the gateways are not strict either
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # authorities of users, not of the web
+    return listener, connector
+
+
+def check_machine_certificate(files: TlsFiles, machine: str) -> None:
+    """Check the certificate with which a machine listens for others and connects to them.
+
+    Both ends of a connection in memory use it and verify the other one, which finds whatever would end a
+    connection to another machine. Raises `DoraError`.
+    """
+    listener, connector = link_contexts(files)
     to_listener, to_connector = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
-        connector.wrap_bio(to_connector, to_listener, server_hostname=address or None),
+        connector.wrap_bio(to_connector, to_listener),
         listener.wrap_bio(to_listener, to_connector, server_side=True),
     )
     try:
@@ -159,11 +184,6 @@ def check_machine_certificate(files: TlsFiles, address: str = "") -> None:
         certificate = f"the certificate {files.certificate}"
         if error.verify_code in _OUT_OF_TIME:
             raise DoraError(f"{certificate} {_out_of_time(error)}") from None
-        if error.verify_code in _OTHER_NAME:
-            raise DoraError(
-                f"{certificate} is not for {address}, the address of this machine; make another one "
-                "(`dora cluster up` does so for those that it has made)"
-            ) from None
         raise DoraError(
             f"{certificate} cannot be verified with {files.authority}: {error.verify_message.rstrip('.')}"
         ) from None
@@ -171,6 +191,12 @@ def check_machine_certificate(files: TlsFiles, address: str = "") -> None:
         raise DoraError(
             f"{files.certificate} cannot be the certificate of a machine: {_reason(error)}"
         ) from None
+    if not is_certified_as(ends[0], machine):
+        raise DoraError(
+            f"the certificate {files.certificate} is not for machine `{machine}`; make another one with "
+            f"subjectAltName=URI:{machine_name(machine)} (`dora cluster up` does so for those that it has "
+            "made)"
+        )
 
 
 def _out_of_time(error: ssl.SSLCertVerificationError) -> str:

@@ -159,7 +159,7 @@ def _start_machines(found: Cluster, client: Client, token: Token, stamp: str) ->
 
 def _switch_tls(found: Cluster, token: Token, tls: bool) -> Cluster:
     """Return the cluster with an authority of its own, or without one; raises `DoraError`."""
-    from dora.cluster.ssh.authority import Authority, remove_authority, with_own_authority
+    from dora.cluster.ssh.authority import authority_of, remove_authority, with_own_authority
     from dora.cluster.ssh.file import load_cluster
 
     if found.authority and not found.own_authority:
@@ -176,7 +176,7 @@ def _switch_tls(found: Cluster, token: Token, tls: bool) -> Cluster:
         )
     if tls:
         _check_here(found.address)
-        Authority(found)
+        authority_of(found)
     else:
         remove_authority(found)
     return with_own_authority(load_cluster(found.file))
@@ -186,9 +186,9 @@ def _renew_certificate(found: Cluster) -> bool:
     """Renew the certificate of the coordinator if that is due; return whether it is new."""
     if not found.own_authority:
         return False
-    from dora.cluster.ssh.authority import Authority
+    from dora.cluster.ssh.authority import authority_of
 
-    if not Authority(found).certify_coordinator():
+    if not authority_of(found).certify_server([found.address]):
         return False
     click.echo(f"made a certificate for the coordinator, in {os.path.dirname(found.authority)}")
     return True
@@ -316,7 +316,8 @@ def _describe_tls(client: Client, found: Cluster | None) -> str:
         return f"TLS: off, tokens and messages can be read in the network (`dora cluster up --tls {file}`)"
     if found is None or not found.own_authority:
         return "TLS: on"
-    from dora.cluster.ssh.authority import expires_soon, first_expiry
+    from dora.cluster.authority import expires_soon
+    from dora.cluster.ssh.authority import first_expiry
 
     if (end := first_expiry(found)) is None:
         return "TLS: on"

@@ -20,13 +20,11 @@ def receive(name: str) -> None:
 
 @click.command(hidden=True)
 @click.argument("id")
-@click.argument("coordinator")
-@click.argument("port", type=int)
-def machine_state(id: str, coordinator: str, port: int) -> None:
-    """Print address, clock and certificate; `dora cluster up` runs this on other machines."""
+def machine_state(id: str) -> None:
+    """Print clock and certificate; `dora cluster up` runs this on other machines."""
     from dora.cluster.ssh import certificates
 
-    click.echo(msgspec.json.encode(certificates.machine_state(id, coordinator, port)))
+    click.echo(msgspec.json.encode(certificates.machine_state(id)))
 
 
 @click.command(hidden=True)

@@ -281,7 +281,7 @@ def daemon(
         os.environ[ALLOW_SHELL] = "true"
     token = _token_for(client)
     os.environ.pop("DORA_AUTH_TOKEN", None)  # not for nodes
-    identity = Identity(machine_id, labels, interface, tls_from(os.environ), link_port)
+    identity = Identity(machine_id, labels, interface, tls_from(os.environ, machine_id), link_port)
     run_options = ["--quiet"] if quiet else []
     if rt:
         from dora.cluster.agent.limits import become_realtime

@@ -66,10 +66,10 @@ def parse_labels(text: str) -> dict[str, str]:
     return labels
 
 
-def tls_from(environ: Mapping[str, str]) -> TlsFiles | None:
+def tls_from(environ: Mapping[str, str], machine: str) -> TlsFiles | None:
     """Return the files that ``DORA_TLS_CA``, ``DORA_TLS_CERT`` and ``DORA_TLS_KEY`` name; None without.
 
-    Raises `DoraError` if only some of them are set, or if they cannot be used.
+    Raises `DoraError` if only some of them are set, or if they cannot be used by this ``machine``.
     """
     names = ("DORA_TLS_CA", "DORA_TLS_CERT", "DORA_TLS_KEY")
     found = [environ.get(name, "") for name in names]
@@ -83,7 +83,7 @@ def tls_from(environ: Mapping[str, str]) -> TlsFiles | None:
     files = TlsFiles(*(os.path.abspath(path) for path in found))
     from dora.transport.tls import check_machine_certificate
 
-    check_machine_certificate(files)
+    check_machine_certificate(files, machine)
     return files
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from dora._paths import ALL_INTERFACES, data_folder, endpoint
+from dora._paths import data_folder, endpoint
 from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.protocol import (
@@ -195,11 +195,10 @@ class LocalPartition:
 
         Raises `DoraError` if the certificate of this machine cannot be used (any more).
         """
-        interface = self._partition.interface
         if (files := self._partition.tls) is not None:
             from dora.transport.tls import check_machine_certificate
 
-            check_machine_certificate(files, "" if interface in ALL_INTERFACES else interface)
+            check_machine_certificate(files, self.machine)
         self._is_prepared = True
         self._reports.update(port=self._partition.port)
 

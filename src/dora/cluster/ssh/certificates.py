@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from dora._paths import data_folder
+from dora.cluster.authority import CLOCK_TOLERANCE, VALIDITY, Authority, certificate_in
 from dora.cluster.ssh import scripts
-from dora.cluster.ssh.authority import CLOCK_TOLERANCE, VALIDITY, Authority
+from dora.cluster.ssh.authority import authority_of, certify_machine
 from dora.cluster.ssh.file import Cluster, Machine
 from dora.cluster.ssh.ssh import MachineFault, on_all, run
 from dora.errors import DoraError
@@ -22,12 +22,11 @@ from dora.wire.decoders import DecodeError, from_json
 class MachineState(msgspec.Struct, frozen=True):
     """The state of a machine that is about to get a certificate, as it says itself."""
 
-    address: str  # from which it reaches the coordinator
     clock: float  # seconds since the Unix epoch
     certificate: str  # PEM; "": it has none, or one without its key
 
 
-def machine_state(id: str, coordinator: str, port: int) -> MachineState:
+def machine_state(id: str) -> MachineState:
     """Return the state of this machine; raises `DoraError`."""
     path = f"{data_folder()}/{scripts.bundle_name(id)}"
     certificate = ""
@@ -36,33 +35,18 @@ def machine_state(id: str, coordinator: str, port: int) -> MachineState:
             with open(path, encoding="ascii") as file:
                 text = file.read()
             server_context(path, path)  # the key belongs to it
-            certificate = text[text.find("-----BEGIN CERTIFICATE-----") :]
+            certificate = certificate_in(text)
         except OSError as error:
             raise DoraError(f"cannot read {path}: {error.strerror}") from None
         except (DoraError, UnicodeDecodeError):
             pass  # damaged: it gets another one
-    return MachineState(_address_towards(coordinator, port), time.time(), certificate)
+    return MachineState(time.time(), certificate)
 
 
-def _address_towards(coordinator: str, port: int) -> str:
-    """Return the address of this machine in connections to the coordinator; nothing is sent."""
-    family = socket.AF_INET6 if ":" in coordinator else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((coordinator, port))
-        except OSError as error:
-            raise DoraError(
-                f"there is no way to the coordinator at {coordinator}: {error.strerror}"
-            ) from None
-        return str(probe.getsockname()[0])
-
-
-def provide(
-    cluster: Cluster, machine: Machine, authority: Authority, report: Callable[[str], None]
-) -> None:
+def provide(machine: Machine, authority: Authority, report: Callable[[str], None]) -> None:
     """Give a machine a certificate and its key, unless it has them for a while; raises `MachineFault`."""
     try:
-        answer = run(machine, scripts.machine_state(cluster, machine))
+        answer = run(machine, scripts.machine_state(machine))
         state = from_json(answer, MachineState)
     except (MachineFault, DecodeError) as error:
         if isinstance(error, MachineFault) and "no such command" not in error.reason.lower():
@@ -77,11 +61,9 @@ def provide(
             f"its clock says {utc(state.clock)}, at which its certificate is not valid (here it is "
             f"{utc(time.time())}); set the clock",
         )
-    address = machine.address or state.address
-    if not authority.is_good(state.certificate, address):
-        made = authority.certify_machine(machine, address)
-        run(machine, scripts.receive_bundle(machine), stdin=made)
-        report(f"{machine.id}: sent a new key and certificate for {address}")
+    if not authority.is_good(state.certificate, machine=machine.id):
+        run(machine, scripts.receive_bundle(machine), stdin=certify_machine(authority, machine))
+        report(f"{machine.id}: sent a new key and certificate")
 
 
 def provide_all(
@@ -90,8 +72,8 @@ def provide_all(
     """Give machines their certificates where they need one; return what went wrong."""
     if not cluster.own_authority or not machines:
         return []
-    authority = Authority(cluster)
-    results = on_all(machines, lambda machine: provide(cluster, machine, authority, report))
+    authority = authority_of(cluster)
+    results = on_all(machines, lambda machine: provide(machine, authority, report))
     return [result for _, result in results if isinstance(result, MachineFault)]
 
 

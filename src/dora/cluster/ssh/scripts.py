@@ -132,10 +132,9 @@ def _set_tls(cluster: Cluster, machine: Machine) -> str:
     return f"cat >{_authority(machine)} || exit 1\nexport {exported}\n"
 
 
-def machine_state(cluster: Cluster, machine: Machine) -> str:
+def machine_state(machine: Machine) -> str:
     """Return the script that prints the `dora.cluster.ssh.certificates.MachineState`."""
-    words = shlex.join([machine.id, cluster.address, str(cluster.port)])
-    return f'{_BEGIN}{_find(machine)}exec "$dora" cluster machine-state {words}\n'
+    return f'{_BEGIN}{_find(machine)}exec "$dora" cluster machine-state {machine.id}\n'
 
 
 def receive_bundle(machine: Machine) -> str:

@@ -1,0 +1,270 @@
+"""A certificate authority in a folder of this user, and the certificates that it signs.
+
+The certificate of a server names the addresses at which it is reached. The certificate of a machine, for
+links, names the machine (`dora.transport.tls.machine_name`), so it stays the same when its address changes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import ipaddress
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from dora._paths import data_folder
+from dora._shared_folders import check_folder_if_there, open_file
+from dora.errors import DoraError, cannot_write
+from dora.transport.tls import machine_name
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+AUTHORITY_VALIDITY: Final = datetime.timedelta(days=3650)
+VALIDITY: Final = datetime.timedelta(days=365)
+RENEW_BEFORE: Final = datetime.timedelta(days=30)
+CLOCK_TOLERANCE: Final = datetime.timedelta(days=1)  # by which the clock of a machine may be late
+
+SERVER: Final = "coordinator.pem"  # certificate and key in one file, so they change together
+CERTIFICATE: Final = "ca.pem"
+_KEY: Final = "ca.key"
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
+
+
+class Authority:
+    """An authority with its key."""
+
+    def __init__(self, folder: str, name: str, remedy: str) -> None:
+        """Load the authority in a folder, or make it if there is none.
+
+        ``name`` is for people. ``remedy`` ends the sentence of the `DoraError` if it cannot be used.
+        """
+        self.folder = folder
+        self._remedy = remedy
+        with self._locked():
+            if not os.path.exists(f"{folder}/{CERTIFICATE}"):
+                self._make(name)
+            self._load()
+        if self.certificate.not_valid_after_utc - _now() < RENEW_BEFORE:
+            raise DoraError(f"the authority in {folder} expires on {_date(self.certificate)}; {remedy}")
+
+    @property
+    def file(self) -> str:
+        """The path of its certificate."""
+        return f"{self.folder}/{CERTIFICATE}"
+
+    def certify_server(self, hosts: Sequence[str]) -> bool:
+        """Make or renew the certificate of the server in this folder; return whether there is a new one.
+
+        ``hosts`` are its addresses and names.
+        """
+        with self._locked():
+            path = f"{self.folder}/{SERVER}"
+            try:
+                with open(path, encoding="ascii") as file:
+                    if self.is_good(certificate_in(file.read()), hosts=hosts):
+                        return False
+            except FileNotFoundError:
+                pass
+            except (OSError, UnicodeDecodeError) as error:
+                raise DoraError(f"cannot read {path}: {error}") from None
+            self.write(SERVER, self.certify("coordinator", hosts=hosts))
+            return True
+
+    def certify(self, name: str, *, hosts: Sequence[str] = ()) -> str:
+        """Return a new key and a certificate for it, as PEM in one text.
+
+        It is the certificate of a server with these addresses and names, without them of the machine
+        ``name``. It is for both ends of a connection.
+        """
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        return _key_text(key) + self._certificate(name, key.public_key(), hosts)
+
+    def _certificate(self, name: str, key: ec.EllipticCurvePublicKey, hosts: Sequence[str]) -> str:
+        from cryptography import x509
+        from cryptography.x509.oid import ExtendedKeyUsageOID
+
+        both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        end = min(_now() + VALIDITY, self.certificate.not_valid_after_utc)
+        names = _names(hosts) if hosts else [x509.UniformResourceIdentifier(machine_name(name))]
+        return _sign(
+            _builder(name, key, self.certificate.subject, end, self.key.public_key())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(both), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False),
+            self.key,
+        )
+
+    def is_good(self, certificate: str, *, machine: str = "", hosts: Sequence[str] = ()) -> bool:
+        """Return whether a certificate is of this authority, and need not be renewed.
+
+        It has to be for the machine, or else for all of the hosts.
+        """
+        from cryptography import x509
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            found = x509.load_pem_x509_certificate(certificate.encode())
+            found.verify_directly_issued_by(self.certificate)
+            names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+            return False
+        wanted = [x509.UniformResourceIdentifier(machine_name(machine))] if machine else _names(hosts)
+        fits = all(name in list(names) for name in wanted)
+        return fits and found.not_valid_before_utc <= _now() < found.not_valid_after_utc - RENEW_BEFORE
+
+    def _make(self, name: str) -> None:
+        from cryptography import x509
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _sign(
+            _builder(name, key.public_key(), _name(name), _now() + AUTHORITY_VALIDITY, key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True),
+            key,
+        )
+        self.write(_KEY, _key_text(key))
+        self.write(CERTIFICATE, certificate)  # last: it shows that the authority is there
+
+    def _load(self) -> None:
+        from cryptography import x509
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        path = f"{self.folder}/{_KEY}"
+        try:
+            with open(path, "rb") as file:
+                key = load_pem_private_key(file.read(), None)
+            path = self.file
+            with open(path, "rb") as file:
+                self.certificate = x509.load_pem_x509_certificate(file.read())
+            if not isinstance(key, ec.EllipticCurvePrivateKey):
+                raise ValueError("it is not a key of this authority")
+            if key.public_key() != self.certificate.public_key():
+                raise ValueError(f"it does not belong to {_KEY}")
+        except (OSError, ValueError, TypeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DoraError(f"cannot use {path}: {reason}; {self._remedy}") from None
+        self.key: ec.EllipticCurvePrivateKey = key
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of its folder, for this user only; raises `DoraError`."""
+        path = f"{self.folder}/{name}"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
+                file.write(text)
+            os.replace(f"{path}.new", path)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep out other processes, which would make an authority at the same time."""
+        try:
+            check_folder_if_there(self.folder, below=data_folder())
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            os.chmod(self.folder, 0o700)
+            lock = open_file(f"{self.folder}/lock", os.O_RDWR | os.O_CREAT, mode=0o600)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def expires_soon(end: datetime.datetime) -> bool:
+    """Return whether a certificate that ends then is about to be renewed."""
+    return end - _now() < RENEW_BEFORE
+
+
+def certificate_in(text: str) -> str:
+    """Return the certificate that follows a key in a text."""
+    return text[max(0, text.find(_BEGIN)) :]
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _date(certificate: x509.Certificate) -> str:
+    return f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+
+
+def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    from cryptography import x509
+
+    found: list[x509.GeneralName] = []
+    for host in hosts:
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(host)))
+        except ValueError:
+            found.append(x509.DNSName(host))
+    return found
+
+
+def _name(text: str) -> x509.Name:
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
+
+
+def _builder(
+    name: str,
+    public_key: ec.EllipticCurvePublicKey,
+    issuer: x509.Name,
+    end: datetime.datetime,
+    issuer_key: ec.EllipticCurvePublicKey,
+) -> x509.CertificateBuilder:
+    """Return what all certificates have in common."""
+    from cryptography import x509
+
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(name))
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_now() - CLOCK_TOLERANCE)
+        .not_valid_after(end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _sign(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey) -> str:
+    from cryptography.hazmat.primitives import hashes, serialization
+
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _key_text(key: ec.EllipticCurvePrivateKey) -> str:
+    from cryptography.hazmat.primitives import serialization as form
+
+    return key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()).decode()
