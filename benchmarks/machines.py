@@ -3,7 +3,9 @@
 The machines are network namespaces of this one, joined by a virtual switch without added delay, with
 shared memory of their own. Each side runs its coordinator on the first and a daemon on both; the same two
 nodes as in the other benchmarks are placed with `deploy`. In between run the floors: the same messages over
-bare Zenoh and over a plain TCP socket (`benchmarks.network_floors`). Needs Linux, root, and iproute2.
+bare Zenoh and over a plain TCP socket (`benchmarks.network_floors`). Nothing of it is encrypted,
+as dora-rs does not encrypt; ``--encryption`` compares this dora without TLS and with it. Needs Linux,
+root, and iproute2.
 """
 
 import argparse
@@ -34,12 +36,15 @@ from benchmarks.runner import (
     zenoh_files_removed,
 )
 from benchmarks.statistics import Figure, Spread
+from dora._paths import NO_TLS
 
 sys.path.insert(0, str(REPOSITORY / "tests"))
 sys.path.insert(0, str(REPOSITORY / "tests" / "machines"))
 from hosts import Host, missing, network
 
 MARKERS = ("<!-- machines -->", "<!-- /machines -->")
+ENCRYPTION_MARKERS = ("<!-- encryption -->", "<!-- /encryption -->")
+PLAIN, ENCRYPTED = "without TLS", "with TLS"
 START_S, PATIENCE_S = 30.0, 90.0
 COORDINATOR_PORT = 6013
 MOST_OF_FLOOR = ("Zenoh", 1.3)  # how many times the cost of which floor ours may be
@@ -84,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = datetime.datetime.now(datetime.UTC)
     scenarios = [s for s in SCENARIOS if options.only is None or options.only in s.measures[0].name]
     figures: dict[str, dict[str, list[Figure]]] = {
-        name: defaultdict(list) for name in ("dora", "dora-rs", *network_floors.KINDS)
+        name: defaultdict(list) for name in {"dora", "dora-rs", *network_floors.KINDS, *sides}
     }
     failures: dict[str, list[str]] = defaultdict(list)
     for scenario in scenarios:
@@ -105,24 +110,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{measure.title}: {', '.join(medians)}", file=sys.stderr, flush=True)
 
     measures = [scenario.measures[0] for scenario in scenarios]
+    known = conditions("benchmarks.machines", started, options.repeat)
+    print("\n".join(f"{key}: {value}" for key, value in known.items()), end="\n\n")
+    if options.encryption:
+        costs = report.cost_table(measures, (PLAIN, figures[PLAIN]), (ENCRYPTED, figures[ENCRYPTED]))
+        print(costs)
+        return _end(failures, options, ENCRYPTION_MARKERS, f"{report.listed(known)}\n\n{costs}")
     results = report.collect(measures, figures["dora-rs"], figures["dora"], failures)
     floors = report.network_floor_table(
         measures, {name: figures[name] for name in network_floors.KINDS}, figures["dora"], MOST_OF_FLOOR
     )
-    known = conditions("benchmarks.machines", started, options.repeat)
-    print("\n".join(f"{key}: {value}" for key, value in known.items()), end="\n\n")
     print(report.table(results), floors, sep="\n\n")
+    return _end(failures, options, MARKERS, f"{report.results_page(results, {}, known)}\n\n{floors}")
+
+
+def _end(
+    failures: Mapping[str, list[str]], options: argparse.Namespace, markers: tuple[str, str], page: str
+) -> int:
+    """Print what failed, or publish the page if that is wanted; return the exit status."""
     for name, reasons in failures.items():
         for reason in reasons:
             print(f"\nfailed: {name}: {reason}", file=sys.stderr)
     if options.write_docs and not failures:
-        page = report.results_page(results, {}, known)
-        report.write_between(REPOSITORY / "docs" / "performance.md", MARKERS, f"{page}\n\n{floors}")
+        report.write_between(REPOSITORY / "docs" / "performance.md", markers, page)
     return 1 if failures else 0
 
 
 def _sides(options: argparse.Namespace) -> dict[str, Callable[[Scenario], Run]]:
     """Return how each side runs a scenario, by name, in the order in which they take turns."""
+    if options.encryption:
+        return {
+            PLAIN: partial(run_between, ours()),
+            ENCRYPTED: partial(run_between, ours(), is_encrypted=True),
+        }
     sides: dict[str, Callable[[Scenario], Run]] = {}
     if not options.ours_only:
         sides["dora-rs"] = partial(run_between, upstream(options.upstream_venv))
@@ -142,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     side = parser.add_mutually_exclusive_group()
     side.add_argument("--ours-only", action="store_true", help="leave upstream out")
     side.add_argument("--upstream-only", action="store_true", help="leave ours and the floors out")
+    side.add_argument("--encryption", action="store_true", help="compare ours without TLS and with it")
     parser.add_argument(
         "--write-docs", action="store_true", help="publish the results in docs/performance.md"
     )
@@ -149,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_between(side: Implementation, scenario: Scenario) -> Run:
+def run_between(side: Implementation, scenario: Scenario, is_encrypted: bool = False) -> Run:
     """Run a scenario's two nodes on two machines to their end; raises `RunFailed`."""
     with (
         zenoh_files_removed(),
@@ -158,7 +179,7 @@ def run_between(side: Implementation, scenario: Scenario) -> Run:
     ):
         folder = Path(temporary)
         file = write_dataflow(folder, scenario)
-        with running_system(side, hosts, folder) as dora:
+        with running_system(side, hosts, folder, is_encrypted) as dora:
             started = time.perf_counter()
             printed = dora("start", file.name, "--attach")
             wall_s = time.perf_counter() - started
@@ -218,15 +239,22 @@ def write_dataflow(folder: Path, scenario: Scenario, more: Mapping[str, str] = {
 
 @contextmanager
 def running_system(
-    side: Implementation, hosts: dict[str, Host], folder: Path
+    side: Implementation, hosts: dict[str, Host], folder: Path, is_encrypted: bool = False
 ) -> Iterator[Callable[..., str]]:
-    """Run a coordinator and two daemons; yield how to give commands on the first machine."""
+    """Run a coordinator and two daemons; yield how to give commands on the first machine.
+
+    ``is_encrypted`` is about ours: dora-rs has no encryption.
+    """
     first = hosts[FIRST]
     address = first.address
     found = side.environment()
     environment = {name: found[name] for name in ("PATH", "VIRTUAL_ENV")}
     environment |= dict.fromkeys(NOT_A_USERS, "")
     environment["DORA_AUTH_TOKEN"] = "of-this-benchmark-0123456789abcdef"
+    plain = []
+    if side.name == "dora" and not is_encrypted:
+        environment["DORA_COORDINATOR_CA"] = NO_TLS
+        plain = ["--no-tls"]
     where = ("--coordinator-addr", address)
     options: dict[str, Any] = {"env": environment, "cwd": folder, "stdin": DEVNULL, "stderr": STDOUT}
 
@@ -236,7 +264,7 @@ def running_system(
             host.popen([*side.command, *arguments], stdout=output, **options)
         return log
 
-    logs = [background(first, "coordinator", "coordinator", "--interface", address)]
+    logs = [background(first, "coordinator", "coordinator", "--interface", address, *plain)]
     _wait_for_port(address, logs)
     for name, host in hosts.items():
         logs.append(background(host, f"daemon-{name}", "daemon", "--machine-id", name, *where))

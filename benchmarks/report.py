@@ -50,6 +50,9 @@ class Result:
         return self.times_better >= self.measure.at_least
 
 
+Figures = Mapping[str, Sequence[Figure]]
+
+
 def collect(
     measures: Sequence[Measure],
     upstream: Mapping[str, Sequence[Figure]],
@@ -161,6 +164,20 @@ def network_floor_table(
     return aligned(header, rows)
 
 
+def cost_table(measures: Sequence[Measure], before: tuple[str, Figures], after: tuple[str, Figures]) -> str:
+    """Return how much longer something takes with a change than without, as a Markdown table.
+
+    Each side is a name and its figures by the name of the measure.
+    """
+    rows = []
+    for measure in measures:
+        one, other = (figures.get(measure.name, ()) for _, figures in (before, after))
+        row = [_spread(Spread.over(side) if side else None, measure.unit) for side in (one, other)]
+        above, below = (one, other) if measure.higher_is_better else (other, one)
+        rows.append([measure.title, *row, _times(paired_ratio(above, below))])
+    return aligned(["measure", before[0], after[0], "times the cost"], rows)
+
+
 def number(value: float) -> str:
     """Return three significant digits, whole above 100, with thousands separated."""
     if abs(value) >= 100:
@@ -195,8 +212,12 @@ def results_page(
     results: Sequence[Result], floors: Mapping[str, Figure], conditions: Mapping[str, str]
 ) -> str:
     """Return the part of `docs/performance.md` between its markers."""
-    listed = "\n".join(f"- {key}: {value}" for key, value in conditions.items())
-    return "\n\n".join([listed, table(results), *([floor_table(floors)] if floors else [])])
+    return "\n\n".join([listed(conditions), table(results), *([floor_table(floors)] if floors else [])])
+
+
+def listed(conditions: Mapping[str, str]) -> str:
+    """Return the conditions as a Markdown list."""
+    return "\n".join(f"- {key}: {value}" for key, value in conditions.items())
 
 
 def write_between(path: Path, markers: tuple[str, str], content: str) -> None:

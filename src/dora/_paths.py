@@ -191,6 +191,8 @@ ALL_INTERFACES: Final = ("0.0.0.0", "::")
 ADDRESS_VARIABLE: Final = "DORA_COORDINATOR_ADDR"
 PORT_VARIABLE: Final = "DORA_COORDINATOR_PORT"
 AUTHORITY_VARIABLE: Final = "DORA_COORDINATOR_CA"
+NO_TLS: Final = "none"
+"""In place of the file of an authority: connect to a coordinator on another machine without TLS."""
 
 
 def address_fault(text: str) -> str:

@@ -60,18 +60,3 @@ class Cluster:
 
     def pid(self, machine: str) -> int:
         return int((self.folder / "data" / f"daemon-{machine}.pid").read_text())
-
-    def bundle(self, machine: str) -> Path:
-        """Return the file with the key and the certificate of a machine."""
-        return self.folder / "data" / f"machine-{machine}.pem"
-
-    def start_daemon(self, machine: str) -> subprocess.Popen[bytes]:
-        """Start a daemon by hand."""
-        options = ["--machine-id", machine, "--coordinator-port", str(self.port)]
-        return subprocess.Popen(
-            [sys.executable, "-m", "dora", "daemon", *options],
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )

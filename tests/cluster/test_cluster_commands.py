@@ -17,6 +17,8 @@ from local_cluster import Cluster
 from waiting import TIMEOUT, alive, wait_until
 
 from dora.cluster.client import Client, Unreachable
+from dora.cluster.ssh.encryption import choose_tls
+from dora.cluster.ssh.file import load_cluster
 
 pytestmark = pytest.mark.processes
 
@@ -351,20 +353,20 @@ def stand_in_for_systemd(cluster: Cluster) -> None:
         (binaries / name).chmod(0o755)
 
 
-def test_a_service_has_the_certificate_of_its_machine_until_it_is_removed(cluster: Cluster) -> None:
+def test_a_service_without_tls_is_installed_again_for_a_cluster_with_it(cluster: Cluster) -> None:
     stand_in_for_systemd(cluster)
     cluster.write("left")
-    cluster.dora("up", "cluster.yml")
-    cluster.dora("install", "cluster.yml")
+    cluster.dora("install", "--no-tls", "cluster.yml")
     cluster.dora("down", "cluster.yml")
-    printed = cluster.dora("up", "--tls", "cluster.yml", status=1)
-    assert "left: its service was installed without TLS; `dora cluster install` adds it" in printed
+    assert "left: started dora daemon" in cluster.dora("up", "cluster.yml"), "as it was installed"
+    cluster.dora("down", "cluster.yml")
+    found = load_cluster(cluster.file)
+    choose_tls(found, True)
+    printed = cluster.dora("up", "cluster.yml", status=1)
+    assert "left: its service was installed with TLS off; `dora cluster install` installs it" in printed
     assert "left: installed dora-daemon-left.service" in cluster.dora("install", "cluster.yml")
-    assert "left: daemon already running" in cluster.dora("up", "cluster.yml"), "with TLS"
-    printed = cluster.dora("down", "cluster.yml")
-    assert "left: its service keeps its key" in printed and cluster.bundle("left").exists()
+    cluster.dora("down", "cluster.yml")
     cluster.dora("uninstall", "cluster.yml")
-    assert not cluster.bundle("left").exists()
 
 
 def test_daemons_as_services(cluster: Cluster) -> None:

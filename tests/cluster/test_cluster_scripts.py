@@ -8,6 +8,7 @@ import subprocess
 import msgspec
 import pytest
 
+from dora._paths import NO_TLS
 from dora.cluster.ssh import scripts
 from dora.cluster.ssh.file import Cluster, Machine
 from dora.cluster.ssh.ssh import MachineFault, command_line, on_all, reason
@@ -15,7 +16,7 @@ from dora.cluster.ssh.ssh import MachineFault, command_line, on_all, reason
 ROBOT = Machine(id="robot", host="robot.local", user="ros", port=2222, labels={"gpu": "a b", "arm": "100%"})
 CLUSTER = Cluster(address="10.0.0.1", port=6013, machines=(ROBOT,), file="cluster.yml")
 ENCRYPTED = msgspec.structs.replace(CLUSTER, authority="/etc/ca.pem")
-CERTIFIED = msgspec.structs.replace(ENCRYPTED, own_authority=True)
+PLAIN = msgspec.structs.replace(CLUSTER, authority=NO_TLS)
 ALL = {
     "start": scripts.start_daemon(CLUSTER, ROBOT, "stamp"),
     "end": scripts.end_daemon(ROBOT),
@@ -29,11 +30,8 @@ ALL = {
     "end what was started": scripts.end_started_daemon(ROBOT, "stamp"),
     "start with TLS": scripts.start_daemon(ENCRYPTED, ROBOT, "stamp"),
     "install with TLS": scripts.install(ENCRYPTED, ROBOT),
-    "start with certificates": scripts.start_daemon(CERTIFIED, ROBOT, "stamp"),
-    "install with certificates": scripts.install(CERTIFIED, ROBOT),
-    "state": scripts.machine_state(ROBOT),
-    "receive a key": scripts.receive_bundle(ROBOT),
-    "remove a key": scripts.remove_bundle(ROBOT),
+    "start without TLS": scripts.start_daemon(PLAIN, ROBOT, "stamp"),
+    "install without TLS": scripts.install(PLAIN, ROBOT),
     "receive": scripts.receive_copy(ROBOT, "flow-1"),
 }
 

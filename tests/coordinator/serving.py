@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,6 +37,7 @@ from dora.cluster.protocol import (
     decode_to_daemon,
     encode,
 )
+from dora.transport.tls import ServerContext
 from dora.wire.daemon_protocol import Rejected
 from dora.wire.node_protocol import PROTOCOL_VERSION
 
@@ -49,7 +49,7 @@ class Serving:
         self,
         make_store: Callable[[], Store],
         most: int,
-        encryption: ssl.SSLContext | None = None,
+        encryption: ServerContext | None = None,
     ) -> None:
         self._make_store = make_store
         self._encryption = encryption
@@ -63,7 +63,8 @@ class Serving:
     async def _serve(self, most: int) -> None:
         self._loop = asyncio.get_running_loop()
         coordinator = self._coordinator = Coordinator(self._make_store(), self.end)
-        self._server = make_server(make_api(coordinator, keys_for(TOKEN)), most, self._encryption)
+        app = make_api(coordinator, keys_for(TOKEN), encryption=self._encryption)
+        self._server = make_server(app, most, self._encryption)
         serving = asyncio.ensure_future(self._server.serve([self._listener]))
         self._ready.set()
         await serving

@@ -838,7 +838,7 @@ def test_nodes_of_a_lost_machine_are_removed_before_new_ones_are_added(folder: P
 def test_machines_with_and_without_tls_do_not_share_a_dataflow(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, _):
-            third.link.tls = True
+            third.link.tls = "of an authority"
             assert str(await refused(coordinator, ADD)) == (
                 "machine `third` uses TLS, and those on which the dataflow runs do not"
             )

@@ -195,7 +195,7 @@ def test_a_proof_needs_no_token_and_is_no_cookie(served: Serving) -> None:
     status, text = served.ask("GET", f"/api/proof?nonce={nonce}", authorization="")
     assert status == 200
     shown = json.loads(text)["proof"]
-    assert shown == proof_of(TOKEN, nonce, "127.0.0.1", served.port)
+    assert shown == proof_of(TOKEN, nonce, f"127.0.0.1 {served.port}")
     said = f"dora coordinator proof 1\n{nonce}\n127.0.0.1 {served.port}".encode()
     assert shown == hmac.new(TOKEN.encode(), said, hashlib.sha256).hexdigest()
     for wrong in ("", "ab", "AB" * 32, "ab" * 33, "xy" * 32):

@@ -1,4 +1,4 @@
-"""What others in the network can read of a cluster: nothing with ``--tls``, and without it nearly all."""
+"""What others in the network can read of a cluster: nothing, and with ``--no-tls`` nearly all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from sniffer import Sniffer, can_be_read
 from ssh_cluster import DORA, Cluster
 from sshd import no_ssh
 from waiting import wait_until
+
+from dora._paths import NO_TLS
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(bool(no_ssh()), reason=no_ssh())]
 
@@ -73,41 +75,45 @@ def private_keys(host: Host) -> list[Path]:
     ]
 
 
-def test_without_tls_messages_logs_and_the_token_can_be_read(cluster: Cluster) -> None:
+def test_with_no_tls_messages_logs_and_the_token_can_be_read(cluster: Cluster) -> None:
     with Sniffer(cluster.robot) as sniffer:
-        printed = cluster.dora("cluster", "up", "cluster.yml")
-        assert "TLS" not in printed
-        run_a_dataflow(cluster, "")
+        cluster.dora("cluster", "up", "--no-tls", "cluster.yml")
+        run_a_dataflow(cluster, NO_TLS)
     assert any(can_be_read(MESSAGE.encode(), data) for data in sniffer.of_links())
     for text in (MESSAGE, LINE, token_of(cluster)):
         found = [can_be_read(text.encode(), data) for data in sniffer.of_ports(COORDINATOR)]
         assert any(found), f"this test would notice `{text}`"
     assert "TLS: off, tokens and messages can be read" in cluster.dora("cluster", "status", "cluster.yml")
+    printed = cluster.dora("list", status=1)
+    assert "does not use TLS, so nothing else was sent to it" in printed, "the choice is of the cluster"
+    printed = cluster.dora("cluster", "up", "--tls", "cluster.yml", status=1)
+    assert "the coordinator of the cluster runs without TLS; end it with `dora cluster down" in printed
+    assert "already running" in cluster.dora("cluster", "up", "cluster.yml"), "--no-tls is remembered"
     cluster.dora("cluster", "down", "cluster.yml")
 
 
-def test_with_tls_nothing_can_be_read(cluster: Cluster) -> None:
-    robot = cluster.robot
-    bundle = robot.folder / "data" / "machine-robot.pem"
-    authority = cluster.desk.folder / "data" / "tls" / f"{cluster.desk.address}-6013" / "ca.pem"
+def test_by_default_nothing_can_be_read(cluster: Cluster) -> None:
+    desk, robot = cluster.desk, cluster.robot
     with Sniffer(robot) as sniffer:
-        printed = cluster.dora("cluster", "up", "--tls", "cluster.yml")
-        assert f"export DORA_COORDINATOR_CA={authority}" in printed
-        assert private_keys(robot) == [bundle], "a machine has its own key and no other"
+        cluster.dora("cluster", "up", "cluster.yml")
+        (bundle,) = private_keys(robot)
         assert stat.S_IMODE(bundle.stat().st_mode) == 0o600
-        sent = bundle.read_bytes()
-        run_a_dataflow(cluster, str(authority))
-    key = sent.splitlines()[1]
-    secrets = [MESSAGE.encode(), LINE.encode(), token_of(cluster).encode(), key]
+        keys = [path.read_bytes().splitlines()[1] for path in (bundle, *private_keys(desk))]
+        assert len({*keys}) == len(keys) == 4, "of robot, desk, coordinator and authority"
+        run_a_dataflow(cluster, "")
+    secrets = [MESSAGE.encode(), LINE.encode(), token_of(cluster).encode(), *keys]
     for data in sniffer.bytes.values():
         assert not [secret for secret in secrets if can_be_read(secret, bytes(data))]
     for sent_by_all in (sniffer.of_ports(COORDINATOR), sniffer.of_links()):
         started = [data for data in sent_by_all if data]
         assert started and all(data[0] == 0x16 for data in started), "each begins with a handshake of TLS"
 
-    status = cluster.dora("cluster", "status", "cluster.yml")
-    assert "TLS: on, the first certificate expires on" in status
-    printed = cluster.dora("cluster", "up", "cluster.yml")
-    assert "TLS: on" in printed and "sent a new key" not in printed and bundle.read_bytes() == sent
-    assert "robot: removed its key" in cluster.dora("cluster", "down", "cluster.yml")
-    assert private_keys(robot) == []
+    assert "TLS: on" in cluster.dora("cluster", "status", "cluster.yml")
+    authority = desk.folder / "data" / "tls" / "coordinator-6013" / "ca.pem"
+    assert "flow" in cluster.dora("list", authority=str(authority)), "a client may name it"
+    printed = cluster.dora("list", status=1, authority=NO_TLS)
+    assert "one with TLS is reached without DORA_COORDINATOR_CA=none" in printed
+    printed = cluster.dora("cluster", "up", "--no-tls", "cluster.yml", status=1)
+    assert "the coordinator of the cluster runs with TLS; end it with `dora cluster down" in printed
+    cluster.dora("cluster", "down", "cluster.yml")
+    wait_until(lambda: not private_keys(robot), "the key of the robot to go with its daemon")

@@ -15,6 +15,7 @@ import pytest
 from hosts import Host, network
 from on_terminal import on_terminal, plain
 from robot import Robot, read_until, write_dataflow
+from sniffer import Sniffer
 from sshd import no_ssh
 from waiting import wait_until
 
@@ -284,7 +285,10 @@ def test_nodes_for_the_local_machine_run_on_the_desk(robot: Robot, tmp_path: Pat
     local = {"deploy": {"machine": "local"}}
     programs = {"source.py": where + SOURCE, "sink.py": where + SINK}
     write_dataflow(folder, programs, [TWO[0], {**TWO[1], **local}])
-    printed = robot.dora(folder)
+    with Sniffer(robot.host) as sniffer:
+        printed = robot.dora(folder)
+    links = [data for data in sniffer.of_ports(range(20_000, 30_000)) if data]
+    assert links and all(data[0] == 0x16 for data in links), "each begins with a handshake of TLS"
     assert f"source: runs at {robot.host.folder}" in " ".join(printed.split())
     assert f"sink: runs at {robot.desk.folder}" in " ".join(printed.split())
     assert "got [0, 1, 2]" in printed

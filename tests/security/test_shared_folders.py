@@ -319,8 +319,7 @@ def test_no_code_is_run_that_another_user_has_put_in_place_of_a_clone(
 def test_no_copy_and_no_authority_is_made_in_a_folder_of_another_user(
     planted: str, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dora.cluster.ssh.authority import authority_of
-    from dora.cluster.ssh.file import Cluster, Machine
+    from dora.cluster.coordinator.own_certificate import own_authority
     from dora.cluster.ssh.folder import locked
 
     data = open_folder / "data"
@@ -332,10 +331,8 @@ def test_no_copy_and_no_authority_is_made_in_a_folder_of_another_user(
     (data / planted).mkdir(exist_ok=True)
     os.chown(data / planted, ATTACKER, ATTACKER)
     if planted == "tls":
-        machines = (Machine(id="robot", host="robot.local"),)
-        cluster = Cluster(address="10.0.0.1", port=6013, machines=machines, file="cluster.yml")
         with pytest.raises(DoraError, match="this folder belongs to another user"):
-            authority_of(cluster)
+            own_authority(6013)
     else:
         copy = locked(f"{data}/dataflows/arm")
         with pytest.raises(OSError, match="this folder belongs to another user"), copy:
@@ -356,6 +353,7 @@ ELSEWHERE = {
     "cli/commands/new.py": "in a folder that is new",
     "cluster/coordinator/store.py": "the folder of the user's data",
     "cluster/ssh": "the folder of the user's data",
+    "cluster/agent/link_certificate.py": "the folder of running dataflows",
     "cluster/authority.py": "the folder of the user's data",
     "daemon/black_box.py": "shared memory, in a folder that is new",
     "daemon/build/environments.py": "in folders that have been checked",

@@ -13,6 +13,7 @@ from dora._paths import (
     ADDRESS_VARIABLE,
     AUTHORITY_VARIABLE,
     DEFAULT_PORT,
+    NO_TLS,
     PORT_VARIABLE,
     address_fault,
     chosen_address,
@@ -31,10 +32,14 @@ def absolute_path(_ctx: click.Context, _param: click.Parameter, value: str) -> s
     return os.path.abspath(value) if value else ""
 
 
+def _absolute_authority(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    return value if value == NO_TLS else absolute_path(ctx, param, value)
+
+
 def coordinator_address_options(
     use: Callable[[click.Context, str, int, str], None],
 ) -> Callable[[_Function], _Function]:
-    """Declare the options; ``use`` gets the address, the port and the authority ("" without TLS).
+    """Declare the options; ``use`` gets the address, the port and the authority, see `Client`.
 
     The address may be several, with commas.
     """
@@ -69,12 +74,13 @@ def coordinator_address_options(
         "--coordinator-ca",
         type=InputFile(),
         default="",
-        callback=absolute_path,
+        callback=_absolute_authority,
         envvar=AUTHORITY_VARIABLE,
         show_envvar=True,
-        metavar="FILE",
+        metavar="FILE|none",
         is_eager=True,
-        help="Certificate authority of a coordinator with TLS.",
+        help="Certificate authority of the coordinator [it proves that it knows the token]; none: do "
+        "without TLS.",
     )
 
     def declare(function: _Function) -> _Function:

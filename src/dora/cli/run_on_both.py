@@ -3,7 +3,7 @@
 Such a dataflow needs a coordinator and a daemon on each machine. They belong to this run alone: they are
 started for it, have a token of its own, and end with it, also when this process is killed. The coordinator
 runs here. ssh leads a port of the robot to it. Links between nodes go directly from machine to machine,
-between the addresses that the ssh connection has.
+between the addresses that the ssh connection has, with certificates that the coordinator signs.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ START_TIMEOUT: Final = 60.0  # seconds until a component works; one that has end
 _TRIES: Final = 5  # ports
 _POLL: Final = 0.02  # seconds
 _END_TIMEOUT: Final = 30.0  # seconds; a daemon stops its nodes first
-# Links between the two daemons have no certificates, whatever other daemons here have.
-_NO_TLS: Final = dict.fromkeys(("DORA_TLS_CA", "DORA_TLS_CERT", "DORA_TLS_KEY", "DORA_COORDINATOR_CA"), "")
+# The coordinator of the run signs the certificates of the two daemons, whatever other daemons here have.
+_NO_FILES: Final = dict.fromkeys(
+    ("DORA_TLS_CA", "DORA_TLS_CERT", "DORA_TLS_KEY", "DORA_COORDINATOR_CA"), ""
+)
 
 
 def run_on_both(
@@ -80,7 +82,7 @@ def run_on_both(
             )
     token = Token(secrets.token_hex(32), "this run")
     port = _common_port(connection)
-    environment = {**_NO_TLS, TOKEN_VARIABLE: token.value}
+    environment = {**_NO_FILES, TOKEN_VARIABLE: token.value}
     client = Client(LOCALHOST, port, authority="", token=token)
     logs = os.path.join(dataflow.working_dir, "out")
     with ExitStack() as stack:

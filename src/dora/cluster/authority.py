@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from dora._paths import data_folder
 from dora._shared_folders import check_folder_if_there, open_file
 from dora.errors import DoraError, cannot_write
@@ -34,45 +36,41 @@ _KEY: Final = "ca.key"
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 
 
-class Authority:
-    """An authority with its key."""
+class SignedCertificate(msgspec.Struct, frozen=True, tag=True):
+    """The certificate that a daemon has requested, and its authority, as PEM. Comes before `Welcome`."""
 
-    def __init__(self, folder: str, name: str, remedy: str) -> None:
-        """Load the authority in a folder, or make it if there is none.
+    certificate: str
+    authority: str
 
-        ``name`` is for people. ``remedy`` ends the sentence of the `DoraError` if it cannot be used.
-        """
-        self.folder = folder
-        self._remedy = remedy
-        with self._locked():
-            if not os.path.exists(f"{folder}/{CERTIFICATE}"):
-                self._make(name)
-            self._load()
-        if self.certificate.not_valid_after_utc - _now() < RENEW_BEFORE:
-            raise DoraError(f"the authority in {folder} expires on {_date(self.certificate)}; {remedy}")
+
+class Signer:
+    """The key of an authority, and its certificate."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self.key = key
+        self.certificate = certificate
+
+    @classmethod
+    def new(cls, name: str) -> Signer:
+        """Make an authority; ``name`` is for people."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _sign(
+            _builder(name, key.public_key(), _name(name), _now() + AUTHORITY_VALIDITY, key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True),
+            key,
+        )
+        return cls(key, x509.load_pem_x509_certificate(certificate.encode()))
 
     @property
-    def file(self) -> str:
-        """The path of its certificate."""
-        return f"{self.folder}/{CERTIFICATE}"
+    def text(self) -> str:
+        """Its certificate, as PEM."""
+        from cryptography.hazmat.primitives.serialization import Encoding
 
-    def certify_server(self, hosts: Sequence[str]) -> bool:
-        """Make or renew the certificate of the server in this folder; return whether there is a new one.
-
-        ``hosts`` are its addresses and names.
-        """
-        with self._locked():
-            path = f"{self.folder}/{SERVER}"
-            try:
-                with open(path, encoding="ascii") as file:
-                    if self.is_good(certificate_in(file.read()), hosts=hosts):
-                        return False
-            except FileNotFoundError:
-                pass
-            except (OSError, UnicodeDecodeError) as error:
-                raise DoraError(f"cannot read {path}: {error}") from None
-            self.write(SERVER, self.certify("coordinator", hosts=hosts))
-            return True
+        return self.certificate.public_bytes(Encoding.PEM).decode()
 
     def certify(self, name: str, *, hosts: Sequence[str] = ()) -> str:
         """Return a new key and a certificate for it, as PEM in one text.
@@ -84,6 +82,20 @@ class Authority:
 
         key = ec.generate_private_key(ec.SECP256R1())
         return _key_text(key) + self._certificate(name, key.public_key(), hosts)
+
+    def sign(self, request: str, machine: str) -> str:
+        """Return a certificate of a machine for the key of a certificate signing request, both as PEM.
+
+        The names in the request do not count. Raises ``ValueError``.
+        """
+        from cryptography import x509
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        found = x509.load_pem_x509_csr(request.encode())
+        key = found.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not found.is_signature_valid:
+            raise ValueError("it is not signed with an elliptic key")
+        return self._certificate(machine, key, ())
 
     def _certificate(self, name: str, key: ec.EllipticCurvePublicKey, hosts: Sequence[str]) -> str:
         from cryptography import x509
@@ -119,21 +131,54 @@ class Authority:
         fits = all(name in list(names) for name in wanted)
         return fits and found.not_valid_before_utc <= _now() < found.not_valid_after_utc - RENEW_BEFORE
 
+
+class Authority(Signer):
+    """An authority in a folder."""
+
+    def __init__(self, folder: str, name: str, remedy: str) -> None:
+        """Load the authority in a folder, or make it if there is none.
+
+        ``name`` is for people. ``remedy`` ends the sentence of the `DoraError` if it cannot be used.
+        """
+        self.folder = folder
+        self._remedy = remedy
+        with self._locked():
+            if not os.path.exists(f"{folder}/{CERTIFICATE}"):
+                self._make(name)
+            found = self._load()
+        super().__init__(found.key, found.certificate)
+        if self.certificate.not_valid_after_utc - _now() < RENEW_BEFORE:
+            raise DoraError(f"the authority in {folder} expires on {_date(self.certificate)}; {remedy}")
+
+    @property
+    def file(self) -> str:
+        """The path of its certificate."""
+        return f"{self.folder}/{CERTIFICATE}"
+
+    def certify_server(self, hosts: Sequence[str]) -> bool:
+        """Make or renew the certificate of the server in this folder; return whether there is a new one.
+
+        ``hosts`` are its addresses and names.
+        """
+        with self._locked():
+            path = f"{self.folder}/{SERVER}"
+            try:
+                with open(path, encoding="ascii") as file:
+                    if self.is_good(certificate_in(file.read()), hosts=hosts):
+                        return False
+            except FileNotFoundError:
+                pass
+            except (OSError, UnicodeDecodeError) as error:
+                raise DoraError(f"cannot read {path}: {error}") from None
+            self.write(SERVER, self.certify("coordinator", hosts=hosts))
+            return True
+
     def _make(self, name: str) -> None:
-        from cryptography import x509
-        from cryptography.hazmat.primitives.asymmetric import ec
+        made = Signer.new(name)
+        self.write(_KEY, _key_text(made.key))
+        self.write(CERTIFICATE, made.text)  # last: it shows that the authority is there
 
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _sign(
-            _builder(name, key.public_key(), _name(name), _now() + AUTHORITY_VALIDITY, key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(signs_certificates=True), critical=True),
-            key,
-        )
-        self.write(_KEY, _key_text(key))
-        self.write(CERTIFICATE, certificate)  # last: it shows that the authority is there
-
-    def _load(self) -> None:
+    def _load(self) -> Signer:
         from cryptography import x509
         from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -144,15 +189,15 @@ class Authority:
                 key = load_pem_private_key(file.read(), None)
             path = self.file
             with open(path, "rb") as file:
-                self.certificate = x509.load_pem_x509_certificate(file.read())
+                certificate = x509.load_pem_x509_certificate(file.read())
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise ValueError("it is not a key of this authority")
-            if key.public_key() != self.certificate.public_key():
+            if key.public_key() != certificate.public_key():
                 raise ValueError(f"it does not belong to {_KEY}")
         except (OSError, ValueError, TypeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise DoraError(f"cannot use {path}: {reason}; {self._remedy}") from None
-        self.key: ec.EllipticCurvePrivateKey = key
+        return Signer(key, certificate)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of its folder, for this user only; raises `DoraError`."""
@@ -180,6 +225,18 @@ class Authority:
             yield
         finally:
             os.close(lock)
+
+
+def new_request(machine: str) -> tuple[str, str]:
+    """Return a new key, and the request that its certificate be signed, both as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(_name(machine))
+    signed = request.sign(key, hashes.SHA256())
+    return _key_text(key), signed.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def expires_soon(end: datetime.datetime) -> bool:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from dora._paths import AUTHORITY_VARIABLE, host_and_port, split_addresses
+from dora._paths import AUTHORITY_VARIABLE, NO_TLS, host_and_port, split_addresses
 from dora._version import __version__
 from dora.cluster.protocol import (
     ACTIVE,
@@ -30,7 +30,7 @@ from dora.cluster.protocol import (
 from dora.daemon.logs.diagnostics import debug_log
 from dora.errors import DoraError
 from dora.transport.proof import UnprovenServerError, no_token, proven_connection
-from dora.transport.tls import authority_from_environment, client_context, is_tls_fault, tls_fault
+from dora.transport.tls import authority_from_environment, is_tls_fault, tls_fault
 from dora.transport.tokens import Token, find_token
 from dora.wire.daemon_protocol import Answer, DataflowRequest, answer_timeout
 from dora.wire.decoders import from_json
@@ -55,6 +55,15 @@ class RequestRefused(DoraError):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+def without_tls(authority: str) -> str:
+    """Return the hint for a server that hangs up when it hears no TLS."""
+    if authority == NO_TLS:
+        return (
+            f"one with TLS is reached without {AUTHORITY_VARIABLE}={NO_TLS} and --coordinator-ca {NO_TLS}"
+        )
+    return f"one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
 
 
 def _notice_cuts(connection: socket.socket) -> None:
@@ -93,14 +102,15 @@ class Client:
     ) -> None:
         """``address`` may be several, with commas; ``starter`` is the command that starts the coordinator.
 
-        ``authority`` is the CA file of a coordinator with TLS; "": no TLS, None: as the environment
-        says. ``token`` None: the one that `find_token` finds.
+        ``authority`` is the CA file of the coordinator, "", or `NO_TLS`, see `proven_connection`; None: as
+        the environment says. ``token`` None: the one that `find_token` finds.
         """
         self._token = token
         self.addresses = split_addresses(address)
         self.address = self.addresses[0]  # at which it answered last
         self.port = port
         self.authority = authority_from_environment() if authority is None else authority
+        self.is_encrypted = False  # the last connection
         self._starter = starter
 
     @property
@@ -114,7 +124,7 @@ class Client:
     def dashboard(self) -> str:
         """Return the address that logs in a browser."""
         path = self._request("GET", "/api/dashboard", DashboardView).path
-        return f"{'https' if self.authority else 'http'}://{self.where}{path}"
+        return f"{'https' if self.is_encrypted else 'http'}://{self.where}{path}"
 
     def status(self) -> SystemStatus:
         return self._request("GET", "/api/status", SystemStatus, timeout=3.0)
@@ -230,8 +240,8 @@ class Client:
             if is_tls_fault(error):
                 raise DoraError(tls_fault(error, self.where)) from None
             hints = f"  hint: is the coordinator running? Start it with `{self._starter}`"
-            if isinstance(error, ConnectionResetError) and not self.authority:
-                hints += f"\n  hint: one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
+            if isinstance(error, ConnectionResetError) and self.authority in ("", NO_TLS):
+                hints += f"\n  hint: {without_tls(self.authority)}"
             where = " or ".join(host_and_port(address, self.port) for address in self.addresses)
             raise Unreachable(
                 f"cannot connect to coordinator at {where}: {error.strerror or error}\n\n{hints}",
@@ -254,26 +264,15 @@ class Client:
         faults: list[Exception] = []
         for address in sorted(self.addresses, key=lambda address: address != self.address):
             try:
-                connection = self._connect_to(address, token, timeout)
+                connection = proven_connection(address, self.port, token, self.authority)
             except (OSError, http.client.HTTPException, UnprovenServerError) as fault:
                 faults.append(fault)
             else:
                 self.address = address
+                self.is_encrypted = connection.is_encrypted
+                connection.sock.settimeout(timeout)
                 return connection
         raise faults[0]
-
-    def _connect_to(
-        self, address: str, token: Token | None, timeout: float | None
-    ) -> http.client.HTTPConnection:
-        """Connect to a server that proves its identity, by its certificate or by knowing the token."""
-        encryption = client_context(self.authority)
-        if encryption is None:
-            connection = proven_connection(address, self.port, token)
-            connection.sock.settimeout(timeout)
-            return connection
-        encrypted = http.client.HTTPSConnection(address, self.port, timeout=timeout, context=encryption)
-        encrypted.connect()
-        return encrypted
 
     def not_a_coordinator(self) -> DoraError:
         return DoraError(

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from dora._version import __version__
+from dora.cluster.authority import SignedCertificate
 from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
@@ -142,9 +143,10 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     machine: str = DEFAULT_MACHINE
     labels: dict[str, str] = {}
     address: str = ""  # where other machines reach this one; "": as the coordinator sees it
-    tls: bool = False  # it has certificates
+    tls: str = ""  # the authority of its certificate for links, see `authority_digest`; "": it has none
     retained: tuple[str, ...] = ()  # dataflows that have files on its disk
     protocol: int = 0  # `PROTOCOL_VERSION`; 0: the daemon did not say
+    request: str = ""  # that a certificate for links be signed (PEM); "": it has one, or wants none
 
 
 class Introduction(msgspec.Struct, frozen=True, tag="Hello"):
@@ -436,6 +438,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
 
 ToDaemon = (
     Welcome
+    | SignedCertificate
     | HeartbeatAnswer
     | DaemonRejected
     | StartRun

@@ -27,7 +27,6 @@ from dora.observe.remote.protocol import (
     encode,
 )
 from dora.transport.proof import proven_socket
-from dora.transport.tls import duplex_client_context
 
 if TYPE_CHECKING:
     from dora.cluster.client import Client
@@ -61,13 +60,10 @@ class ObserverConnection:
         if (token := client.token()) is not None:
             headers["Authorization"] = f"Bearer {token.value}"
         path = f"/api/dataflows/{quote(dataflow_id)}/observe?{urlencode({'machine': machine})}"
-        encryption = duplex_client_context(client.authority)
         try:
-            proven = None if encryption is not None else proven_socket(client.address, client.port, token)
             self._connection = connect(
-                f"{'ws' if encryption is None else 'wss'}://{client.where}{path}",
-                sock=proven,
-                ssl=encryption,
+                f"ws://{client.where}{path}",
+                sock=proven_socket(client.address, client.port, token, client.authority),
                 additional_headers=headers,
                 max_size=MAX_DELIVERY * 2,
                 compression=None,

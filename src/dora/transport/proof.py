@@ -5,8 +5,10 @@ client sends a random number, and the server answers with an HMAC of it under th
 the address of the server in this connection, so another program cannot obtain it from the right server and
 forward it. All further requests use the same connection.
 
-Between machines the HMAC includes only the port, because addresses may be translated. A certificate proves
-more there (`dora.transport.tls`), and replaces this proof.
+Between machines the connection has TLS, and the HMAC includes the certificate that the server has shown in
+it. A program in between has another certificate, because it lacks the key, and so it cannot use the HMAC of
+the right server. So no authority is needed to know the server; a client that names one gets no HMAC.
+Without TLS (`NO_TLS`), the HMAC includes only the port, because addresses may be translated.
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ import http.client
 import os
 import re
 import socket
-from ipaddress import IPv6Address, ip_address
+import ssl
+from hashlib import sha256
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 import msgspec
 
+from dora._paths import NO_TLS, host_and_port
+from dora.transport.tls import duplex_client_context
 from dora.transport.tokens import Token, TokenError
 from dora.wire.decoders import DecodeError, from_json
 
@@ -40,52 +46,99 @@ class Proof(msgspec.Struct, frozen=True):
     """The answer to ``GET /api/proof?nonce=…``."""
 
     proof: str
+    links: bool = False  # daemons get certificates for links to other machines
 
 
 def is_nonce(text: str) -> bool:
     return _NONCE.fullmatch(text) is not None
 
 
-def proof_of(token: str, nonce: str, host: str, port: int) -> str:
-    """Return the proof of a server at this address and port."""
-    text = f"{_DOMAIN}\n{nonce}\n{_place(host, port)}"
+def proof_of(token: str, nonce: str, place: str) -> str:
+    """Return the proof of a server with this `address_place` or `certificate_place`."""
+    text = f"{_DOMAIN}\n{nonce}\n{place}"
     return hmac.digest(token.encode(), text.encode(), "sha256").hex()
 
 
-def _place(host: str, port: int) -> str:
-    """Return the address that a proof includes.
+def address_place(host: str, port: int) -> str:
+    """Return the address that the proof of a server without TLS includes.
 
-    >>> _place("127.0.0.2", 1), _place("::ffff:127.0.0.1", 2), _place("::1", 3), _place("10.0.0.1", 4)
-    ('127.0.0.2 1', '127.0.0.1 2', '::1 3', '* 4')
+    >>> address_place("127.0.0.2", 1), address_place("::ffff:127.0.0.1", 2), address_place("10.0.0.1", 4)
+    ('127.0.0.2 1', '127.0.0.1 2', '* 4')
     """
-    address = ip_address(host.partition("%")[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    address = _address(host)
     return f"{address if address.is_loopback else '*'} {port}"
 
 
-def proven_connection(address: str, port: int, token: Token | None) -> http.client.HTTPConnection:
-    """Connect to a coordinator without TLS that proves that it knows the token.
+def certificate_place(certificate: bytes) -> str:
+    """Return what the proof of a server with this certificate (DER) includes in place of its address."""
+    return f"certificate {sha256(certificate).hexdigest()}"
 
-    Raises `UnprovenServerError`, and ``OSError`` or ``http.client.HTTPException`` if there is none.
+
+def is_own_machine(host: str) -> bool:
+    """Return whether the address of the other side of a connection is one of loopback.
+
+    >>> is_own_machine("127.0.0.2"), is_own_machine("::ffff:127.0.0.1"), is_own_machine("10.0.0.1")
+    (True, True, False)
     """
-    connection = http.client.HTTPConnection(address, port, timeout=TIMEOUT)
+    return _address(host).is_loopback
+
+
+def _address(host: str) -> IPv4Address | IPv6Address:
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+class ProvenConnection(http.client.HTTPConnection):
+    """A connection to a coordinator that has proved its identity, see `proven_connection`."""
+
+    gives_certificates = False
+    """Whether it has said that daemons get certificates for links to other machines."""
+
+    @property
+    def is_encrypted(self) -> bool:
+        return isinstance(self.sock, ssl.SSLSocket)
+
+
+def proven_connection(
+    address: str, port: int, token: Token | None, authority: str = ""
+) -> ProvenConnection:
+    """Connect to a coordinator that proves its identity.
+
+    ``authority`` is the file of the authority that has signed its certificate, or `NO_TLS`. "": it proves
+    that it knows the token, in TLS if it is on another machine. Raises `UnprovenServerError`; ``OSError``
+    or ``http.client.HTTPException`` if there is none; `DoraError` if the file cannot be used.
+    """
+    connection = ProvenConnection(address, port, timeout=TIMEOUT)
     try:
         connection.connect()
         connection.auto_open = 0  # never open another connection, without a proof
-        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        if token is None:
-            raise UnprovenServerError(no_token(where))
-        _check(connection, token, where)
+        where = host_and_port(address, port)
+        place = ""
+        if authority == NO_TLS or (not authority and is_own_machine(connection.sock.getpeername()[0])):
+            place = address_place(*connection.sock.getpeername()[:2])
+        else:
+            context = duplex_client_context(authority)
+            encrypted = context.wrap_socket(connection.sock, server_hostname=address if authority else None)
+            connection.sock = encrypted
+            if not authority:
+                certificate = encrypted.getpeercert(binary_form=True)
+                assert certificate is not None  # a server has one
+                place = certificate_place(certificate)
+        if place:
+            if token is None:
+                raise UnprovenServerError(no_token(where))
+            connection.gives_certificates = _check(connection, token, where, place)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def proven_socket(address: str, port: int, token: Token | None) -> socket.socket:
-    """Return the socket of a `proven_connection`, for a WebSocket."""
-    connection = proven_connection(address, port, token)
+def proven_socket(address: str, port: int, token: Token | None, authority: str = "") -> socket.socket:
+    """Return the socket of a `proven_connection`, for a WebSocket. It encrypts by itself if it has to."""
+    connection = proven_connection(address, port, token, authority)
     found: socket.socket = connection.sock
     connection.sock = None
     found.settimeout(None)
@@ -99,7 +152,8 @@ def no_token(where: str) -> str:
     )
 
 
-def _check(connection: http.client.HTTPConnection, token: Token, where: str) -> None:
+def _check(connection: http.client.HTTPConnection, token: Token, where: str, place: str) -> bool:
+    """Ask for the proof, and return its ``links``; raises as `proven_connection`."""
     assert connection.sock is not None
     host, port = connection.sock.getpeername()[:2]
     nonce = os.urandom(32).hex()
@@ -120,10 +174,10 @@ def _check(connection: http.client.HTTPConnection, token: Token, where: str) -> 
                 "--coordinator-port or DORA_COORDINATOR_PORT"
             )
     try:
-        shown = from_json(data, Proof).proof
+        shown = from_json(data, Proof)
     except DecodeError:
         raise http.client.HTTPException("no proof") from None
-    if not hmac.compare_digest(shown.encode(), proof_of(token.value, nonce, host, port).encode()):
+    if not hmac.compare_digest(shown.proof.encode(), proof_of(token.value, nonce, place).encode()):
         raise UnprovenServerError(
             f"the server at {where} is not your dora coordinator: it does not know your token "
             f"({token.source}), so nothing else was sent to it; choose another port with "
@@ -132,3 +186,4 @@ def _check(connection: http.client.HTTPConnection, token: Token, where: str) -> 
         )
     if connection.sock is None:
         raise ConnectionResetError("the server has closed the connection")
+    return shown.links

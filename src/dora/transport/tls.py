@@ -15,9 +15,10 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, Final, TypeGuard, TypeVar
 
-from dora._paths import AUTHORITY_VARIABLE
+from dora._paths import AUTHORITY_VARIABLE, NO_TLS
 from dora.errors import DoraError
 from dora.wire.node_config import TlsFiles
 
@@ -29,9 +30,9 @@ _NOT_STRICT: Final = range(80, 94)
 
 
 def authority_from_environment() -> str:
-    """Return the absolute path in ``DORA_COORDINATOR_CA``; "" if the API is not encrypted."""
+    """Return the absolute path in ``DORA_COORDINATOR_CA``, `NO_TLS`, or "" if it is not set."""
     path = os.environ.get(AUTHORITY_VARIABLE, "")
-    return os.path.abspath(path) if path else ""
+    return os.path.abspath(path) if path not in ("", NO_TLS) else path
 
 
 class ServerContext(ssl.SSLContext):
@@ -39,6 +40,8 @@ class ServerContext(ssl.SSLContext):
 
     certificate: str
     key: str
+    encoded: bytes
+    """The certificate itself, as the other side gets it (DER)."""
     _loaded: tuple[int, ...]
 
     def load(self, certificate: str, key: str) -> None:
@@ -47,6 +50,8 @@ class ServerContext(ssl.SSLContext):
         self._loaded = self._changed_at()
         # Without the last argument it would ask for a passphrase on the terminal.
         self.load_cert_chain(certificate, key, lambda: b"")
+        with open(certificate, encoding="ascii", errors="replace") as file:
+            self.encoded = _first_certificate(file.read())
 
     def reload(self) -> bool:
         """Use renewed files for new connections, and return whether there were any.
@@ -64,6 +69,12 @@ class ServerContext(ssl.SSLContext):
 
     def _changed_at(self) -> tuple[int, ...]:
         return tuple(os.stat(path).st_mtime_ns for path in (self.certificate, self.key))
+
+
+def _first_certificate(text: str) -> bytes:
+    """Return the first certificate of a PEM file, which a server shows, as DER."""
+    begin, end = text.index(ssl.PEM_HEADER), text.index(ssl.PEM_FOOTER)
+    return ssl.PEM_cert_to_DER_cert(text[begin : end + len(ssl.PEM_FOOTER)])
 
 
 def server_context(certificate: str, key: str) -> ServerContext | None:
@@ -123,10 +134,16 @@ def tls_fault(error: ssl.SSLError, where: str) -> str:
         )
     if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
         return (
-            f"the server at {where} does not use TLS; start the coordinator with --tls-cert and "
-            f"--tls-key, or do without {AUTHORITY_VARIABLE} and --coordinator-ca"
+            f"the server at {where} does not use TLS, so nothing else was sent to it; if it is your "
+            "coordinator, start it without --no-tls, or where you trust the network, set "
+            f"{AUTHORITY_VARIABLE} or --coordinator-ca to `{NO_TLS}`"
         )
     return f"no encrypted connection to the coordinator at {where}: {_reason(error)}"
+
+
+def authority_digest(text: str) -> str:
+    """Return what tells an authority from others; ``text`` is its certificate as PEM."""
+    return sha256(_first_certificate(text)).hexdigest()
 
 
 def machine_name(machine: str) -> str:
@@ -230,17 +247,34 @@ def _reason(error: ssl.SSLError) -> str:
 
 _POLL_INTERVAL: Final = 0.5  # seconds until a waiting thread notices that another one has closed the socket
 
+_NO_CHECK_TIME: Final = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
+
 _Result = TypeVar("_Result")
 
 
-def duplex_client_context(authority: str) -> ssl.SSLContext | None:
-    """Return the context of `client_context` for a connection that two threads use.
+def duplex_client_context(authority: str) -> ssl.SSLContext:
+    """Return the context of a client whose connection two threads may use.
 
-    For `websockets.sync`, which uses only the methods that `DuplexTLSSocket` overrides.
+    It trusts this authority, or with "" nobody: then `dora.transport.proof` has to find out who the server
+    is. Raises `DoraError`. For `websockets.sync`, which uses only the methods that `DuplexTLSSocket`
+    overrides.
     """
-    context = client_context(authority)
-    if context is not None:
-        context.sslsocket_class = DuplexTLSSocket
+    context = client_context(authority) or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not authority:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.sslsocket_class = DuplexTLSSocket
+    return context
+
+
+def exact_client_context(certificate: bytes) -> ssl.SSLContext:
+    """Return the context of a client that trusts one certificate (DER) only, at any address and time."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=certificate)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from dora._paths import AUTHORITY_VARIABLE
+from dora._paths import LOOPBACK, NO_TLS
 from dora.cli.argument_values import InputFile
 from dora.cli.commands.cluster_machine import ON_MACHINES
 from dora.cli.commands.start import restart_and_wait, start_and_wait, start_options, wants_to_attach
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from dora.cluster.ssh.ssh import MachineFault
     from dora.transport.tokens import Token
 
-_POLL_INTERVAL: Final = 0.05  # seconds
-_RELOAD_TIMEOUT: Final = 5.0
 
 _file = click.argument("file", metavar="CLUSTER_FILE", shell_complete=dataflow_files)
 _file_or_not = click.argument(
@@ -51,14 +49,14 @@ def cluster() -> None:
 
 
 def _load(path: str) -> Cluster:
-    """Read a cluster file; the cluster has TLS if it has an authority, its own or the file's."""
-    from dora.cluster.ssh.authority import with_own_authority
+    """Read a cluster file, and the choice between TLS and none that was made for it."""
+    from dora.cluster.ssh.encryption import with_choice
     from dora.cluster.ssh.file import load_cluster
 
     found = load_cluster(path)
     for warning in found.warnings:
         click.echo(warning, err=True)
-    return with_own_authority(found)
+    return with_choice(found)
 
 
 def _client(found: Cluster, token: Token | None = None) -> Client:
@@ -78,28 +76,26 @@ def _raise_if_any(faults: list[MachineFault], what: str, total: int) -> None:
         raise DoraError(f"{what} on {len(faults)} of {total} machine(s):\n{listed}")
 
 
-@cluster.command()
-@_file
-@click.option(
+_tls = click.option(
     "--tls/--no-tls",
     default=None,
-    help="Encrypt all connections, or no more [as before; at first not encrypted].",
+    help="Encrypt all connections between machines, or nothing [as before; at first encrypted].",
 )
+
+
+@cluster.command()
+@_file
+@_tls
 def up(file: str, tls: bool | None) -> None:
     """Start the coordinator on this machine and a daemon on each machine of the file.
 
     Whatever is running already is left alone. If a machine is missing in the end, the exit status is 1, and
     if nothing of the cluster ran before, nothing is left running.
-
-    --tls makes a certificate authority and certificates, and gives each machine its own. Run it again to
-    renew those that expire within 30 days.
     """
     from dora.transport.tokens import make_token
 
-    found = _load(file)
     token = make_token()
-    if tls is not None:
-        found = _switch_tls(found, token, tls)
+    found = _with_tls(_load(file), token, tls)
     client = _client(found, token)
     stamp = os.urandom(8).hex()
     with _coordinator(found, client, stamp) as is_new:
@@ -116,7 +112,7 @@ def _coordinator(found: Cluster, client: Client, stamp: str = "") -> Iterator[bo
     stopped: daemons with this stamp, and the coordinator, unless daemons that ran before are connected.
     """
     with termination_as_interrupt(signal.SIGHUP):
-        started = _start_coordinator(found, client, _renew_certificate(found))
+        started = _start_coordinator(found, client)
         try:
             yield started is not None
         except BaseException:
@@ -140,83 +136,61 @@ def _stop_started(found: Cluster, client: Client, coordinator: Background, stamp
 
 def _start_machines(found: Cluster, client: Client, token: Token, stamp: str) -> None:
     """Start a daemon on each machine without one; raises `DoraError` if one is missing in the end."""
-    from dora.cluster.ssh.certificates import provide_all
     from dora.cluster.ssh.daemons import start as start_daemons
 
-    there = {machine.id: machine for machine in client.status().machines if machine.away_since is None}
-    running = [machine for machine in found.machines if machine.id in there]
-    for machine in running:
-        click.echo(f"{machine.id}: daemon already running")
-    faults = provide_all(found, running, click.echo)
-    faults += _not_encrypted(found, there)
+    there = _connected(client)
+    for machine in found.machines:
+        if machine.id in there:
+            click.echo(f"{machine.id}: daemon already running")
     missing = [machine for machine in found.machines if machine.id not in there]
-    faults += start_daemons(found, missing, token.value, lambda: _connected(client), click.echo, stamp)
-    if found.own_authority:
-        click.echo(f"TLS: on; for other commands: export {AUTHORITY_VARIABLE}={found.authority}")
-    what = "no daemon, or not encrypted," if found.own_authority else "no daemon"
-    _raise_if_any(faults, what, len(found.machines))
+    faults = start_daemons(found, missing, token.value, lambda: _connected(client), click.echo, stamp)
+    _raise_if_any(faults, "no daemon", len(found.machines))
 
 
-def _switch_tls(found: Cluster, token: Token, tls: bool) -> Cluster:
-    """Return the cluster with an authority of its own, or without one; raises `DoraError`."""
-    from dora.cluster.ssh.authority import authority_of, remove_authority, with_own_authority
-    from dora.cluster.ssh.file import load_cluster
+def _with_tls(found: Cluster, token: Token, tls: bool | None) -> Cluster:
+    """Return the cluster with TLS or without, and note the choice; None: as before. Raises `DoraError`."""
+    from dora.cluster.ssh.encryption import choose_tls, is_encrypted, with_choice
 
-    if found.authority and not found.own_authority:
+    if tls is None:
+        return found
+    if found.authority not in ("", NO_TLS):
         raise DoraError(
             f"{found.file} names certificates (`tls_cert`), so --{'tls' if tls else 'no-tls'} cannot be "
             "used; remove `tls_cert`, `tls_key` and `tls_ca` for certificates that dora makes"
         )
-    if tls == found.own_authority:
-        return found
-    if _client(found, token).is_reachable():
+    if tls and found.address in LOOPBACK:
+        raise DoraError(
+            f"the coordinator at {found.address} is reached from this machine only, so there is nothing to "
+            "encrypt; leave out --tls"
+        )
+    if tls != is_encrypted(found) and _runs(_client(found, token)):
         raise DoraError(
             f"the coordinator of the cluster runs {'without' if tls else 'with'} TLS; end it with "
             f"`dora cluster down {found.file}`, and run this command again"
         )
-    if tls:
-        _check_here(found.address)
-        authority_of(found)
-    else:
-        remove_authority(found)
-    return with_own_authority(load_cluster(found.file))
+    choose_tls(found, tls)
+    return with_choice(msgspec.structs.replace(found, authority=""))
 
 
-def _renew_certificate(found: Cluster) -> bool:
-    """Renew the certificate of the coordinator if that is due; return whether it is new."""
-    if not found.own_authority:
+def _runs(client: Client) -> bool:
+    """Return whether a coordinator runs, with TLS or without as the client expects it."""
+    try:
+        return client.is_reachable()
+    except DoraError:
         return False
-    from dora.cluster.ssh.authority import authority_of
-
-    if not authority_of(found).certify_server([found.address]):
-        return False
-    click.echo(f"made a certificate for the coordinator, in {os.path.dirname(found.authority)}")
-    return True
 
 
-def _not_encrypted(found: Cluster, there: Mapping[str, MachineView]) -> list[MachineFault]:
-    """Return faults for daemons that were started without a certificate, though the cluster has TLS."""
-    from dora.cluster.ssh.ssh import MachineFault
-
-    bare = [m for m in found.machines if found.own_authority and m.id in there and not there[m.id].tls]
-    reason = (
-        "its daemon was started without a certificate, so its links are not encrypted; end it, and run "
-        "this command again"
-    )
-    return [MachineFault(machine, reason) for machine in bare]
-
-
-def _start_coordinator(found: Cluster, client: Client, renewed: bool) -> Background | None:
+def _start_coordinator(found: Cluster, client: Client) -> Background | None:
     """Start the coordinator unless it runs; return it if it was started."""
     from dora.cli.commands.up import Background, encryption_options, wait_for_coordinator
 
     try:
-        _await_renewal(client) if renewed else client.status()
+        client.status()
     except Unreachable:
         _check_here(client.address)
         _check_no_other(client)
         options = ["--interface", client.address, "--port", str(client.port)]
-        options += encryption_options(client, found.certificate, found.key)
+        options += encryption_options(client, found.certificate, found.key, found.authority == NO_TLS)
         process = None
         try:
             with interrupts_held():
@@ -229,21 +203,6 @@ def _start_coordinator(found: Cluster, client: Client, renewed: bool) -> Backgro
                 process.stop()
             raise
     return None
-
-
-def _await_renewal(client: Client) -> None:
-    """Wait until a coordinator, if it runs, uses its new certificate; the old one may have expired."""
-    deadline = time.monotonic() + _RELOAD_TIMEOUT
-    while True:
-        try:
-            client.status()
-            return
-        except Unreachable:
-            raise
-        except DoraError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(_POLL_INTERVAL)
 
 
 def _check_here(address: str) -> None:
@@ -304,25 +263,19 @@ def status(file: str | None, style: str, client: Client) -> int:
     else:
         head = ["MACHINE", "HOST", "ADDRESS", "LABELS", "TLS", "DAEMON"]
         print_table(head, [row.cells() for row in rows])
-        click.echo(_describe_tls(client, found))
+        click.echo(_describe_tls(client, file))
         click.echo(f"Active dataflows: {answer.active_dataflows}")
     return 1 if any(row.daemon != "connected" for row in rows if row.machine in hosts) else 0
 
 
-def _describe_tls(client: Client, found: Cluster | None) -> str:
-    """Return the line about the connections to the coordinator."""
-    file = found.file if found is not None else "CLUSTER_FILE"
-    if not client.authority:
-        return f"TLS: off, tokens and messages can be read in the network (`dora cluster up --tls {file}`)"
-    if found is None or not found.own_authority:
+def _describe_tls(client: Client, file: str | None) -> str:
+    """Return the line about the connections to the coordinator, after a request."""
+    if client.is_encrypted:
         return "TLS: on"
-    from dora.cluster.authority import expires_soon
-    from dora.cluster.ssh.authority import first_expiry
-
-    if (end := first_expiry(found)) is None:
-        return "TLS: on"
-    renewal = f" (`dora cluster up {file}` renews)" if expires_soon(end) else ""
-    return f"TLS: on, the first certificate expires on {end:%Y-%m-%d}{renewal}"
+    if client.address in LOOPBACK:
+        return "TLS: off, the coordinator was reached on this machine"
+    command = f"dora cluster up --tls {file or 'CLUSTER_FILE'}"
+    return f"TLS: off, tokens and messages can be read in the network (`{command}`)"
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -356,16 +309,14 @@ class _Row(msgspec.Struct, frozen=True):
 def down(file: str | None, force: bool, client: Client) -> None:
     """Stop the coordinator and all daemons.
 
-    With CLUSTER_FILE, also the daemons of its machines that are not connected, and the keys that
-    `dora cluster up --tls` has given to the machines are removed. Refuses while dataflows are running,
-    unless --force is given.
+    With CLUSTER_FILE, also the daemons of its machines that are not connected. Refuses while dataflows are
+    running, unless --force is given.
     """
     from dora.cli.commands.up import stop_coordinator
 
     if file is None:
         stop_coordinator(client, force)
         return
-    from dora.cluster.ssh.certificates import remove_keys
     from dora.cluster.ssh.daemons import end
 
     found = _load(file)
@@ -382,13 +333,7 @@ def down(file: str | None, force: bool, client: Client) -> None:
         there = set()
     left = [machine for machine in found.machines if machine.id not in there]
     faults = end(left, click.echo) if left else []
-    what = "the daemon may still run"
-    if found.own_authority:
-        failed = {fault.machine.id for fault in faults}
-        reached = [machine for machine in found.machines if machine.id not in failed]
-        faults += remove_keys(reached, click.echo)
-        what = "the daemon may still run, or have its key,"
-    _raise_if_any(faults, what, len(found.machines))
+    _raise_if_any(faults, "the daemon may still run", len(found.machines))
 
 
 @cluster.command()
@@ -403,7 +348,8 @@ def restart(file: str, name: str) -> int:
 
 @cluster.command()
 @_file
-def install(file: str) -> None:
+@_tls
+def install(file: str, tls: bool | None) -> None:
     """Install the daemons as systemd services, which start with their machines.
 
     For root these are services of the machine, for others services of the user. Running daemons are stopped
@@ -412,8 +358,8 @@ def install(file: str) -> None:
     from dora.cluster.ssh.daemons import install as install_daemons
     from dora.transport.tokens import make_token
 
-    found = _load(file)
     token = make_token()
+    found = _with_tls(_load(file), token, tls)
     client = _client(found, token)
     with _coordinator(found, client):  # the daemons have to connect to it
         faults = install_daemons(found, found.machines, token.value, lambda: _connected(client), click.echo)

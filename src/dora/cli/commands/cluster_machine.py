@@ -19,15 +19,6 @@ def receive(name: str) -> None:
 
 
 @click.command(hidden=True)
-@click.argument("id")
-def machine_state(id: str) -> None:
-    """Print clock and certificate; `dora cluster up` runs this on other machines."""
-    from dora.cluster.ssh import certificates
-
-    click.echo(msgspec.json.encode(certificates.machine_state(id)))
-
-
-@click.command(hidden=True)
 @click.option("--remove", is_flag=True, help="Remove the unused ones.")
 def local_copies(remove: bool) -> None:
     """List the copies on this machine; `dora cluster copies` runs this on other machines."""
@@ -57,4 +48,4 @@ def session(mark: str) -> int:
     return serve(mark)
 
 
-ON_MACHINES = (receive, machine_state, local_copies, publish_environment, session)
+ON_MACHINES = (receive, local_copies, publish_environment, session)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dora._paths import DEFAULT_LINK_PORT, DEFAULT_PORT
+from dora._paths import DEFAULT_LINK_PORT, DEFAULT_PORT, LOOPBACK
 from dora.cli.argument_values import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.coordinator import absolute_path, coordinator_options
@@ -21,6 +21,7 @@ from dora.errors import DoraError, cannot_write
 from dora.transport.proof import no_token
 
 if TYPE_CHECKING:
+    from dora.transport.tls import ServerContext
     from dora.transport.tokens import Token
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -56,7 +57,10 @@ _log_file_option = click.option(
 
 
 def tls_options(function: _Function) -> _Function:
-    """Declare the certificate and key of a coordinator: absolute paths, or "" without TLS."""
+    """Declare the certificate and key of a coordinator: absolute paths, or "" for its own.
+
+    ``no_tls``: none of them.
+    """
 
     def option(name: str, variable: str, help: str) -> Callable[[_Function], _Function]:
         return click.option(
@@ -70,9 +74,28 @@ def tls_options(function: _Function) -> _Function:
             help=help,
         )
 
-    certificate = option("--tls-cert", "DORA_COORDINATOR_TLS_CERT", "Certificate; turns TLS on.")
+    certificate = option(
+        "--tls-cert", "DORA_COORDINATOR_TLS_CERT", "Certificate, instead of one that it makes."
+    )
     key = option("--tls-key", "DORA_COORDINATOR_TLS_KEY", "Key of the certificate.")
-    return certificate(key(function))
+    plain = click.option(
+        "--no-tls",
+        is_flag=True,
+        help="Encrypt nothing. Without this, connections of other machines have TLS.",
+    )
+    return certificate(key(plain(function)))
+
+
+def given_encryption(certificate: str, key: str, no_tls: bool) -> ServerContext | None:
+    """Return the context of a coordinator with the certificate of its options; None without one.
+
+    Raises `DoraError`.
+    """
+    from dora.transport.tls import server_context
+
+    if no_tls and (certificate or key):
+        raise DoraError("--no-tls makes no sense with --tls-cert and --tls-key")
+    return server_context(certificate, key)
 
 
 def _parse_store(text: str) -> str:
@@ -122,6 +145,7 @@ def coordinator(
     port: int,
     tls_cert: str,
     tls_key: str,
+    no_tls: bool,
     quiet: bool,
     log_file: str,
     store: str,
@@ -134,20 +158,33 @@ def coordinator(
     (DORA_BUILD_RESULT_TIMEOUT_SECS [1200]) and their processes started (DORA_SPAWN_RESULT_TIMEOUT_SECS
     [60]), and until one that does not answer counts as lost (DORA_UNREACHABLE_AFTER [never]).
     """
+    from dora.cluster.coordinator.own_certificate import (
+        LinkAuthority,
+        own_authority,
+        own_certificate,
+    )
     from dora.cluster.coordinator.server import serve
-    from dora.transport.tls import server_context
+    from dora.cluster.coordinator.store import MEMORY
 
     _check_unreachable_after(os.environ.get("DORA_UNREACHABLE_AFTER", ""))
     _begin_log(quiet, log_file)
-    encryption = server_context(tls_cert, tls_key)
-    scheme = "http" if encryption is None else "https"
+    encryption = given_encryption(tls_cert, tls_key, no_tls)
+    is_remote = interface not in LOOPBACK
+    is_own = encryption is None and not no_tls and is_remote
+    if is_own:
+        encryption = own_certificate(own_authority(port), interface)
     where = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(interface, interface)
+    scheme = "http" if encryption is None or (is_own and where != interface) else "https"
     where = f"[{where}]" if ":" in where and not where.startswith("[") else where
     serve(
         interface,
         port,
         on_ready=lambda path: _print_dashboard(f"{scheme}://{where}:{port}{path}"),
         encryption=encryption,
+        plain_loopback=is_own,
+        link_authority=None
+        if no_tls
+        else LinkAuthority(port, is_remote=is_remote, is_kept=is_remote or store != MEMORY),
         records=store,
     )
 
@@ -160,7 +197,6 @@ def _print_dashboard(address: str) -> None:
 
 def _token_for(client: Client) -> Token:
     """Return the token for a daemon; create the user's if the coordinator runs on this machine."""
-    from dora._paths import LOOPBACK
     from dora.transport.tokens import find_token, make_token
 
     if client.address in LOOPBACK:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import click
@@ -48,6 +50,7 @@ def up(
     interface: str,
     tls_cert: str,
     tls_key: str,
+    no_tls: bool,
     recreate_store: bool,
     client: Client,
 ) -> None:
@@ -56,17 +59,19 @@ def up(
     Whatever is running already is left alone. Logs go to out/dora-coordinator.txt and out/dora-daemon.txt.
     A log of 10 MiB is moved to .1.txt; four are kept.
     """
-    from dora._paths import ALL_INTERFACES, LOOPBACK
+    from dora._paths import ALL_INTERFACES, LOOPBACK, NO_TLS
     from dora.transport.tokens import make_token
 
     address = client.address
     if interface not in (*LOOPBACK, *ALL_INTERFACES) and address in LOOPBACK:
         address = interface  # it does not listen on loopback then
-    client = Client(address, client.port, authority=client.authority, token=make_token())
+    authority = client.authority or (NO_TLS if no_tls else "")
+    client = Client(address, client.port, authority=authority, token=make_token())
+    encryption = partial(encryption_options, client, tls_cert, tls_key, no_tls)
     processes: dict[str, Background] = {}
     with termination_as_interrupt(signal.SIGHUP):
         try:
-            _start_what_is_missing(client, interface, tls_cert, tls_key, recreate_store, processes)
+            _start_what_is_missing(client, interface, encryption, recreate_store, processes)
         except BaseException:
             _stop_what_was_started(client, processes)
             raise
@@ -76,8 +81,7 @@ def up(
 def _start_what_is_missing(
     client: Client,
     interface: str,
-    tls_cert: str,
-    tls_key: str,
+    encryption: Callable[[], list[str]],
     recreate_store: bool,
     processes: dict[str, Background],
 ) -> None:
@@ -101,10 +105,9 @@ def _start_what_is_missing(
         _check_reachable(client, interface)
         if recreate_store and (backup := back_up_store(store_path(client.port))) is not None:
             click.echo(f"moved the store to {backup}")
-        encryption = encryption_options(client, tls_cert, tls_key)
         options = ["--interface", interface, "--port", str(client.port)]
         with interrupts_held():
-            processes["coordinator"] = Background("coordinator", [*options, *encryption])
+            processes["coordinator"] = Background("coordinator", [*options, *encryption()])
     daemon_options = ["--coordinator-addr", client.address, "--coordinator-port", str(client.port)]
     daemon_options += ["--coordinator-ca", client.authority] if client.authority else []
     if has_daemon:
@@ -147,23 +150,26 @@ def _check_reachable(client: Client, interface: str) -> None:
         )
 
 
-def encryption_options(client: Client, certificate: str, key: str) -> list[str]:
+def encryption_options(client: Client, certificate: str, key: str, no_tls: bool) -> list[str]:
     """Return the TLS options for a coordinator; raises `DoraError` if they do not suit the client."""
-    from dora._paths import AUTHORITY_VARIABLE
-    from dora.transport.tls import server_context
+    from dora._paths import AUTHORITY_VARIABLE, LOOPBACK, NO_TLS
+    from dora.cli.commands.components import given_encryption
 
-    encrypted = server_context(certificate, key) is not None
-    if encrypted and not client.authority:
+    encrypted = given_encryption(certificate, key, no_tls) is not None
+    is_local = client.address in (*LOOPBACK, "localhost")
+    if encrypted and not client.authority and is_local:
         raise DoraError(
-            "commands need the certificate authority of a coordinator with TLS: set "
+            "commands need the certificate authority of a coordinator with TLS on loopback: set "
             f"{AUTHORITY_VARIABLE}, or give --coordinator-ca to each"
         )
-    if client.authority and not encrypted:
+    if client.authority not in ("", NO_TLS) and not encrypted and (no_tls or is_local):
         raise DoraError(
             f"{AUTHORITY_VARIABLE} or --coordinator-ca asks for a coordinator with TLS; to start one, give "
             "--tls-cert and --tls-key"
         )
-    return ["--tls-cert", certificate, "--tls-key", key] if encrypted else []
+    if encrypted:
+        return ["--tls-cert", certificate, "--tls-key", key]
+    return ["--no-tls"] if no_tls or client.authority == NO_TLS else []
 
 
 def _has_daemon(status: SystemStatus) -> bool:

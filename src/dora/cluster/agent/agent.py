@@ -19,16 +19,18 @@ from typing import Any
 import msgspec
 from websockets.asyncio.client import ClientConnection
 
-from dora._paths import data_folder
+from dora._paths import NO_TLS, data_folder
 from dora.cluster.agent.clock_sync import ClockSync
 from dora.cluster.agent.connection import CoordinatorConnection, DaemonRefused
-from dora.cluster.agent.identity import Identity, daemon_lock
+from dora.cluster.agent.identity import Identity, daemon_lock, lock_path
 from dora.cluster.agent.limits import UsageMeter
+from dora.cluster.agent.link_certificate import LinkCertificate
 from dora.cluster.agent.link_port import LinkPort
 from dora.cluster.agent.observers import Observers
 from dora.cluster.agent.warm_templates import WarmTemplates
 from dora.cluster.agent.worker_process import WorkerProcess
 from dora.cluster.agent.worker_reports import LogOutbox
+from dora.cluster.authority import SignedCertificate
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.message_log import log_message
@@ -104,13 +106,17 @@ class Agent:
     ) -> None:
         """``addresses`` all lead to one coordinator. Raises `DoraError`.
 
-        ``authority`` is the CA file of a coordinator with TLS. ``run_options`` go to each
+        ``authority``: see `dora.transport.proof.proven_connection`. ``run_options`` go to each
         `dora.cluster.agent.worker`.
         """
         self._run_options = run_options
         self._identity = identity
         self._interface = identity.address
         self._coordinator = CoordinatorConnection(addresses, port, token, authority)
+        self._certificate = None
+        if identity.tls is None and authority != NO_TLS:
+            path = lock_path(addresses[0], port, identity.machine).removesuffix(".lock")
+            self._certificate = LinkCertificate(identity.machine, path)
         self._observers = Observers(token.value, identity.machine, authority)
         self._id = uuid7()
         self._runs: dict[str, WorkerProcess] = {}
@@ -196,6 +202,8 @@ class Agent:
         self._link_port.close()
         await self._observers.close()
         await self._templates.close()
+        if self._certificate is not None:
+            self._certificate.remove()
         for run in self._runs.values():
             if run.process.stdin is not None:
                 run.process.stdin.close()  # kills its nodes
@@ -210,7 +218,13 @@ class Agent:
         self._outgoing = asyncio.Queue()  # messages in the old queue are in the reports too
         identity = self._identity
         retained = retained_for(identity.machine, self._coordinator.name)
-        self._outgoing.put_nowait(identity.hello(self._id, tuple(self._reports.values()), retained))
+        request = ""
+        if self._certificate is not None and (
+            self._coordinator.gives_certificates or not is_loopback(identity.address or "127.0.0.1")
+        ):
+            request = self._certificate.request()
+        hello = identity.hello(self._id, tuple(self._reports.values()), retained, request)
+        self._outgoing.put_nowait(hello)
         for run in self._runs.values():
             for parameters in run.parameters.values():
                 self._outgoing.put_nowait(parameters)
@@ -248,6 +262,10 @@ class Agent:
                 if fault := welcome_fault(message):
                     raise DaemonRefused(fault)
                 self._coordinator.on_welcome()
+            case SignedCertificate():
+                if self._certificate is not None:
+                    files = self._certificate.take(message)
+                    self._identity = msgspec.structs.replace(self._identity, tls=files)
             case HeartbeatAnswer():
                 self._clock_sync.take(message, self._runs.values())
             case DaemonRejected(reason=reason):

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from http.client import HTTPException
 from typing import Any, Final, NoReturn
@@ -20,11 +21,12 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
 
-from dora._paths import AUTHORITY_VARIABLE, host_and_port
+from dora._paths import NO_TLS, host_and_port
+from dora.cluster.client import without_tls
 from dora.cluster.protocol import MAX_MESSAGE, SAME_VERSION
 from dora.errors import DoraError
-from dora.transport.proof import UnprovenServerError, proven_socket
-from dora.transport.tls import client_context, is_tls_fault, tls_fault
+from dora.transport.proof import UnprovenServerError, proven_connection
+from dora.transport.tls import client_context, exact_client_context, is_tls_fault, tls_fault
 from dora.transport.tokens import Token
 
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
@@ -51,12 +53,15 @@ class CoordinatorConnection:
     """
 
     def __init__(self, addresses: Sequence[str], port: int, token: Token, authority: str) -> None:
-        """``authority`` is the CA file of a coordinator with TLS. Raises `DoraError`."""
+        """``authority``: see `dora.transport.proof.proven_connection`. Raises `DoraError`."""
         self.name = f"{addresses[0]}:{port}"
         self._addresses, self._port = addresses, port
         self._address = self._last_good = addresses[0]  # the one that is tried, and the last that worked
         self._token = token
-        self._encryption = client_context(authority)
+        self._authority = authority
+        self._verified = client_context(authority) if authority not in ("", NO_TLS) else None
+        self.gives_certificates = self._verified is not None
+        """Whether the coordinator signs certificates for links to other machines."""
         self._welcomes = 0
         self._pause = FIRST_RETRY
         self._last_fault = ""  # that was logged
@@ -68,7 +73,8 @@ class CoordinatorConnection:
 
     @property
     def url(self) -> str:
-        return f"{'ws' if self._encryption is None else 'wss'}://{self.where}"
+        """The address for a WebSocket on a connection that is there already, encrypted or not."""
+        return f"ws://{self.where}"
 
     @property
     def no_connection(self) -> str:
@@ -117,13 +123,13 @@ class CoordinatorConnection:
 
     async def _connect(self, serve: Callable[[ClientConnection], Awaitable[None]]) -> None:
         """Serve one connection until it ends; raises `_CONNECTION_ERRORS`."""
-        proven = None
-        if self._encryption is None:
-            proven = await asyncio.to_thread(proven_socket, self._address, self._port, self._token)
+        proven, encryption = None, self._verified
+        if encryption is None:
+            proven, encryption = await asyncio.to_thread(self._prove)
         async with connect(
-            f"{self.url}/api/daemon",
+            f"{'ws' if encryption is None else 'wss'}://{self.where}/api/daemon",
             sock=proven,
-            ssl=self._encryption,
+            ssl=encryption,
             additional_headers={"Authorization": f"Bearer {self._token.value}"},
             max_size=MAX_MESSAGE * 2,
             compression=None,
@@ -138,6 +144,24 @@ class CoordinatorConnection:
                 await serve(connection)
             finally:
                 watching.cancel()
+
+    def _prove(self) -> tuple[socket.socket | None, ssl.SSLContext | None]:
+        """Have the coordinator prove its identity by the token; return what leads to it.
+
+        That is a socket or, with TLS, a context that trusts only the certificate of which the proof spoke:
+        asyncio takes no socket that is encrypted already.
+        """
+        connection = proven_connection(self._address, self._port, self._token, self._authority)
+        found: socket.socket = connection.sock
+        self.gives_certificates = connection.is_encrypted or connection.gives_certificates
+        if connection.is_encrypted:
+            assert isinstance(found, ssl.SSLSocket)
+            certificate = found.getpeercert(binary_form=True)
+            connection.close()
+            return None, exact_client_context(certificate or b"")
+        connection.sock = None
+        found.settimeout(None)
+        return found, None
 
     def _fault_of(self, error: Exception) -> tuple[str, bool]:
         """Return why there is no connection, and whether a further attempt would fail too."""
@@ -163,9 +187,8 @@ class CoordinatorConnection:
                 return not_a_coordinator, False
             case InvalidMessage() if not isinstance(error.__cause__, EOFError):
                 return not_a_coordinator, False
-            case InvalidMessage() if self._encryption is None:
-                hint = f"it hangs up; one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
-                return f"{self.no_connection}: {hint}", False
+            case InvalidMessage() if self._verified is None:
+                return f"{self.no_connection}: it hangs up; {without_tls(self._authority)}", False
             case InvalidStatus():
                 return self.no_connection, False
             case _:

@@ -33,8 +33,10 @@ class Identity(msgspec.Struct, frozen=True):
     tls: TlsFiles | None = None
     link_port: int | None = None
 
-    def hello(self, daemon_id: str, runs: tuple[RunReport, ...], retained: tuple[str, ...]) -> Hello:
-        """Return the introduction of the daemon in this process."""
+    def hello(
+        self, daemon_id: str, runs: tuple[RunReport, ...], retained: tuple[str, ...], request: str = ""
+    ) -> Hello:
+        """Return the introduction of the daemon in this process. With ``request``, it asks for ``tls``."""
         return Hello(
             __version__,
             daemon_id,
@@ -43,10 +45,18 @@ class Identity(msgspec.Struct, frozen=True):
             machine=self.machine,
             labels=self.labels,
             address=self.address,
-            tls=self.tls is not None,
+            tls="" if request or self.tls is None else _digest_of(self.tls),
             retained=retained,
             protocol=PROTOCOL_VERSION,
+            request=request,
         )
+
+
+def _digest_of(files: TlsFiles) -> str:
+    from dora.transport.tls import authority_digest
+
+    with open(files.authority, encoding="ascii", errors="replace") as file:
+        return authority_digest(file.read())
 
 
 def parse_labels(text: str) -> dict[str, str]:

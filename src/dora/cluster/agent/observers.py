@@ -20,7 +20,7 @@ log = logging.getLogger("dora.daemon")
 class Observers:
     """Starts observers. ``machine`` is the id of this machine.
 
-    ``authority`` is the CA file of a coordinator with TLS.
+    ``authority`` of the coordinator: see `dora.transport.proof.proven_connection`.
     """
 
     def __init__(self, token: str, machine: str, authority: str = "") -> None:

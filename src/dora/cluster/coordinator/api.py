@@ -26,6 +26,7 @@ from dora._version import __version__
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.metrics import RequestCounter
 from dora.cluster.coordinator.openapi import document
+from dora.cluster.coordinator.own_certificate import LinkAuthority
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.http.auth import AuthMiddleware, Keys, failure
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
@@ -49,7 +50,10 @@ from dora.cluster.protocol import (
     version_fault,
 )
 from dora.cluster.refusal import Refusal
+from dora.dataflow.names import machine_id_fault
+from dora.errors import DoraError
 from dora.transport import proof
+from dora.transport.tls import ServerContext
 from dora.wire.daemon_protocol import DataflowRequest
 
 MAX_WAIT = 60.0  # seconds that one request may wait
@@ -110,15 +114,25 @@ def make_api(
     *,
     hosts: frozenset[str] = frozenset(),
     pages: Pages = NO_PAGES,
+    encryption: ServerContext | None = None,
+    link_authority: LinkAuthority | None = None,
 ) -> ASGIApp:
-    """Return the ASGI application. Empty ``hosts``: every host name is accepted."""
+    """Return the ASGI application. Empty ``hosts``: every host name is accepted.
+
+    ``encryption`` is of the server; connections without TLS may arrive all the same. ``link_authority``
+    None: daemons get no certificates.
+    """
+    gives_certificates = link_authority is not None and link_authority.is_remote
 
     async def prove(request: Request) -> Response:
         nonce = request.query_params.get("nonce", "")
         if not proof.is_nonce(nonce):
             raise Refusal(400, "`nonce` has to be 64 hexadecimal digits")
-        host, port = request.scope["server"]
-        return json_response(proof.Proof(proof.proof_of(keys.token, nonce, host, port)))
+        if encryption is not None and request.scope["scheme"] == "https":
+            place = proof.certificate_place(encryption.encoded)
+        else:
+            place = proof.address_place(*request.scope["server"])
+        return json_response(proof.Proof(proof.proof_of(keys.token, nonce, place), gives_certificates))
 
     async def dashboard(request: Request) -> Response:
         if "authorization" not in request.headers:
@@ -187,7 +201,7 @@ def make_api(
 
     async def daemon(websocket: WebSocket) -> None:
         await websocket.accept()
-        await _serve_daemon(coordinator, websocket)
+        await _serve_daemon(coordinator, websocket, link_authority)
 
     async def observe(websocket: WebSocket) -> None:
         await websocket.accept()
@@ -253,7 +267,9 @@ async def _internal_error(request: Request, error: Exception) -> Response:  # no
     return failure(500, f"the coordinator has a problem: {type(error).__name__}: {error}")
 
 
-async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
+async def _serve_daemon(
+    coordinator: Coordinator, websocket: WebSocket, link_authority: LinkAuthority | None
+) -> None:
     """Serve one daemon until its connection ends.
 
     The connection ends at once when the daemon's process ends. A close that the daemon sent during a
@@ -278,6 +294,14 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
         seen = websocket.client.host if websocket.client is not None else ""
         server = websocket.scope.get("server") or ("", None)
         heard = loop.time()
+        if first.request and link_authority is not None and not machine_id_fault(first.machine):
+            try:
+                signed, authority = link_authority.sign(first.request, first.machine)
+            except (ValueError, OSError, DoraError) as error:
+                log.warning("machine `%s` gets no certificate: %s", first.machine, error)
+                return
+            outgoing.put_nowait(signed)
+            first = msgspec.structs.replace(first, tls=authority)
         connection = coordinator.fleet.connect(first, outgoing.put_nowait, seen, str(server[0]))
         is_remote = not is_loopback(seen)
         patience = SILENCE_TIMEOUT if is_remote else None

@@ -250,7 +250,11 @@ class Changes:
     async def _join(self, run: DistributedRun, machines: Sequence[str], machine: str) -> None:
         """Start a partition without nodes on a machine; raises `Refusal`."""
         connection = self._requests.connection(machine)
-        if any(self._requests.connection(other).tls != connection.tls for other in machines):
+        others = [self._requests.connection(other).tls for other in machines]
+        if connection.tls and all(others) and {*others} != {connection.tls}:
+            text = f"machine `{machine}` has the certificate of another authority than those on which the "
+            raise Refusal(409, f"{text}dataflow runs")
+        if any(other != connection.tls for other in others):
             ours, theirs = ("uses TLS", "do not") if connection.tls else ("does not use TLS", "do")
             raise Refusal(409, f"machine `{machine}` {ours}, and those on which the dataflow runs {theirs}")
         await self._wait_for(lambda: run.is_free(machine), run.dataflow_id, connection)

@@ -23,7 +23,7 @@ class DaemonConnection:
         self.daemon_id = hello.daemon_id
         self.labels = hello.labels
         self.address = hello.address or seen
-        self.tls = hello.tls
+        self.tls = hello.tls  # "" without
         self.clock: ClockOffset | None = None
         self.send = send
         self.seen = seen

@@ -294,7 +294,9 @@ class Coordinator:
         connections = self.fleet.connections
         if len({connections[machine].tls for machine in machines}) > 1:
             bare = [machine for machine in machines if not connections[machine].tls]
-            raise Refusal(409, f"some machines use TLS, and others do not: {', '.join(bare)}")
+            if bare:
+                raise Refusal(409, f"some machines use TLS, and others do not: {', '.join(bare)}")
+            raise Refusal(409, f"{', '.join(machines)} have certificates of different authorities")
         daemons = {machine: connections[machine].daemon_id for machine in machines}
         view = self._add(uuid7(), spec, daemons)
         self.fleet.start(view.uuid, spec)

@@ -103,7 +103,7 @@ class Fleet:
                     address=connection.address,
                     daemon_id=connection.daemon_id,
                     away_since=self._away_since.get(machine),
-                    tls=connection.tls,
+                    tls=bool(connection.tls),
                     clock=connection.clock,
                 )
                 for machine, connection in sorted(self._known.items())

@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Callable
 
 import msgspec
@@ -16,6 +15,7 @@ import uvicorn
 from dora._paths import LOOPBACK, store_path
 from dora.cluster.coordinator.api import Pages, make_api
 from dora.cluster.coordinator.coordinator import Coordinator
+from dora.cluster.coordinator.own_certificate import LinkAuthority
 from dora.cluster.coordinator.policy import limits_from
 from dora.cluster.coordinator.store import MEMORY, Store, lock_store
 from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject
@@ -25,6 +25,7 @@ from dora.cluster.protocol import ACTIVE, DEFAULT_MACHINE, Limits
 from dora.dataflow.graph import graph_of
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
+from dora.transport.tls import ServerContext
 from dora.transport.tokens import make_token
 from dora.wire.decoders import from_plain
 
@@ -36,13 +37,16 @@ def serve(
     port: int,
     *,
     on_ready: Callable[[str], None] = lambda _: None,
-    encryption: ssl.SSLContext | None = None,
+    encryption: ServerContext | None = None,
+    plain_loopback: bool = False,
+    link_authority: LinkAuthority | None = None,
     records: str = "",
 ) -> None:
     """Serve until SIGTERM, SIGINT or `dora down`. Raises `DoraError` if it cannot begin.
 
     ``records``: the file of the store, `MEMORY`, or "" for this port's file. ``on_ready`` gets the path
-    that logs in a browser. With ``encryption`` the API is HTTPS.
+    that logs in a browser. With ``encryption`` the API is HTTPS, with ``plain_loopback`` for other machines
+    only. ``link_authority``: see `make_api`.
     """
     limits = limits_from(os.environ)
     listener = _listen(interface, port)
@@ -54,13 +58,15 @@ def serve(
         token = make_token()
         store = Store(path)
         if encryption is None and interface not in LOOPBACK:
-            log.info("nothing is encrypted, the token neither; --tls-cert and --tls-key change that")
+            log.info("nothing is encrypted, the token neither; without --no-tls, all would be")
         how = "listening in TLS" if encryption is not None else "listening"
         log.info("%s on %s:%d, records in %s", how, interface, port, store.path)
         log.info("the token is in %s", token.source)
         keys = keys_for(token.value)
         on_ready(keys.path)
-        asyncio.run(_serve(listener, store, keys, interface, encryption, limits))
+        asyncio.run(
+            _serve(listener, store, keys, interface, encryption, plain_loopback, link_authority, limits)
+        )
     finally:
         listener.close()
         if lock is not None:
@@ -72,7 +78,9 @@ async def _serve(
     store: Store,
     keys: Keys,
     interface: str,
-    encryption: ssl.SSLContext | None,
+    encryption: ServerContext | None,
+    plain_loopback: bool,
+    link_authority: LinkAuthority | None,
     limits: Limits,
 ) -> None:
     server: uvicorn.Server
@@ -82,8 +90,15 @@ async def _serve(
 
     coordinator = Coordinator(store, end, limits, interface)
     hosts = LOOPBACK if interface in LOOPBACK else frozenset()
-    app = make_api(coordinator, keys, hosts=hosts, pages=_pages(coordinator, keys))
-    server = make_server(app, connection_limit(), encryption)
+    app = make_api(
+        coordinator,
+        keys,
+        hosts=hosts,
+        pages=_pages(coordinator, keys),
+        encryption=encryption,
+        link_authority=link_authority,
+    )
+    server = make_server(app, connection_limit(), encryption, plain_loopback=plain_loopback)
     try:
         await server.serve([listener])
     finally:

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dora.cluster.protocol import MAX_MESSAGE
 from dora.daemon.logs.limited_lines import BAD_REQUESTS
+from dora.transport.proof import is_own_machine
 from dora.transport.tls import ServerContext
 
 log = logging.getLogger(BAD_REQUESTS)
@@ -31,6 +32,7 @@ log = logging.getLogger(BAD_REQUESTS)
 REQUEST_TIMEOUT: Final = 10.0  # seconds until the head of a request is complete
 RESERVED_FILES: Final = 64  # file descriptors for other purposes than connections
 MAX_CONNECTIONS: Final = 16_384  # connections
+_ACCEPT_AGAIN_AFTER: Final = 1.0  # seconds
 
 
 def connection_limit() -> int:
@@ -121,9 +123,17 @@ class LimitedConnection(H11Protocol):
 
 
 def make_server(
-    app: ASGIApp, max_connections: int, encryption: ssl.SSLContext | None = None
+    app: ASGIApp,
+    max_connections: int,
+    encryption: ssl.SSLContext | None = None,
+    *,
+    plain_loopback: bool = False,
 ) -> uvicorn.Server:
-    """Return what serves the API, with at most so many connections at once."""
+    """Return what serves the API, with at most so many connections at once.
+
+    ``plain_loopback``: without TLS for programs of this machine. A browser of this machine would otherwise
+    warn of the certificate, and nothing of it is on the network.
+    """
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -137,33 +147,70 @@ def make_server(
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=1,
     )
-    return uvicorn.Server(config) if encryption is None else _EncryptedServer(config, encryption)
+    if encryption is None:
+        return uvicorn.Server(config)
+    return _EncryptedServer(config, encryption, plain_loopback)
 
 
 class _EncryptedServer(uvicorn.Server):
     """Serves in TLS. uvicorn itself gives a handshake a minute, in which a crowd can shut others out."""
 
-    def __init__(self, config: uvicorn.Config, encryption: ssl.SSLContext) -> None:
+    def __init__(self, config: uvicorn.Config, encryption: ssl.SSLContext, plain_loopback: bool) -> None:
         super().__init__(config)
         self._encryption = encryption
+        self._plain_loopback = plain_loopback
+        self._handshakes: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.servers = []
+        for listener in sockets or ():
+            listener.setblocking(False)
+            listener.listen(self.config.backlog)
+            self._listen(listener)
+        self.started = True
+
+    def _listen(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0 and not self.should_exit:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(self.config.backlog):
+            try:
+                connection, peer = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError:  # no file descriptors are left
+                loop.remove_reader(listener)
+                loop.call_later(_ACCEPT_AGAIN_AFTER, self._listen, listener)
+                return
+            task = loop.create_task(self._begin(connection, str(peer[0])))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _begin(self, connection: socket.socket, peer: str) -> None:
         def make_connection() -> asyncio.Protocol:
             make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
             return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
-        loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
+        connection.setblocking(False)
+        is_plain = self._plain_loopback and is_own_machine(peer)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
                 make_connection,
-                sock=sock,
-                ssl=self._encryption,
-                ssl_handshake_timeout=REQUEST_TIMEOUT,
-                backlog=self.config.backlog,
+                connection,
+                ssl=None if is_plain else self._encryption,
+                ssl_handshake_timeout=None if is_plain else REQUEST_TIMEOUT,
             )
-            for sock in sockets or ()
-        ]
-        self.started = True
+        except OSError:  # it speaks no TLS, or is gone
+            connection.close()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in sockets or ():
+            asyncio.get_running_loop().remove_reader(listener)
+        for task in self._handshakes:
+            task.cancel()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Use a renewed certificate, within a second."""

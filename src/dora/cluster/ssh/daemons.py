@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from dora._paths import NO_TLS
 from dora.cluster.ssh import scripts
-from dora.cluster.ssh.certificates import provide_all
 from dora.cluster.ssh.file import Cluster, Machine
 from dora.cluster.ssh.ssh import MachineFault, on_all, run, send_file
 from dora.daemon.work import Work
@@ -38,13 +38,11 @@ def start(
 
     `end_started` ends those that were started with the same ``stamp``.
     """
-    faults = provide_all(cluster, machines, report)
     stdin = _secrets(cluster, token)
     results = on_all(
-        _without(machines, faults),
-        lambda machine: run(machine, scripts.start_daemon(cluster, machine, stamp), stdin=stdin),
+        machines, lambda machine: run(machine, scripts.start_daemon(cluster, machine, stamp), stdin=stdin)
     )
-    faults += _faults(result for _, result in results)
+    faults = _faults(result for _, result in results)
     return faults + await_daemons(
         cluster, _without(machines, faults), connected, lambda id: report(f"{id}: started dora daemon")
     )
@@ -99,7 +97,6 @@ def install(
 
     A daemon that `start` has started is ended before, with what it runs.
     """
-    faults = provide_all(cluster, machines, report)
     stdin = _secrets(cluster, token)
 
     def work(machine: Machine) -> str:
@@ -107,8 +104,8 @@ def install(
         run(machine, scripts.end_daemon(machine))
         return run(machine, scripts.install(cluster, machine), stdin=stdin)
 
-    results = on_all(_without(machines, faults), work)
-    faults += _faults(result for _, result in results)
+    results = on_all(machines, work)
+    faults = _faults(result for _, result in results)
     waiting = _without(machines, faults)
     names = {machine.id: scripts.unit_name(machine) for machine in machines}
     return faults + await_daemons(
@@ -150,7 +147,7 @@ def upgrade(
 
 def _secrets(cluster: Cluster, token: str) -> str:
     """Return the standard input of the scripts: token and CA certificate. Raises `DoraError`."""
-    if not cluster.authority:
+    if cluster.authority in ("", NO_TLS):
         return f"{token}\n"
     try:
         with open(cluster.authority, encoding="ascii") as file:

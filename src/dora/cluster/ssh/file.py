@@ -46,10 +46,9 @@ class Cluster(msgspec.Struct, frozen=True):
     machines: tuple[Machine, ...]
     file: str
     warnings: tuple[str, ...] = ()
-    certificate: str = ""  # these three are files, or "" if the coordinator has no TLS
+    certificate: str = ""  # these two are files, or "" for a certificate that the coordinator makes
     key: str = ""
-    authority: str = ""
-    own_authority: bool = False  # made by `dora cluster up --tls`; then each machine has a certificate too
+    authority: str = ""  # a file, "", or `NO_TLS`, see `dora.transport.proof.proven_connection`
 
 
 class _Word(FieldType[str]):

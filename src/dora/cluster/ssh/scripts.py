@@ -1,8 +1,7 @@
 """Scripts (POSIX sh) for the machines of a cluster, and the systemd unit. Pure.
 
 The scripts read the token from standard input, because other users can read command lines. The CA
-certificate of a coordinator with TLS follows in further lines. The key of a machine goes by
-`receive_bundle`.
+certificate of a coordinator with a certificate of the user follows in further lines.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
+from dora._paths import AUTHORITY_VARIABLE, NO_TLS
 from dora.cluster.ssh.file import Cluster, Machine
 
 # A shell without login finds less: pip, pipx and uv install to ~/.local/bin.
@@ -102,65 +102,31 @@ def start_daemon(cluster: Cluster, machine: Machine, stamp: str) -> str:
 
 
 def _check_service(cluster: Cluster, machine: Machine) -> str:
-    """Return lines that fail if the service was installed before the cluster had certificates."""
-    if not cluster.own_authority:
-        return ""
+    """Return lines that fail if the service was installed when the cluster had TLS, or had none."""
+    wanted, other = ("off", "on") if cluster.authority == NO_TLS else ("on", "off")
+    fault = f"its service was installed with TLS {other}; `dora cluster install` installs it again"
     return (
-        f"    grep -q ^DORA_TLS_CERT= {_environment(machine)} || {{\n"
-        "        echo 'its service was installed without TLS; `dora cluster install` adds it' >&2; exit 1\n"
-        "    }\n"
+        f"    ! grep -qx {AUTHORITY_VARIABLE}={NO_TLS} {_environment(machine)}; was=$?\n"
+        f"    [ $was = {int(wanted == 'off')} ] || {{ echo '{fault}' >&2; exit 1; }}\n"
     )
 
 
-def _tls_variables(cluster: Cluster, machine: Machine) -> dict[str, str]:
-    """Return the environment variables of a daemon that name its files for TLS, quoted for its shell."""
-    if not cluster.authority:
-        return {}
-    found = {"DORA_COORDINATOR_CA": _authority(machine)}
-    if cluster.own_authority:
-        bundle = _bundle(machine)
-        found |= {"DORA_TLS_CA": _authority(machine), "DORA_TLS_CERT": bundle, "DORA_TLS_KEY": bundle}
-    return found
+def _has_file(cluster: Cluster) -> bool:
+    """Return whether there is an authority that machines have to know."""
+    return cluster.authority not in ("", NO_TLS)
+
+
+def _tls_value(cluster: Cluster, machine: Machine) -> str:
+    """Return the value of ``DORA_COORDINATOR_CA`` for a daemon, quoted for its shell; "" without one."""
+    return _authority(machine) if _has_file(cluster) else cluster.authority
 
 
 def _set_tls(cluster: Cluster, machine: Machine) -> str:
-    """Return lines that write the authority to a file, and export the names of the files for TLS."""
-    if not cluster.authority:
-        return "unset DORA_COORDINATOR_CA\n"
-    variables = _tls_variables(cluster, machine)
-    exported = " ".join(f"{name}={path}" for name, path in variables.items())
-    return f"cat >{_authority(machine)} || exit 1\nexport {exported}\n"
-
-
-def machine_state(machine: Machine) -> str:
-    """Return the script that prints the `dora.cluster.ssh.certificates.MachineState`."""
-    return f'{_BEGIN}{_find(machine)}exec "$dora" cluster machine-state {machine.id}\n'
-
-
-def receive_bundle(machine: Machine) -> str:
-    """Return the script that receives the key and the certificate of a machine, which end its input."""
-    new = f'"$folder"/{bundle_name(machine.id)}.new'
-    return (
-        f"{_BEGIN}rm -f {new}\n"
-        f"cat >{new} || exit 1\n"
-        f'case "$(tail -n 1 {new})" in *"END CERTIFICATE"*) ;; *) rm -f {new}; exit 1 ;; esac\n'
-        f"mv -f {new} {_bundle(machine)}\n"
-    )
-
-
-def remove_bundle(machine: Machine) -> str:
-    """Return the script that removes key and certificate once the daemon has ended; prints what it did.
-
-    A service keeps them for its next start.
-    """
-    return (
-        f"{_BEGIN}{_service(machine)}"
-        f"[ -e {_bundle(machine)} ] || exit 0\n"
-        '[ -z "$service" ] || { echo "its service keeps its key"; exit 0; }\n'
-        f"{_find_process(machine)}"
-        f"{_AWAIT_END}"
-        f"rm -f {_bundle(machine)} {_authority(machine)} && echo removed its key\n"
-    )
+    """Return lines that write the authority to a file, and name it to the daemon."""
+    if not (value := _tls_value(cluster, machine)):
+        return f"unset {AUTHORITY_VARIABLE}\n"
+    written = f"cat >{value} || exit 1\n" if _has_file(cluster) else ""
+    return f"{written}export {AUTHORITY_VARIABLE}={value}\n"
 
 
 def end_daemon(machine: Machine) -> str:
@@ -242,15 +208,6 @@ def _stamp(machine: Machine) -> str:
 
 def _authority(machine: Machine) -> str:
     return f'"$folder"/coordinator-of-{machine.id}.pem'
-
-
-def bundle_name(id: str) -> str:
-    """Return the name of the file with the key and the certificate of a machine."""
-    return f"machine-{id}.pem"
-
-
-def _bundle(machine: Machine) -> str:
-    return f'"$folder"/{bundle_name(machine.id)}'
 
 
 def _environment(machine: Machine) -> str:
@@ -339,9 +296,9 @@ def install(cluster: Cluster, machine: Machine) -> str:
     """Return the script that makes the daemon a service of systemd, and starts it."""
     name = unit_name(machine)
     environment = '"$token_file"'
-    authority = f"cat >{_authority(machine)}\n" if cluster.authority else ""
-    for variable, path in _tls_variables(cluster, machine).items():
-        authority += f'printf "{variable}=%s\\n" {path} >>{environment}\n'
+    authority = f"cat >{_authority(machine)}\n" if _has_file(cluster) else ""
+    if value := _tls_value(cluster, machine):
+        authority += f'printf "{AUTHORITY_VARIABLE}=%s\\n" {value} >>{environment}\n'
     return (
         f"{_BEGIN}{_find(machine)}{_NEEDS_SYSTEMD}{_service(machine)}"
         "set -e\n"
@@ -368,7 +325,7 @@ def uninstall(machine: Machine) -> str:
         '[ -n "$service" ] || { echo absent; exit 0; }\n'
         "set -e\n"
         f"$control disable --quiet --now {name}\n"
-        f'rm -f "$units"/{name} {_environment(machine)} {_authority(machine)} {_bundle(machine)}\n'
+        f'rm -f "$units"/{name} {_environment(machine)} {_authority(machine)}\n'
         "$control daemon-reload\n"
     )
 

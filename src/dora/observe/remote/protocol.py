@@ -27,11 +27,11 @@ class StartMessage(msgspec.Struct, frozen=True):
     It names the dataflow to observe, and where the client waits.
     """
 
-    url: str
+    url: str  # ws://…, with TLS as well
     token: str
     socket: str  # of the dataflow
     machine: str
-    authority: str = ""  # the file by which a coordinator with TLS is known
+    authority: str = ""  # of the coordinator, see `dora.transport.proof.proven_connection`
 
 
 class DeliveryTaken(msgspec.Struct, frozen=True, tag=True):

@@ -39,7 +39,6 @@ from dora.observe.remote.protocol import (
     encode,
 )
 from dora.transport.proof import proven_socket
-from dora.transport.tls import duplex_client_context
 from dora.transport.tokens import Token
 
 MAX_FRAME: Final = 16 << 20
@@ -54,16 +53,14 @@ class ObserverServer:
 
     def __init__(self, start: StartMessage) -> None:
         headers = {"Authorization": f"Bearer {start.token}"}
-        encryption = duplex_client_context(start.authority)
         place = urlsplit(start.url)
         assert place.hostname is not None and place.port is not None
         token = Token(start.token, "the daemon's")
         try:
-            proven = None if encryption is not None else proven_socket(place.hostname, place.port, token)
+            proven = proven_socket(place.hostname, place.port, token, start.authority)
             self._connection: ClientConnection = connect(
                 start.url,
                 sock=proven,
-                ssl=encryption,
                 additional_headers=headers,
                 max_size=MAX_FRAME,
                 compression=None,

@@ -1,4 +1,4 @@
-"""Certificates of a cluster: who may use them, for how long, and what is said when they do not fit."""
+"""Certificates of an authority: who may use them, for how long, and what is said when they do not fit."""
 
 from __future__ import annotations
 
@@ -10,36 +10,28 @@ from pathlib import Path
 import pytest
 
 from dora.cluster import authority as module
-from dora.cluster.authority import Authority, expires_soon
-from dora.cluster.ssh.authority import (
-    authority_of,
-    certify_machine,
-    first_expiry,
-    folder_of,
-    with_own_authority,
-)
-from dora.cluster.ssh.certificates import machine_state
-from dora.cluster.ssh.file import Cluster, Machine
+from dora.cluster.agent.link_certificate import LinkCertificate
+from dora.cluster.authority import Authority, certificate_in, new_request
+from dora.cluster.coordinator.own_certificate import LinkAuthority, own_authority, own_certificate
 from dora.errors import DoraError
 from dora.transport.tls import check_machine_certificate, server_context
 from dora.wire.node_config import TlsFiles
 
-ROBOT = Machine(id="robot", host="robot.local")
-CLUSTER = Cluster(address="10.0.0.1", port=6013, machines=(ROBOT,), file="cluster.yml")
 DAY = datetime.timedelta(days=1)
+PORT = 6013
 
 
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path))
-    return authority_of(CLUSTER)
+    return own_authority(PORT)
 
 
 def files_of(authority: Authority, tmp_path: Path) -> TlsFiles:
     """Return the files of a machine."""
     bundle = tmp_path / "robot.pem"
     bundle.write_text(authority.certify("robot"))
-    return TlsFiles(f"{folder_of(CLUSTER)}/ca.pem", str(bundle), str(bundle))
+    return TlsFiles(authority.file, str(bundle), str(bundle))
 
 
 def at(monkeypatch: pytest.MonkeyPatch, shift: datetime.timedelta) -> None:
@@ -52,6 +44,39 @@ def test_a_machine_may_use_its_certificate_at_both_ends_of_a_link(
     authority: Authority, tmp_path: Path
 ) -> None:
     check_machine_certificate(files_of(authority, tmp_path), "robot")
+
+
+def test_a_daemon_gets_a_certificate_for_a_key_that_it_keeps(tmp_path: Path, authority: Authority) -> None:
+    certificate = LinkCertificate("robot", str(tmp_path / "daemon"))
+    request = certificate.request()
+    assert "PRIVATE KEY" not in request
+    signed, digest = LinkAuthority(PORT, is_remote=True).sign(request, "robot")
+    files = certificate.take(signed)
+    assert Path(files.authority).read_text() == Path(authority.file).read_text()
+    assert all(os.stat(path).st_mode & 0o077 == 0 for path in (files.authority, files.key))
+    assert LinkAuthority(PORT, is_remote=True).sign(new_request("x")[1], "desk")[1] == digest, (
+        "the same one"
+    )
+    certificate.remove()
+    assert not [*tmp_path.glob("daemon*")]
+
+
+def test_the_name_in_a_request_does_not_count(tmp_path: Path, authority: Authority) -> None:
+    certificate = LinkCertificate("robot", str(tmp_path / "daemon"))
+    signed, _ = LinkAuthority(PORT, is_remote=True).sign(certificate.request(), "desk")
+    with pytest.raises(DoraError, match=r"daemon.pem is not for machine `robot`"):
+        certificate.take(signed)
+    assert authority.is_good(signed.certificate, machine="desk")
+
+
+@pytest.mark.parametrize("request_", ["", "nonsense", "of another key"])
+def test_a_bad_request_is_refused(authority: Authority, request_: str) -> None:
+    if request_ == "of another key":
+        (_, one), (_, two) = new_request("robot"), new_request("robot")
+        lines, others = one.splitlines(), two.splitlines()
+        request_ = "\n".join([*lines[:2], *others[2:]])
+    with pytest.raises(ValueError, match=r"."):
+        authority.sign(request_, "robot")
 
 
 @pytest.mark.parametrize("host", ["10.0.0.2", "fd00::2", "robot.local"])
@@ -97,8 +122,7 @@ def test_certificates_that_do_not_fit_are_refused_with_a_remedy(
         check_machine_certificate(files_of(authority, tmp_path), "robot")
     monkeypatch.undo()
     monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path / "other"))
-    authority_of(CLUSTER)
-    other = TlsFiles(f"{folder_of(CLUSTER)}/ca.pem", files.certificate, files.key)
+    other = TlsFiles(own_authority(PORT).file, files.certificate, files.key)
     with pytest.raises(DoraError, match=r"robot.pem cannot be verified with .*/other/.*/ca.pem: "):
         check_machine_certificate(other, "robot")
     with pytest.raises(DoraError, match=r"are not a certificate and its key"):
@@ -111,26 +135,22 @@ def test_certificates_are_renewed_a_month_before_they_expire(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not authority.is_good("", machine="robot"), "there is none yet"
-    made = certify_machine(authority, ROBOT)
-    kept = Path(folder_of(CLUSTER), "machine-robot.pem").read_text()
-    assert "PRIVATE KEY" in made and made.endswith(kept) and "PRIVATE KEY" not in kept
+    kept = certificate_in(authority.certify("robot"))
+    assert "PRIVATE KEY" not in kept
     assert authority.is_good(kept, machine="robot") and not authority.is_good(kept, machine="desk")
     assert authority.certify_server(["10.0.0.1"]) and not authority.certify_server(["10.0.0.1"])
     assert authority.certify_server(["10.0.0.1", "10.0.0.9"]), "it has another address as well"
-    end = first_expiry(CLUSTER)
-    assert end is not None and not expires_soon(end)
     at(monkeypatch, 340 * DAY)
-    assert expires_soon(end) and not authority.is_good(kept, machine="robot")
+    assert not authority.is_good(kept, machine="robot")
     assert authority.certify_server(["10.0.0.1"]), "it is due"
 
 
 def test_the_authority_stays_and_its_files_are_of_this_user_only(authority: Authority) -> None:
-    folder = Path(folder_of(CLUSTER))
-    assert authority_of(CLUSTER).certificate == authority.certificate
+    folder = Path(authority.folder)
+    assert own_authority(PORT).certificate == authority.certificate
+    assert own_certificate(authority, "0.0.0.0").encoded == own_certificate(authority, "0.0.0.0").encoded
     assert folder.stat().st_mode & 0o777 == 0o700
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
-    found = with_own_authority(CLUSTER)
-    assert found.own_authority and found.authority == f"{folder}/ca.pem"
 
 
 def test_a_damaged_or_old_authority_is_reported(
@@ -138,34 +158,16 @@ def test_a_damaged_or_old_authority_is_reported(
 ) -> None:
     with monkeypatch.context() as later:
         at(later, 3630 * DAY)
-        with pytest.raises(
-            DoraError, match=r"the authority in .* expires on 20\d\d-.*--tls cluster.yml` makes"
-        ):
-            authority_of(CLUSTER)
-    key = Path(folder_of(CLUSTER), "ca.key")
+        with pytest.raises(DoraError, match=r"the authority in .* expires on 20\d\d-.*; remove that"):
+            own_authority(PORT)
+    key = Path(authority.folder, "ca.key")
     for damage in ("", "nonsense", authority.certify("x")):
         key.write_text(damage)
-        with pytest.raises(
-            DoraError, match=r"cannot use .*; after `dora cluster down cluster.yml`, remove"
-        ):
-            authority_of(CLUSTER)
+        with pytest.raises(DoraError, match=r"cannot use .*; remove that folder, and the next start"):
+            own_authority(PORT)
     key.unlink()
-    with pytest.raises(DoraError, match=r"cannot use .*/ca.key: No such file or directory; after"):
-        authority_of(CLUSTER)
-
-
-def test_a_machine_says_what_it_has(authority: Authority, tmp_path: Path) -> None:
-    assert machine_state("robot").certificate == ""
-    bundle = tmp_path / "machine-robot.pem"
-    bundle.write_text(authority.certify("robot"))
-    state = machine_state("robot")
-    assert authority.is_good(state.certificate, machine="robot")
-    bundle.write_text(state.certificate)
-    assert machine_state("robot").certificate == "", "its key is missing"
-    bundle.unlink()
-    bundle.mkdir()
-    with pytest.raises(DoraError, match=r"cannot read .*/machine-robot.pem: Is a directory"):
-        machine_state("robot")
+    with pytest.raises(DoraError, match=r"cannot use .*/ca.key: No such file or directory; remove"):
+        own_authority(PORT)
 
 
 def test_a_server_uses_renewed_files(authority: Authority, tmp_path: Path) -> None:
@@ -173,8 +175,10 @@ def test_a_server_uses_renewed_files(authority: Authority, tmp_path: Path) -> No
     bundle.write_text(authority.certify("robot"))
     context = server_context(str(bundle), str(bundle))
     assert context is not None and not context.reload()
+    first = context.encoded
     bundle.write_text("half a file")
     os.utime(bundle, ns=(1, 1))
     assert not context.reload(), "it waits until they are complete"
     bundle.write_text(authority.certify("robot"))
     assert context.reload() and not context.reload()
+    assert context.encoded != first
