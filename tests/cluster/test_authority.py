@@ -11,7 +11,7 @@ import pytest
 
 from dora.cluster import authority as module
 from dora.cluster.agent.link_certificate import LinkCertificate
-from dora.cluster.authority import Authority, certificate_in, new_request
+from dora.cluster.authority import SERVER, Authority, Signer, new_request
 from dora.cluster.coordinator.own_certificate import LinkAuthority, own_authority, own_certificate
 from dora.errors import DoraError
 from dora.transport.tls import check_machine_certificate, server_context
@@ -61,12 +61,12 @@ def test_a_daemon_gets_a_certificate_for_a_key_that_it_keeps(tmp_path: Path, aut
     assert not [*tmp_path.glob("daemon*")]
 
 
-def test_the_name_in_a_request_does_not_count(tmp_path: Path, authority: Authority) -> None:
+@pytest.mark.usefixtures("authority")
+def test_the_name_in_a_request_does_not_count(tmp_path: Path) -> None:
     certificate = LinkCertificate("robot", str(tmp_path / "daemon"))
     signed, _ = LinkAuthority(PORT, is_remote=True).sign(certificate.request(), "desk")
     with pytest.raises(DoraError, match=r"daemon.pem is not for machine `robot`"):
         certificate.take(signed)
-    assert authority.is_good(signed.certificate, machine="desk")
 
 
 @pytest.mark.parametrize("request_", ["", "nonsense", "of another key"])
@@ -112,9 +112,14 @@ def test_certificates_that_do_not_fit_are_refused_with_a_remedy(
         DoraError, match=r"robot.pem is not for machine `Robot`; make another one with subjectAltName=URI"
     ):
         check_machine_certificate(files, "Robot")
-    at(monkeypatch, -366 * DAY)
+    at(monkeypatch, -3651 * DAY)
+    old = Signer.new("old")
+    texts = {"old-ca.pem": old.text, "old.pem": old.certify("robot")}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    former = TlsFiles(*(str(tmp_path / name) for name in ("old-ca.pem", "old.pem", "old.pem")))
     with pytest.raises(DoraError, match=r"has expired, by the clock of this machine \(\d+.*or renew the"):
-        check_machine_certificate(files_of(authority, tmp_path), "robot")
+        check_machine_certificate(former, "robot")
     at(monkeypatch, 2 * DAY)
     with pytest.raises(
         DoraError, match=r"is not valid yet, by the clock of this machine .*; set the clock"
@@ -134,15 +139,12 @@ def test_certificates_that_do_not_fit_are_refused_with_a_remedy(
 def test_certificates_are_renewed_a_month_before_they_expire(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not authority.is_good("", machine="robot"), "there is none yet"
-    kept = certificate_in(authority.certify("robot"))
-    assert "PRIVATE KEY" not in kept
-    assert authority.is_good(kept, machine="robot") and not authority.is_good(kept, machine="desk")
+    assert not authority.is_good("", []), "there is none yet"
     assert authority.certify_server(["10.0.0.1"]) and not authority.certify_server(["10.0.0.1"])
     assert authority.certify_server(["10.0.0.1", "10.0.0.9"]), "it has another address as well"
     at(monkeypatch, 340 * DAY)
-    assert not authority.is_good(kept, machine="robot")
     assert authority.certify_server(["10.0.0.1"]), "it is due"
+    assert "PRIVATE KEY" in Path(authority.folder, SERVER).read_text()
 
 
 def test_the_authority_stays_and_its_files_are_of_this_user_only(authority: Authority) -> None:

@@ -16,18 +16,22 @@ from hosts import Host
 from tokens import TOKEN
 from waiting import wait_until
 
-from dora._paths import DEFAULT_PORT
+from dora._paths import AUTHORITY_VARIABLE, DEFAULT_PORT, NO_TLS
 from dora.cluster.client import Client
 from dora.daemon.supervisor.result import DataflowResult
 from dora.transport.tokens import Token
 
+PLAIN = {AUTHORITY_VARIABLE: NO_TLS}
 DORA = (sys.executable, "-P", "-m", "dora")
 _LOOK_FOR_RUNS = {"node", "param", "top", "topic"}
 _COMMAND_SERVER = Path(__file__).with_name("command_server.py")
 
 
 class Spread:
-    """Runs ``dora`` on the first host, in a folder that all hosts see."""
+    """Runs ``dora`` on the first host, in a folder that all hosts see.
+
+    With `PLAIN` in ``env``, nothing is encrypted.
+    """
 
     def __init__(self, hosts: dict[str, Host], folder: Path, env: Mapping[str, str]) -> None:
         self.hosts = hosts
@@ -57,7 +61,8 @@ class Spread:
             )
 
     def start_coordinator(self) -> None:
-        self.background(self.first, "coordinator", "coordinator", "--interface", self.first.address)
+        plain = ["--no-tls"] if self.env.get(AUTHORITY_VARIABLE) == NO_TLS else []
+        self.background(self.first, "coordinator", "coordinator", "--interface", self.first.address, *plain)
 
     def start_daemon(self, machine: str, *more: str) -> None:
         self.background(self.hosts[machine], machine, "daemon", "--machine-id", machine, *more)
@@ -134,7 +139,12 @@ class Spread:
 
     def result(self, dataflow: str) -> DataflowResult:
         """Return the result of a dataflow that has ended."""
-        client = Client(self.first.address, DEFAULT_PORT, authority="", token=Token(TOKEN, "the test"))
+        client = Client(
+            self.first.address,
+            DEFAULT_PORT,
+            authority=self.env.get(AUTHORITY_VARIABLE, ""),
+            token=Token(TOKEN, "the test"),
+        )
         result = client.dataflow(dataflow).result
         assert result is not None
         return result

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_system import Spread, spread_over
+from cluster_system import PLAIN, Spread, spread_over
 from hosts import Host, network
 from waiting import wait_until
 
@@ -69,7 +69,7 @@ def flow(size: int, pause: float, *links: str) -> str:
 @pytest.fixture(scope="module")
 def system(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:  # noqa: ARG001
     folder = tmp_path_factory.mktemp("gateway")
-    with network("left", "right") as hosts, spread_over(hosts, folder) as system:
+    with network("left", "right") as hosts, spread_over(hosts, folder, PLAIN) as system:  # with bypasses
         system.write(NODES)
         yield system
 

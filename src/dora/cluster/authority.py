@@ -102,7 +102,9 @@ class Signer:
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
         both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        end = min(_now() + VALIDITY, self.certificate.not_valid_after_utc)
+        end = self.certificate.not_valid_after_utc
+        if hosts:  # browsers want a short time; the one of a machine goes with its daemon
+            end = min(_now() + VALIDITY, end)
         names = _names(hosts) if hosts else [x509.UniformResourceIdentifier(machine_name(name))]
         return _sign(
             _builder(name, key, self.certificate.subject, end, self.key.public_key())
@@ -113,11 +115,8 @@ class Signer:
             self.key,
         )
 
-    def is_good(self, certificate: str, *, machine: str = "", hosts: Sequence[str] = ()) -> bool:
-        """Return whether a certificate is of this authority, and need not be renewed.
-
-        It has to be for the machine, or else for all of the hosts.
-        """
+    def is_good(self, certificate: str, hosts: Sequence[str]) -> bool:
+        """Return whether a certificate is of this authority, for all these hosts, and for a while yet."""
         from cryptography import x509
         from cryptography.exceptions import InvalidSignature
 
@@ -127,8 +126,7 @@ class Signer:
             names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
-        wanted = [x509.UniformResourceIdentifier(machine_name(machine))] if machine else _names(hosts)
-        fits = all(name in list(names) for name in wanted)
+        fits = {*_names(hosts)} <= {*names}
         return fits and found.not_valid_before_utc <= _now() < found.not_valid_after_utc - RENEW_BEFORE
 
 
@@ -164,7 +162,7 @@ class Authority(Signer):
             path = f"{self.folder}/{SERVER}"
             try:
                 with open(path, encoding="ascii") as file:
-                    if self.is_good(certificate_in(file.read()), hosts=hosts):
+                    if self.is_good(certificate_in(file.read()), hosts):
                         return False
             except FileNotFoundError:
                 pass
@@ -237,11 +235,6 @@ def new_request(machine: str) -> tuple[str, str]:
     request = x509.CertificateSigningRequestBuilder().subject_name(_name(machine))
     signed = request.sign(key, hashes.SHA256())
     return _key_text(key), signed.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def expires_soon(end: datetime.datetime) -> bool:
-    """Return whether a certificate that ends then is about to be renewed."""
-    return end - _now() < RENEW_BEFORE
 
 
 def certificate_in(text: str) -> str:

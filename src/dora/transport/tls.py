@@ -125,7 +125,7 @@ def tls_fault(error: ssl.SSLError, where: str) -> str:
             return (
                 f"the certificate of the coordinator at {where} is refused, because Python 3.13 and newer "
                 f"check certificates more strictly: {error.verify_message.rstrip('.')}; make the authority "
-                "and its certificates again, by `dora cluster up --tls` or as the manual shows"
+                "and its certificates again, as the manual shows"
             )
         return (
             f"the certificate of the coordinator at {where} is not trusted: "
@@ -211,8 +211,7 @@ def check_machine_certificate(files: TlsFiles, machine: str) -> None:
     if not is_certified_as(ends[0], machine):
         raise DoraError(
             f"the certificate {files.certificate} is not for machine `{machine}`; make another one with "
-            f"subjectAltName=URI:{machine_name(machine)} (`dora cluster up` does so for those that it has "
-            "made)"
+            f"subjectAltName=URI:{machine_name(machine)}"
         )
 
 
@@ -221,7 +220,7 @@ def _out_of_time(error: ssl.SSLCertVerificationError) -> str:
     fault = "has expired" if error.verify_code == _OUT_OF_TIME[1] else "is not valid yet"
     return (
         f"{fault}, by the clock of this machine ({utc(time.time())}); set the clock if it is wrong, or "
-        "renew the certificate (`dora cluster up` does so for those that it has made)"
+        "renew the certificate"
     )
 
 

@@ -39,6 +39,7 @@ from dora.cluster.protocol import (
     DownRequest,
     Failure,
     Hello,
+    Introduction,
     RestartView,
     StartRequest,
     StopRequest,
@@ -298,7 +299,7 @@ async def _serve_daemon(
             try:
                 signed, authority = link_authority.sign(first.request, first.machine)
             except (ValueError, OSError, DoraError) as error:
-                log.warning("machine `%s` gets no certificate: %s", first.machine, error)
+                await _reject(coordinator, websocket, first, f"it gets no certificate: {error}")
                 return
             outgoing.put_nowait(signed)
             first = msgspec.structs.replace(first, tls=authority)
@@ -338,9 +339,15 @@ async def _reject_other_version(coordinator: Coordinator, websocket: WebSocket, 
     """Answer a daemon whose `Hello` cannot be read; raises ``DecodeError`` if it is none of a daemon's."""
     introduction = decode_introduction(text)
     if fault := hello_fault(introduction):
-        answers: list[ToDaemon] = []
-        coordinator.fleet.reject(introduction, fault, answers.append)
-        await websocket.send_text(encode(answers[0]).decode())
+        await _reject(coordinator, websocket, introduction, fault)
+
+
+async def _reject(
+    coordinator: Coordinator, websocket: WebSocket, daemon: Hello | Introduction, fault: str
+) -> None:
+    answers: list[ToDaemon] = []
+    coordinator.fleet.reject(daemon, fault, answers.append)
+    await websocket.send_text(encode(answers[0]).decode())
 
 
 async def _send_all(websocket: WebSocket, outgoing: asyncio.Queue[ToDaemon], machine: str) -> None:

@@ -67,7 +67,6 @@ def _hosts(interface: str) -> list[str]:
         items = [item for each in psutil.net_if_addrs().values() for item in each]
         found = {item.address for item in items if item.family in (socket.AF_INET, socket.AF_INET6)}
         found = {address for address in found if "%" not in address}
-    name = socket.gethostname()
-    if re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", name):
-        found.add(name)
-    return sorted(found)
+    names = r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
+    found.add(socket.gethostname())
+    return sorted(host for host in found if ":" in host or re.fullmatch(names, host))
