@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -77,18 +78,28 @@ class Page:
 
 def live(system: Spread, flow: str) -> ClientConnection:
     return connect(
-        f"ws://{system.first.address}:6013/dashboard/{flow}/live", additional_headers=HEADERS, proxy=None
+        f"wss://{system.first.address}:6013/dashboard/{flow}/live",
+        additional_headers=HEADERS,
+        proxy=None,
+        ssl=imported_authority(system),
     )
+
+
+def imported_authority(system: Spread) -> ssl.SSLContext:
+    """Return the context of a browser that has imported the authority of the coordinator."""
+    folder = system.first.folder / "data" / "tls" / "coordinator-6013"
+    return ssl.create_default_context(cafile=folder / "ca.pem")
 
 
 def ask(system: Spread, method: str, path: str, body: Any = None) -> Any:
     request = urllib.request.Request(
-        f"http://{system.first.address}:6013/{path}",
+        f"https://{system.first.address}:6013/{path}",
         None if body is None else json.dumps(body).encode(),
         {**HEADERS, "Content-Type": "application/json"},
         method=method,
     )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    encryption = urllib.request.HTTPSHandler(context=imported_authority(system))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), encryption)
     try:
         with opener.open(request, timeout=TIMEOUT) as response:
             return json.load(response)
