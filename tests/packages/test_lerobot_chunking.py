@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-PYTHON = os.environ.get("LEROBOT_PYTHON") or (sys.executable if find_spec("lerobot") else "")
+# The folder `tests/lerobot` looks like the package `lerobot` to Python, so the look is for what that needs.
+PYTHON = os.environ.get("LEROBOT_PYTHON") or (sys.executable if find_spec("torch") else "")
 
 pytestmark = [
     pytest.mark.packages,
