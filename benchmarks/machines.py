@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.encryption:
         costs = report.cost_table(measures, (PLAIN, figures[PLAIN]), (ENCRYPTED, figures[ENCRYPTED]))
         print(costs)
+        known = {key: value for key, value in known.items() if key != "compared with"}
         return _end(failures, options, ENCRYPTION_MARKERS, f"{report.listed(known)}\n\n{costs}")
     results = report.collect(measures, figures["dora-rs"], figures["dora"], failures)
     floors = report.network_floor_table(
