@@ -170,7 +170,7 @@ QUESTIONS = {
     "how do I debug a node with a breakpoint": "path: dynamic",
     "how do I use ROS 2 topics": "message_type: std_msgs/String",
     "how do I run on two computers": "dora daemon --machine-id",
-    "is it safe on a shared network": "nothing is encrypted by default",
+    "is it safe on a shared network": "and encrypts",
     "how do I match two cameras by time": "timestamp",
     "which types can I send": "NumPy arrays",
     "how do I see the rate": "dora topic hz",
