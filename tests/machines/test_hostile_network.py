@@ -127,7 +127,7 @@ elif what == "secrets":
             machine = chance.choice(("left", "right", "stranger"))
             meeting = Meeting(dataflow, machine, remote, sys.argv[0] + "socket", print)
             try:
-                meeting._connect(f"{address}:{port}", chance.randbytes(8), range(3))
+                meeting._connect("left", f"{address}:{port}", chance.randbytes(8), range(3))
             except (OSError, ValueError):
                 done += 1
             else:

@@ -8,6 +8,7 @@ functions write a message without holding the interpreter, and wait for one.
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any, Final
 
 from cyclonedds._clayer import ddspy_take
@@ -27,6 +28,10 @@ _SHORTEST: Final = 8  # bytes of a message; Cyclone sends whole words, and not t
 # `struct ddsi_sertype_ops` of Cyclone's ddsi_sertype.h, version 0; three of its functions tell the fields.
 _OPERATIONS: Final = 14
 _FIELD_OPERATIONS: Final = (8, 9, 10)  # type_id, type_map, type_info
+
+# The Python interface reads each policy into variables of a class, which all threads share. Without the
+# lock, a context now and then finds no hash of a type, because another one reads policies at the time.
+reading_policies: Final = threading.Lock()
 
 # Types point to these tables, so none of them is ever freed or replaced.
 _tables: Final[dict[int, Any]] = {}  # address of a table of functions → its copy

@@ -14,7 +14,7 @@ from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
 
 from dora.errors import TransportError
-from dora.ros2.dds.calls import INFINITE, TAKE_AT_ONCE, take, write
+from dora.ros2.dds.calls import INFINITE, TAKE_AT_ONCE, reading_policies, take, write
 from dora.ros2.dds.entities import user_data
 from dora.ros2.dds.receiver import DdsReceiver
 from dora.ros2.engine import Buffer, QueuedSubscription, RosMessage, RosType
@@ -161,9 +161,10 @@ class DdsSubscription(QueuedSubscription):
     def _publisher(self, reader: Any, handle: int) -> bytes:
         gid = self._publishers.get(handle)
         if gid is None:
-            data = ddspy_get_matched_publication_data(
-                reader._ref, handle, endpoint_constructor, cqos_to_qos
-            )
+            with reading_policies:
+                data = ddspy_get_matched_publication_data(
+                    reader._ref, handle, endpoint_constructor, cqos_to_qos
+                )
             gid = b"" if data is None else data.key.bytes
             self._publishers[handle] = gid
         return gid

@@ -18,7 +18,7 @@ from cyclonedds.core import Qos as DdsQos
 from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
 
-from dora.ros2.dds.calls import INFINITE, raw_topic, take, write
+from dora.ros2.dds.calls import INFINITE, raw_topic, reading_policies, take, write
 from dora.ros2.dds.entities import (
     TOPIC,
     TYPE,
@@ -69,9 +69,14 @@ class GraphWatch:
     def _watch(self, participant: Any, topic: Any, on_sample: Callable[[Any], None]) -> Any:
         reader = BuiltinDataReader(participant, topic)
 
+        def taken() -> list[Any]:
+            with reading_policies:
+                samples: list[Any] = reader.take(_AT_ONCE)
+            return samples
+
         def on_data() -> None:
             with self._lock:
-                while samples := reader.take(_AT_ONCE):
+                while samples := taken():
                     for sample in samples:
                         on_sample(sample)
                 self._join()
