@@ -173,15 +173,6 @@ def router_of(run_dir: str) -> str:
     return f"unixsock-stream/{run_dir}/zenoh.sock"
 
 
-def endpoint(address: str, port: int) -> str:
-    """Return an address with a port; `dora.gateway.meeting.split_address` is the inverse.
-
-    >>> endpoint("10.0.0.2", 7000), endpoint("fd00::2", 7000)
-    ('10.0.0.2:7000', '[fd00::2]:7000')
-    """
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
 # --------------------------------------------------------------------------- address of the coordinator
 
 DEFAULT_PORT: Final = 6013
@@ -236,7 +227,7 @@ def split_addresses(text: str) -> list[str]:
 
 
 def host_and_port(address: str, port: int) -> str:
-    """Return an address with a port.
+    """Return an address with a port; `dora.gateway.meeting.split_address` is the inverse.
 
     >>> host_and_port("10.0.0.1", 6013), host_and_port("fd00::1", 6013)
     ('10.0.0.1:6013', '[fd00::1]:6013')

@@ -201,10 +201,7 @@ class Authority(Signer):
         """Write a file of its folder, for this user only; raises `DoraError`."""
         path = f"{self.folder}/{name}"
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
-                file.write(text)
-            os.replace(f"{path}.new", path)
+            write_for_user(path, text)
         except OSError as error:
             raise cannot_write(path, error) from None
 
@@ -223,6 +220,14 @@ class Authority(Signer):
             yield
         finally:
             os.close(lock)
+
+
+def write_for_user(path: str, text: str) -> None:
+    """Replace a file by one that only this user reads, at once; raises ``OSError``."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+    os.replace(f"{path}.new", path)
 
 
 def new_request(machine: str) -> tuple[str, str]:

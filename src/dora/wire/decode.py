@@ -140,12 +140,12 @@ def _decode_batch(message: Message) -> Any:
     size, offset = header[BODY_SIZE], header[BODY_OFFSET]
     is_small = message.owner is None
     address = message.address + offset  # of a large one, in shared memory
-    body = head[offset : offset + size] if is_small else string_at(address, _BATCH_PREFIX)
-    begin = _BATCH_PREFIX + int.from_bytes(body[4:_BATCH_PREFIX], "little")
-    if begin > size:
+    length = head[offset + 4 : offset + _BATCH_PREFIX] if is_small else string_at(address + 4, 4)
+    begin = _BATCH_PREFIX + int.from_bytes(length, "little")
+    if not _BATCH_PREFIX < begin <= size:
         return _decode_ipc(message)  # which says what is wrong
     schema = head[HEADER_SIZE : HEADER_SIZE + header[SCHEMA_SIZE]]
-    kind = schema, size, body[:begin] if is_small else string_at(address, begin)
+    kind = schema, size, head[offset : offset + begin] if is_small else string_at(address, begin)
     spare = _spares.pop(kind, None)
     if spare is None:
         array = _decode_ipc(message)
@@ -155,7 +155,7 @@ def _decode_batch(message: Message) -> Any:
     else:
         memory, array, payload = spare
         if is_small:
-            memory[begin:] = body[begin:]
+            memory[begin:] = memoryview(head)[offset + begin : offset + size]
         else:
             memmove(payload.address + begin, address + begin, size - begin)
         try:

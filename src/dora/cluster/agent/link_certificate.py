@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from dora.cluster.authority import SignedCertificate, new_request
+from dora.cluster.authority import SignedCertificate, new_request, write_for_user
 from dora.transport.tls import check_machine_certificate
 from dora.wire.node_config import TlsFiles
 
@@ -30,14 +30,8 @@ class LinkCertificate:
     def take(self, signed: SignedCertificate) -> TlsFiles:
         """Write the files, and return their names; raises ``OSError``, `DoraError`."""
         files = self._files
-        for path, text in (
-            (files.authority, signed.authority),
-            (files.certificate, self._key + signed.certificate),
-        ):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
-                file.write(text)
-            os.replace(f"{path}.new", path)
+        write_for_user(files.authority, signed.authority)
+        write_for_user(files.certificate, self._key + signed.certificate)
         check_machine_certificate(files, self._machine)
         return files
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from dora._paths import data_folder, endpoint
+from dora._paths import data_folder, host_and_port
 from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.protocol import (
@@ -210,7 +210,7 @@ class LocalPartition:
 
         partition = self._partition
         return RemoteConfig(
-            endpoint(partition.interface, partition.port),
+            host_and_port(partition.interface, partition.port),
             self._endpoints or {},
             partition.secret,
             partition.tls,

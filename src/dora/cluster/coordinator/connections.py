@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dora._paths import endpoint
+from dora._paths import host_and_port
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.placement import address_of, is_loopback
 from dora.cluster.protocol import Hello, RunReport, ToDaemon
@@ -55,5 +55,5 @@ def endpoints_for(
             continue
         if connection is not None and target_connection is not None:
             address = address_of(connection.address, target_connection.seen, target_connection.server)
-            endpoints[other] = endpoint(address, report.port) if report.port else ""
+            endpoints[other] = host_and_port(address, report.port) if report.port else ""
     return endpoints
