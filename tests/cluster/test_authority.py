@@ -62,6 +62,16 @@ def test_a_daemon_gets_a_certificate_for_a_key_that_it_keeps(tmp_path: Path, aut
     assert not [*tmp_path.glob("daemon*")]
 
 
+def test_a_machine_whose_clock_is_years_late_can_use_its_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path))
+    at(monkeypatch, 20 * 365 * DAY)  # the clock of the coordinator
+    certificate = LinkCertificate("robot", str(tmp_path / "daemon"))
+    signed, _ = LinkAuthority(PORT, is_remote=True).sign(certificate.request(), "robot")
+    certificate.take(signed)  # which checks it
+
+
 @pytest.mark.usefixtures("authority")
 def test_the_name_in_a_request_does_not_count(tmp_path: Path) -> None:
     certificate = LinkCertificate("robot", str(tmp_path / "daemon"))
@@ -127,7 +137,9 @@ def test_certificates_that_do_not_fit_are_refused_with_a_remedy(
     with pytest.raises(
         DoraError, match=r"is not valid yet, by the clock of this machine .*; set the clock"
     ):
-        check_machine_certificate(files_of(authority, tmp_path), "robot")
+        (tmp_path / "early.pem").write_text(authority.certify("robot", hosts=["10.0.0.1"]))
+        early = str(tmp_path / "early.pem")
+        check_machine_certificate(TlsFiles(authority.file, early, early), "robot")
     monkeypatch.undo()
     monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path / "other"))
     other = TlsFiles(own_authority(PORT).file, files.certificate, files.key)

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 AUTHORITY_VALIDITY: Final = datetime.timedelta(days=3650)
 VALIDITY: Final = datetime.timedelta(days=365)
 RENEW_BEFORE: Final = datetime.timedelta(days=30)
-CLOCK_TOLERANCE: Final = datetime.timedelta(days=1)  # by which the clock of a machine may be late
+CLOCK_TOLERANCE: Final = datetime.timedelta(days=1)  # by which the clock of a browser may be late
+# The certificates of links begin here. A board without a battery starts at some time in the past, and has
+# to reach the others before it can set its clock.
+_EARLY: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 SERVER: Final = "coordinator.pem"  # certificate and key in one file, so they change together
 CERTIFICATE: Final = "ca.pem"
@@ -58,7 +61,9 @@ class Signer:
 
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _sign(
-            _builder(name, key.public_key(), _name(name), _now() + AUTHORITY_VALIDITY, key.public_key())
+            _builder(
+                name, key.public_key(), _name(name), (_EARLY, _now() + AUTHORITY_VALIDITY), key.public_key()
+            )
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(signs_certificates=True), critical=True),
             key,
@@ -102,12 +107,12 @@ class Signer:
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
         both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        end = self.certificate.not_valid_after_utc
+        begin, end = _EARLY, self.certificate.not_valid_after_utc
         if hosts:  # browsers want a short time; the one of a machine goes with its daemon
-            end = min(_now() + VALIDITY, end)
+            begin, end = _now() - CLOCK_TOLERANCE, min(_now() + VALIDITY, end)
         names = _names(hosts) if hosts else [x509.UniformResourceIdentifier(machine_name(name))]
         return _sign(
-            _builder(name, key, self.certificate.subject, end, self.key.public_key())
+            _builder(name, key, self.certificate.subject, (begin, end), self.key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(both), critical=False)
@@ -278,7 +283,7 @@ def _builder(
     name: str,
     public_key: ec.EllipticCurvePublicKey,
     issuer: x509.Name,
-    end: datetime.datetime,
+    validity: tuple[datetime.datetime, datetime.datetime],
     issuer_key: ec.EllipticCurvePublicKey,
 ) -> x509.CertificateBuilder:
     """Return what all certificates have in common."""
@@ -290,8 +295,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_now() - CLOCK_TOLERANCE)
-        .not_valid_after(end)
+        .not_valid_before(validity[0])
+        .not_valid_after(validity[1])
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
     )
