@@ -17,9 +17,11 @@ from dora.daemon.processes.child import LineSplitter
 from dora.daemon.processes.launch_spec import CannotSpawn
 from dora.daemon.processes.process import PlainProcess
 from dora.daemon.supervisor.status import PeerStatus
+from dora.daemon.template.requests import fork_request
 from dora.dataflow.layout import Placement, RunContext
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.dataflow.plan import plan
+from dora.transport import sealing
 from dora.transport.board import (
     CLOSED,
     CONNECTED,
@@ -36,6 +38,7 @@ from dora.transport.board import (
 from dora.transport.doorbell import Doorbell
 from dora.wire.counters import RESTARTS, SILENT, UNSENT
 from dora.wire.excerpt import failure_lines
+from dora.wire.node_config import RemoteConfig, TlsFiles
 from dora.wire.node_protocol import ReloadFrame, StopFrame
 
 # ----------------------------------------------------------------------------- lines
@@ -224,21 +227,46 @@ def test_a_stop_releases_the_sends_of_a_node_until_its_next_process(accounting: 
     accounting.close()
 
 
+SPREAD = Dataflow(
+    (
+        NodeSpec("a", path="a.py", outputs=("x",)),
+        NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x")),), outputs=("y", "z")),
+        NodeSpec("c", path="c.py", inputs=(InputSpec("y", NodeOutput("b", "y")),)),
+        NodeSpec("d", path="d.py", inputs=(InputSpec("y", NodeOutput("b", "y")),)),
+    ),
+    "/",
+)
+
+
 def spread(tmp_path: Path, machine: str) -> Accounting:
     """Return the accounting of `left`, with `a` and `c`, or of `right`, with `b`."""
-    flow = Dataflow(
-        (
-            NodeSpec("a", path="a.py", outputs=("x",)),
-            NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x")),), outputs=("y", "z")),
-            NodeSpec("c", path="c.py", inputs=(InputSpec("y", NodeOutput("b", "y")),)),
-            NodeSpec("d", path="d.py", inputs=(InputSpec("y", NodeOutput("b", "y")),)),
-        ),
-        "/",
-    )
     placement = Placement(machine, {"a": "left", "b": "right", "c": "left", "d": "right"})
     board = str(tmp_path / machine)
-    layout = plan(flow, RunContext("id", str(tmp_path), "p_", board, placement=placement))
+    layout = plan(SPREAD, RunContext("id", str(tmp_path), "p_", board, placement=placement))
     return Accounting(Board.create(board, layout.lines), layout)
+
+
+def test_what_the_gateway_passes_on_does_not_hide_what_an_ended_node_has_sent(tmp_path: Path) -> None:
+    right = spread(tmp_path, "right")
+    (link,) = (each for each in right._plan.links if str(each) == "a/x -> b/x")
+    right.board.set(link.slot, STATE, CONNECTED)
+    right.board.set(link.slot, RECEIVED, 20)
+    right.set_sent("a", {"x": 100})
+    right.board.set(link.output_slot, SENT, 21)  # as the gateway does with the next message
+    (report,) = (each for each in right.report({}, {}) if each.link == "a/x -> b/x")
+    assert (report.sent, report.received, report.dropped + report.unread) == (100, 20, 80)
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_a_node_knows_how_to_encrypt_before_it_sends(tmp_path: Path, is_encrypted: bool) -> None:
+    tls = TlsFiles("ca.pem", "left.pem", "left.pem") if is_encrypted else None
+    remote = RemoteConfig("10.0.0.1:6014", {"right": "10.0.0.2:6014"}, "secret", tls)
+    placement = Placement("left", {"a": "left", "b": "right", "c": "left", "d": "right"}, remote=remote)
+    layout = plan(SPREAD, RunContext("id", str(tmp_path), "p_", "board", placement=placement))
+    (link,) = layout.configs["a"].outputs[0].links
+    assert link.is_encrypted == placement.is_encrypted == is_encrypted
+    request = fork_request(SPREAD.node("a"), ["a.py"], {}, "/", is_encrypted=is_encrypted)
+    assert (sealing.__name__ in request.modules) == is_encrypted
 
 
 def test_a_part_that_is_started_again_goes_on_counting(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from dora.transport.board import (
     CONNECTED,
     CONTROL,
     DROPPED,
+    FINAL,
     FIRST,
     FORWARDED,
     RECEIVED,
@@ -32,6 +33,7 @@ from dora.transport.board import (
     Board,
     delivered,
     figures_of,
+    last_sent,
     link_counts,
     node_counts,
 )
@@ -92,7 +94,7 @@ class Accounting:
         for link in self._plan.links:
             if link.slot not in left:
                 self._gone.append(link)
-                self._sent_at_end.setdefault(link.slot, self.board.get(link.output_slot, SENT))
+                self._sent_at_end.setdefault(link.slot, self._last_sent(link.output_slot))
         self._adopt(plan)
 
     def resume(self, former: FormerPart) -> None:
@@ -137,7 +139,7 @@ class Accounting:
             if link.target_machine == machine and not link.source_machine and get(link.slot, STATE)
         }
         # Receivers may know from its gateway that messages up to BEGUN will not come.
-        sent = {name: max(get(slot, SENT), get(slot, BEGUN)) for name, slot in outputs.items()}
+        sent = {name: max(self._last_sent(slot), get(slot, BEGUN)) for name, slot in outputs.items()}
         return FormerPart(status, sent, taken)
 
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
@@ -163,7 +165,7 @@ class Accounting:
         gone = [link.slot for link in self._gone if link.consumer == node_id and link.kind == "link"]
         for slot in (*self._by_consumer[node_id], *gone):
             if self.board.get(slot, STATE) != UNCONNECTED:
-                self._sent_at_end.setdefault(slot, self.board.get(self._sent_slots[slot], SENT))
+                self._sent_at_end.setdefault(slot, self._last_sent(self._sent_slots[slot]))
                 self.close_link(slot)
         for item in self._plan.configs[node_id].inputs:
             if item.kind != "timer":
@@ -271,7 +273,7 @@ class Accounting:
             elif get(link.slot, STATE) == UNCONNECTED:
                 sent = received = dropped = 0
             else:
-                at_end = self._sent_at_end.get(link.slot, get(link.output_slot, SENT))
+                at_end = self._sent_at_end.get(link.slot, self._last_sent(link.output_slot))
                 sent = max(at_end - get(link.slot, FIRST), received + dropped)
                 if link.queue_policy != "backpressure":
                     # The receiver notices a loss with the next message that it takes, if it takes one.
@@ -337,11 +339,16 @@ class Accounting:
         return {output.id: self.board.get(output.slot, SENT) for output in outputs}
 
     def set_sent(self, node_id: str, sent: Mapping[str, int]) -> None:
-        """Set how many messages a node of another machine has sent."""
+        """Set how many messages a node of another machine had sent when it ended.
+
+        The gateway writes ``SENT`` with each message that comes, so this is another word.
+        """
         for output in self._plan.configs[node_id].outputs:
-            count = sent.get(output.id, 0)
-            if count > self.board.get(output.slot, SENT):
-                self.board.set(output.slot, SENT, count)
+            if output.id in sent:
+                self.board.set(output.slot, FINAL, sent[output.id])
+
+    def _last_sent(self, slot: int) -> int:
+        return last_sent(self.board.words, slot)
 
     def close(self) -> None:
         self._bells.clear()

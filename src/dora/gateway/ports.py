@@ -246,7 +246,6 @@ class ForwardingPort(OutputPort):
         control = self._control_section(message.metadata) if message.metadata_size else b""
         words = self._words
         with self._lock:
-            known = words[self._sent_word]  # the daemon may know already that there are more
             if loan is None and len(message.head) > SMALL_BODY:
                 loan = self._sender.loan(message.size)
                 loan.memory[: message.size] = message.head
@@ -259,8 +258,6 @@ class ForwardingPort(OutputPort):
                 self._send_small(message.head, control)
                 for sender in self._overflow_channels.values():
                     sender.send(message.head, control)
-            if known > sequence:
-                words[self._sent_word] = known
             self._bytes += message.body_size
             words[self._bytes_word] = self._bytes
             if control and asks_to_flush(control):

@@ -33,6 +33,8 @@ output      ``CLOCK_OFFSET``       of another machine's output: nanoseconds by w
 output      ``CLOCK_ERROR``        by how much that may be wrong (daemon)
 output      ``FORWARDED``          number of the last message that the gateway has passed on: that all other
                                    machines have, or, of another machine's output, that it has sent here
+output      ``FINAL``              of another machine's output: ``SENT`` there when it was closed: messages
+                                   up to this number may still come (daemon)
 output      ``BYPASS``             changes with the connection on which the node sends to another machine
                                    itself (`dora.transport.bypass`); 0: there is none (gateway)
 output      ``BYPASSED``           number of the last message that the node has sent there
@@ -79,7 +81,7 @@ LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, PREWAKE, STOPPED = 0, 1, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
-CLOCK_OFFSET, CLOCK_ERROR, FORWARDED, BYPASS, BYPASSED = 8, 9, 10, 11, 16
+CLOCK_OFFSET, CLOCK_ERROR, FORWARDED, BYPASS, BYPASSED, FINAL = 8, 9, 10, 11, 16, 17
 RECEIVED, DROPPED, FIRST, STATE, PROBED, REPEATED = 0, 1, 2, 3, 4, 12
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
@@ -94,6 +96,12 @@ def signed(word: int) -> int:
     (5, -5)
     """
     return word - (1 << 64) if word >> 63 else word
+
+
+def last_sent(words: memoryview, slot: int) -> int:
+    """Return the number of the last message of an output, also if it still has to come from its machine."""
+    base = slot * WORDS
+    return max(words[base + SENT], words[base + FINAL])
 
 
 def node_counts(words: memoryview, slot: int) -> dict[str, int]:

@@ -24,6 +24,7 @@ from dora.transport.board import (
     STATE,
     WORDS,
     Board,
+    last_sent,
 )
 from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.doorbell import Bell
@@ -96,6 +97,7 @@ class LinkInput(InputPort):
         self._words = words = board.words
         self._base = base = config.slot * WORDS
         self._received_word = base + RECEIVED
+        self._output_slot = config.output_slot
         self._sent_word = config.output_slot * WORDS + SENT
         self._begun_word = config.output_slot * WORDS + BEGUN
         self._flush_word = config.output_slot * WORDS + FLUSH
@@ -305,14 +307,14 @@ class LinkInput(InputPort):
             return False
         return (
             not self._arrives_late
-            or self._last >= self._words[self._sent_word]
+            or self._last >= last_sent(self._words, self._output_slot)
             or _monotonic() - self._source_closed_at > FLIGHT_LIMIT_NS
         )
 
     def _count_undelivered(self) -> None:
         """Count the messages of the ended source that a network has not brought until now as lost."""
         words = self._words
-        end = self._limit if self._stopped else words[self._sent_word]
+        end = self._limit if self._stopped else last_sent(words, self._output_slot)
         if self._arrives_late and words[self._base + STATE] == CONNECTED and end > self._last:
             self._count_lost(end)
             self._last = end
@@ -367,7 +369,7 @@ class LinkInput(InputPort):
         self._stopped = True
         self._end_deadline()
         # Senders may not know of the stop yet; their messages from now on are not awaited.
-        self._limit = self._words[self._sent_word]
+        self._limit = last_sent(self._words, self._output_slot)
         self._receive = self._receive_to_the_limit
         if self._hands_over and not self._in_flight:
             self._rest_until = _monotonic() + FLIGHT_LIMIT_NS
