@@ -27,6 +27,7 @@ from dora.gateway.ports import Memory, Sending
 from dora.gateway.road import WantBypass
 from dora.transport.board import BYPASS, BYPASSED, CONNECTED, FORWARDED, SENT, STATE, Board
 from dora.transport.bypass import LARGEST, MOST, Bypass
+from dora.transport.sealing import SealedSocket
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
 from dora.wire.node_config import InputConfig, LinkConfig, StreamConfig
@@ -48,7 +49,9 @@ class Rig:
         policy: str = "backpressure",
         dialled_here: bool = True,
         priority: Priority | None = None,
+        is_encrypted: bool = False,
     ) -> None:
+        self.is_encrypted = is_encrypted
         self.board = Board.create(str(folder / "board"), LINES)
         self.bell = str(folder / "bell")
         self.queue: deque[Message] = deque(maxlen=queue_size)
@@ -63,7 +66,14 @@ class Rig:
             queue_size=queue_size,
             queue_policy=policy,  # type: ignore[arg-type]
         )
-        link = LinkConfig(slot=LINK, node_slot=9, bell=self.bell, consumer="b/x", machine="right")
+        self.link = link = LinkConfig(
+            slot=LINK,
+            node_slot=9,
+            bell=self.bell,
+            consumer="b/x",
+            machine="right",
+            is_encrypted=is_encrypted,
+        )
         receiver = SimpleNamespace(receive=lambda: self.queue.popleft() if self.queue else None)
         self.board.set(LINK, STATE, CONNECTED)
         stream = StreamConfig("a/x", "right", item, [link], priority=priority)
@@ -89,8 +99,11 @@ class Rig:
         self.far: RoadConnection | None = None  # the other end of the bypass
         self.received: list[int] = []
         self.is_due = False  # an acknowledgement
-        self.bypass = Bypass(self.bell, OUTPUT, self.board.words)
+        self.bypass = self._new_bypass()
         self.outgoing.resume(0)
+
+    def _new_bypass(self) -> Bypass:
+        return Bypass(self.link, OUTPUT, self.board.words)
 
     def _watch(self, descriptor: int, handler: Callable[[], None] | None) -> None:
         if handler is None:
@@ -127,7 +140,7 @@ class Rig:
 
     def restart_node(self) -> None:
         del self.bypass
-        self.bypass = Bypass(self.bell, OUTPUT, self.board.words)
+        self.bypass = self._new_bypass()
 
     # ------------------------------------------------------------------ the gateway here
 
@@ -143,10 +156,12 @@ class Rig:
         self.said.clear()
         for token in wanted[-1:]:
             near, far = socket.socketpair()
-            if self.bypasses.adopt(NewBypass("right", token, near)):
+            key = os.urandom(32) if self.is_encrypted else b""
+            if self.bypasses.adopt(NewBypass("right", token, near, key)):
                 self.close_far()
                 far.setblocking(False)
-                self.far = RoadConnection(far, lambda _, size: Memory(size))
+                there = SealedSocket(far, key) if key else far
+                self.far = RoadConnection(there, lambda _, size: Memory(size))
             else:
                 near.close()
                 far.close()
@@ -257,10 +272,12 @@ STEPS = {
 WEIGHTED = st.sampled_from([*STEPS, *["small", "bypass", "acknowledge", "pump", "road"] * 3])
 
 
-@given(st.lists(WEIGHTED, min_size=20, max_size=60), st.booleans())
-def test_nothing_is_lost_or_comes_twice_or_out_of_order(steps: list[str], dialled_here: bool) -> None:
+@given(st.lists(WEIGHTED, min_size=20, max_size=60), st.booleans(), st.booleans())
+def test_nothing_is_lost_or_comes_twice_or_out_of_order(
+    steps: list[str], dialled_here: bool, is_encrypted: bool
+) -> None:
     with tempfile.TemporaryDirectory(prefix="bypass-") as folder:
-        rig = Rig(Path(folder), dialled_here=dialled_here)
+        rig = Rig(Path(folder), dialled_here=dialled_here, is_encrypted=is_encrypted)
         rig.open()
         for step in steps:
             STEPS[step](rig)

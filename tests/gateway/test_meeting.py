@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,12 +87,10 @@ def meet(dialler: Side, listener: Side, name: str = "other") -> tuple[NewRoad, N
     return dialler.roads[0], listener.roads[0]
 
 
-def test_a_bypass_is_one_more_connection_with_the_token_of_the_side_that_wants_it(
-    make: Callable[..., Side],
-) -> None:
-    dialler, listener = make("left"), make("right")
-    dialler.reach(listener)
-    dialler.meeting.dial_bypass("other", b"left/1")
+def bypass(dialler: Side, listener: Side, name: str = "other") -> tuple[NewBypass, NewBypass]:
+    """Make a bypass; return it as both sides have it."""
+    dialler.reach(listener, name)
+    dialler.meeting.dial_bypass(name, b"left/1")
 
     def both_have_it() -> bool:
         listener.meeting.accept()
@@ -98,10 +98,17 @@ def test_a_bypass_is_one_more_connection_with_the_token_of_the_side_that_wants_i
 
     wait_until(both_have_it, "a bypass")
     (near,), (far,) = dialler.bypasses, listener.bypasses
-    assert (near.machine, near.token) == ("other", b"left/1")
-    assert (far.machine, far.token) == ("left", b"left/1")
     near.socket.sendall(b"frame")
     assert far.socket.recv(5) == b"frame"
+    return near, far
+
+
+def test_a_bypass_is_one_more_connection_with_the_token_of_the_side_that_wants_it(
+    make: Callable[..., Side],
+) -> None:
+    near, far = bypass(make("left"), make("right"))
+    assert (near.machine, near.token, near.key) == ("other", b"left/1", b"")
+    assert (far.machine, far.token, far.key) == ("left", b"left/1", b"")
 
 
 def fault_of(dialler: Side, listener: Side, name: str = "other") -> str:
@@ -151,6 +158,33 @@ def test_certificates_encrypt_all_connections_at_any_address(
     near, far = meet(make("robot", tls=files["robot"]), make("desk", tls=files["desk"]), "desk")
     assert all(isinstance(connection, ssl.SSLSocket) for connection in (*near.sockets, *far.sockets))
     pairs(near, far)
+
+
+@pytest.mark.processes
+def test_both_sides_of_a_bypass_have_a_key_instead_of_tls(
+    make: Callable[..., Side], files: dict[str, TlsFiles]
+) -> None:
+    near, far = bypass(make("robot", tls=files["robot"]), make("desk", tls=files["desk"]), "desk")
+    assert not any(isinstance(made.socket, ssl.SSLSocket) for made in (near, far))
+    assert (len(near.key), near.key) == (32, far.key)
+
+
+@pytest.mark.processes
+def test_a_side_that_sends_no_key_gets_no_bypass(
+    make: Callable[..., Side], files: dict[str, TlsFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = os.urandom
+    monkeypatch.setattr(os, "urandom", lambda size: b"" if size == 32 else random(size))
+    dialler, listener = make("robot", tls=files["robot"]), make("desk", tls=files["desk"])
+    dialler.reach(listener, "desk")
+    dialler.meeting.dial_bypass("desk", b"left/1")
+
+    def have_both_ended() -> bool:
+        listener.meeting.accept()
+        return not {"dora dialling", "dora greeting"} & {thread.name for thread in threading.enumerate()}
+
+    wait_until(have_both_ended, "the end of the attempt")
+    assert not listener.bypasses
 
 
 @pytest.mark.processes

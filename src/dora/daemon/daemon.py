@@ -194,6 +194,7 @@ class Daemon:
             template=None if template is None else TemplateClient(self.loop, template),
             watchdog=watchdog,
             on_warning=self.run_log.warn,
+            is_encrypted=context.placement.is_encrypted,
         )
         self._connections = NodeConnections(
             self._server,

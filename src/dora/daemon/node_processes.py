@@ -50,10 +50,13 @@ class NodeProcesses:
         template: TemplateClient | None,
         watchdog: Watchdog,
         on_warning: Callable[[str], None],
+        is_encrypted: bool,
     ) -> None:
+        """``is_encrypted``: links to other machines are."""
         self._on_warning = on_warning
         self._reported: set[str] = set()  # places of packages that cannot be imported
         self._template = template
+        self._is_encrypted = is_encrypted
         self._watchdog = watchdog
         self._loop = loop
         self._run = run
@@ -226,7 +229,7 @@ class NodeProcesses:
             start_plainly(Refused(reason))
         else:
             start.pending = self._template.start(
-                fork_request(node, command, environment, spec.directory),
+                fork_request(node, command, environment, spec.directory, is_encrypted=self._is_encrypted),
                 lambda process: self._started(start, process),
                 start_plainly,
             )

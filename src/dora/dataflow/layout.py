@@ -42,6 +42,11 @@ class Placement(msgspec.Struct, frozen=True):
     generations: dict[str, int] = {}
     remote: RemoteConfig | None = None
 
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether links to other machines have TLS."""
+        return self.remote is not None and self.remote.tls is not None
+
     def elsewhere(self, node_id: str) -> str:
         """Return the machine of a node that is on another machine, "" for one of this machine."""
         machine = self.machines.get(node_id, self.machine)

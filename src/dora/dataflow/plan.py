@@ -166,6 +166,7 @@ def _output(
                 dynamic=layout.nodes[link.consumer].is_dynamic,
                 machine=link.target_machine,
                 stream_slot=layout.stream_slots.get((layout.output_name(source), link.target_machine), 0),
+                is_encrypted=bool(link.target_machine) and layout.context.placement.is_encrypted,
                 engine_queue_size=link.engine_queue_size,
                 generation=link.generation,
                 **input_rules_of(link),

@@ -60,7 +60,7 @@ class Bypasses:
         self._watch = watch
         self._requests: list[Request] = []
         if meeting.remote.tls is not None:
-            return  # a node would need the state of the encryption
+            from dora.transport import sealing  # noqa: F401 - it takes 20 ms, too long between messages
         try:
             self._listener = listen_at(socket_of(bell))
         except OSError:
@@ -139,18 +139,19 @@ class Bypasses:
             return False
         for request in self._requests:
             if request.token == made.token and request.sending is not None:
-                self._grant(request, request.sending, made.socket)
+                self._grant(request, request.sending, made)
                 return True
         made.socket.close()  # the node has ended meanwhile, or the road
         return True
 
-    def _grant(self, request: Request, sending: Sending, bypass: socket.socket) -> None:
-        request.token = b""
+    def _grant(self, request: Request, sending: Sending, made: NewBypass) -> None:
+        request.token, bypass = b"", made.socket
         bypass.setblocking(False)
         bypass.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
         number = time.monotonic_ns()
         try:
-            socket.send_fds(request.node, [GRANT.pack(number, sending.number)], [bypass.fileno()])
+            grant = GRANT.pack(number, sending.number, bool(made.key), made.key)
+            socket.send_fds(request.node, [grant], [bypass.fileno()])
         except OSError:
             bypass.close()  # the node has just ended
             return

@@ -51,7 +51,7 @@ class RoadConnection:
         self.waiting = 0  # bytes that the system has not taken yet
         self.written = 0  # bytes that it has taken
         self._room = room
-        self._is_encrypted = isinstance(connection, ssl.SSLSocket)
+        self._is_encrypted = type(connection) is not socket.socket  # it may hold bytes that nobody has read
         self._out: deque[tuple[memoryview, Any]] = deque()  # what to write, and what keeps its memory
         self._tail = bytearray()  # small frames behind that
         self._buffer = bytearray(_BUFFER)

@@ -9,6 +9,9 @@ dataflow, of its machine and of the road, and the number of the connection. Both
 challenge of the other one with the secret, which therefore never crosses the network. A road is complete
 with all of its connections.
 
+A node would need the state of TLS to send on a bypass. So both sides end TLS there, after the side that has
+dialled has sent a key (`dora.transport.sealing`).
+
 All of this waits for the other side, so it happens in threads that end soon.
 """
 
@@ -41,6 +44,7 @@ _DIAL_TIMEOUT: Final = 3.0
 _GREETING_TIMEOUT: Final = 3.0
 _MOST_GREETINGS: Final = 64  # connections at a time that have not proved who they are
 _NONCE: Final = 16
+_KEY: Final = 32  # bytes
 BYPASS: Final = CONNECTIONS  # the number of a connection that is a bypass, and belongs to no road
 _SIZE: Final = struct.Struct("<H")
 _LONGEST: Final = 2048  # bytes of a greeting
@@ -73,6 +77,7 @@ class NewBypass(NamedTuple):
     machine: str
     token: bytes  # that the machine of the output has chosen
     socket: socket.socket
+    key: bytes = b""  # for `dora.transport.sealing`; empty without certificates
 
 
 class Meeting:
@@ -140,13 +145,19 @@ class Meeting:
             if not hmac.compare_digest(_receive(connection), self._proof(b"dialler", greeting, challenge)):
                 raise ValueError("it does not know the secret")
             _send(connection, b"welcome")
+            key = b""
+            if greeting.number == BYPASS and isinstance(connection, ssl.SSLSocket):
+                key = _receive(connection)
+                if len(key) != _KEY:  # an empty one would mean that nothing is encrypted
+                    raise ValueError("it is no key")
+                connection = _end_tls(connection)
         except (OSError, ValueError, DecodeError):
             self._end_greeting(connection)
             return
         self._end_greeting(None)
         prepare_socket(connection, **self._options(greeting.number))
         if greeting.number == BYPASS:
-            self._on_made(NewBypass(greeting.machine, greeting.name, connection))
+            self._on_made(NewBypass(greeting.machine, greeting.name, connection, key))
         else:
             self._keep(greeting, connection)
 
@@ -198,11 +209,18 @@ class Meeting:
             _in_thread("dora dialling", self._dial_bypass, machine, address, token)
 
     def _dial_bypass(self, machine: str, address: str, token: bytes) -> None:
+        connection, key = None, b""
         try:
             (connection,) = self._connect(machine, address, token, (BYPASS,))
+            if isinstance(connection, ssl.SSLSocket):
+                key = os.urandom(_KEY)
+                _send(connection, key)
+                connection = _end_tls(connection)
         except (OSError, ValueError):
+            if connection is not None:
+                connection.close()
             return  # the side that wants it asks again
-        self._on_made(NewBypass(machine, token, connection))
+        self._on_made(NewBypass(machine, token, connection, key))
 
     def _connect(
         self, machine: str, address: str, name: bytes, numbers: Iterable[int]
@@ -262,6 +280,12 @@ def _check_certificate(connection: socket.socket, machine: str) -> None:
     """Raise ``ValueError`` if the other side, in TLS, has the certificate of another machine."""
     if isinstance(connection, ssl.SSLSocket) and not is_certified_as(connection, machine):
         raise ValueError(f"its certificate is not for machine `{machine}`")
+
+
+def _end_tls(connection: ssl.SSLSocket) -> socket.socket:
+    """Return the connection without TLS, which the other side ends, too; raises ``OSError``."""
+    connection.unwrap()
+    return socket.socket(fileno=connection.detach())
 
 
 def listen_at(path: str) -> socket.socket:

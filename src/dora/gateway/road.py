@@ -118,7 +118,12 @@ class Road:
 
     def add_bypass(self, made: NewBypass) -> RoadConnection:
         """Receive on a bypass, too."""
-        bypass = RoadConnection(made.socket, self._room)
+        connection = made.socket
+        if made.key:
+            from dora.transport.sealing import SealedSocket
+
+            connection = SealedSocket(connection, made.key)
+        bypass = RoadConnection(connection, self._room)
         self.bypasses.append(bypass)
         return bypass
 

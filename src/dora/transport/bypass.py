@@ -22,12 +22,16 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dora._ownership import UnsafeFile, connect_own
 from dora.transport.board import BYPASS, BYPASSED, FORWARDED, WORDS
 from dora.transport.forking import disown_after_fork
 from dora.wire.gateway_frame import ASKS_FOR_ACK, DATA, HEADER
+
+if TYPE_CHECKING:
+    from dora.transport.sealing import Sealer
+    from dora.wire.node_config import LinkConfig
 
 # A message in flight cannot be dropped any more for a newer one. So there are at most 64 KiB of small ones,
 # as much as a gateway may always have in flight, or one that is larger.
@@ -36,7 +40,8 @@ MOST: Final = 16  # small messages in flight; more come at a rate at which the g
 LARGEST: Final = 96 << 10  # bytes of a message; the system has to take all of it at once
 _AFTER_BURST: Final = 128  # messages that the gateway gets after one that had no room here
 REQUEST: Final = struct.Struct("<Q")  # line of the output on the board
-GRANT: Final = struct.Struct("<QH")  # value of ``BYPASS``, number of the stream; with it, the connection
+# Value of ``BYPASS``, number of the stream, whether it is encrypted, the key; with it, the connection.
+GRANT: Final = struct.Struct("<QH?32s")
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # a program may want to end with a SIGPIPE
 _FIRST_PAUSE: Final = 32  # messages until a node asks for a bypass, doubled each time up to the longest
 _LONGEST_PAUSE: Final = 8192
@@ -51,12 +56,20 @@ def socket_of(bell: str) -> str:
     return f"{bell}.bypasses"
 
 
+def _sealer(key: bytes) -> Sealer:
+    from dora.transport.sealing import Sealer
+
+    return Sealer(key)
+
+
 class Bypass:
     """The node's end of the bypass of one output. Not safe for several threads."""
 
-    def __init__(self, bell: str, slot: int, words: memoryview) -> None:
-        """``bell``: path of the gateway's doorbell. ``slot``: line of the output on the board."""
-        self._path = socket_of(bell)
+    def __init__(self, link: LinkConfig, slot: int, words: memoryview) -> None:
+        """``link``: one to the other machine. ``slot``: line of the output on the board."""
+        if link.is_encrypted:
+            from dora.transport import sealing  # noqa: F401 - it takes 20 ms, too long between messages
+        self._path = socket_of(link.bell)
         self._slot = slot
         self._words = words
         self._bypass_word = slot * WORDS + BYPASS
@@ -65,6 +78,7 @@ class Bypass:
         self._number = 0  # value of ``BYPASS`` when it was read last
         self._gateway: socket.socket | None = None
         self._connection: socket.socket | None = None
+        self._sealer: Sealer | None = None
         self._stream = 0
         self._last = 0  # the last message that was sent on it
         self._next = 0  # the first one that may be sent again on it, unless it follows the last one
@@ -99,17 +113,20 @@ class Bypass:
             if sequence != self._last + 1 and (in_flight > 1 or sequence < self._next):
                 return False
             flags = ASKS_FOR_ACK if in_flight > MOST // 2 else 0
-        header = HEADER.pack(DATA, flags, self._stream, size)
+        header, sealer = HEADER.pack(DATA, flags, self._stream, size), self._sealer
+        frame = (header, message) if sealer is None else sealer.seal(header, message)
         try:
             # The socket does not block. It takes the whole frame or nothing as long as it has room.
-            written = connection.sendmsg((header, message), (), _NO_SIGNAL)
+            written = connection.sendmsg(frame, (), _NO_SIGNAL)
         except BlockingIOError:
             return False
         except OSError:
             written = 0
-        if written != HEADER.size + size:
+        if written != len(frame[0]) + len(frame[1]):
             self._end()  # the gateway finds out, and sends the message
             return False
+        if sealer is not None:
+            sealer.number += 1
         self._last = words[self._bypassed_word] = sequence
         return True
 
@@ -138,9 +155,10 @@ class Bypass:
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)  # not for programs that the node starts
                 connection = socket.socket(fileno=descriptor)
-                number, stream = GRANT.unpack(data)
+                number, stream, is_encrypted, key = GRANT.unpack(data)
                 if number == self._number:
                     self._connection, self._stream = connection, stream
+                    self._sealer = _sealer(key) if is_encrypted else None
                     self._last = 0
                     self._pause = self._until_request = _FIRST_PAUSE
                     return

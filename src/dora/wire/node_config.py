@@ -49,6 +49,7 @@ class LinkConfig(InputRules, omit_defaults=True):
     # Where the consumer is; "": on this machine. Else node, bell and stream belong to the gateway.
     machine: str = ""
     stream_slot: int = 0  # index of the line on the board with which the gateway receives
+    is_encrypted: bool = False  # on the way to the other machine
     engine_queue_size: int = 0  # as in `InputConfig`
     generation: int = 0  # as in `InputConfig`
 

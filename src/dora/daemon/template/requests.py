@@ -16,6 +16,7 @@ from dora.daemon.template.protocol import ForkRequest
 from dora.dataflow.model import NodeSpec, Scheduling, TimerSource
 
 _ARRAYS: Final = "dora.node.arrays_before_fork"  # by name, because the daemon shares no code with nodes
+_SEALING: Final = "dora.transport.sealing"
 
 
 def why_plain(node: NodeSpec, command: Sequence[str]) -> str:
@@ -36,8 +37,13 @@ def fork_request(
     command: Sequence[str],
     environment: Mapping[str, str],
     directory: str,
+    *,
+    is_encrypted: bool = False,
 ) -> ForkRequest:
-    """Return the request for the process of a node."""
+    """Return the request for the process of a node. ``is_encrypted``: links to other machines are."""
+    modules = [_ARRAYS] if _has_messages(node) else []
+    if is_encrypted and node.outputs:
+        modules.append(_SEALING)
     return ForkRequest(
         command=tuple(map(os.fsencode, command)),
         environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
@@ -47,7 +53,7 @@ def fork_request(
         limits={number: resource.getrlimit(number) for number in LIMITS},
         ignored=ignored_signals(),
         context=context(),
-        modules=(_ARRAYS,) if _has_messages(node) else (),
+        modules=tuple(modules),
         preload=tuple((package.name, package.place) for package in node.preload or ()),
     )
 

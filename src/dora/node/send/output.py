@@ -154,7 +154,7 @@ class OutputPort:
             self._bells_here = [
                 bell for bell, link in zip(self._bells, links, strict=True) if not link.machine
             ]
-            self._bypass = self._bypass_of({link.machine: link.bell for link in links if link.machine})
+            self._bypass = self._bypass_of({link.machine: link for link in links if link.machine})
         pressure = [
             (link.slot * WORDS, min(link.queue_size, MAX_QUEUE))
             for link in links
@@ -172,14 +172,14 @@ class OutputPort:
             self._spill = self._spill_writer if self._spill_writer.apply_links(links) else None
         self.has_links = bool(links) or self._config.latched is not None
 
-    def _bypass_of(self, gateway: Mapping[str, str]) -> Bypass | None:
-        """Return the bypass of this output. ``gateway``: machine → bell of the gateway to it."""
-        if len(gateway) != 1 or self._config.priority not in (None, "control"):
+    def _bypass_of(self, links: Mapping[str, LinkConfig]) -> Bypass | None:
+        """Return the bypass of this output. ``links``: one to each other machine with receivers."""
+        if len(links) != 1 or self._config.priority not in (None, "control"):
             return None
         from dora.transport.bypass import Bypass
 
-        (bell,) = gateway.values()
-        return self._bypass or Bypass(bell, self._config.slot, self._words)
+        (link,) = links.values()
+        return self._bypass or Bypass(link, self._config.slot, self._words)
 
     def warm_up(self) -> None:
         """Reserve memory for the first message, and open the doorbells of receivers that are there."""
