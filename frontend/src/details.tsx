@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
 import { Chip, useFeed } from "./hooks";
-import { failedNodes, labelOfLink, linksOf, nodeOf, rate, RECORDED, sentenceOfPath, sentences, sentencesOfNetwork, short, shownCounters, size, toneOfLink, toneOfNode, whole } from "./model";
+import { failedNodes, labelOfLink, linksOf, nodeOf, rate, sentenceOfPath, sentences, sentencesOfNetwork, short, shownCounters, size, toneOfLink, toneOfNode, whole } from "./model";
 import { NodeActions } from "./node_actions";
 import { ParameterList, PastParameters } from "./parameters";
 import type { Past } from "./past";
@@ -136,7 +136,7 @@ function Overall(props: DetailsProps) {
     <>
       <h2>Overview</h2>
       <p class="quiet">Select a node or a link to see what it does.</p>
-      {state && state.nodes.some((node) => node.status !== RECORDED) && (
+      {state && state.nodes.some((node) => node.status !== "Recorded") && (
         <dl class="figures">
           <Figure name="Nodes">{state.nodes.length}</Figure>
           <Figure name="CPU">{sum(state.nodes.map((node) => node.cpu)).toFixed(0)} %</Figure>

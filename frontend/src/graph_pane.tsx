@@ -4,7 +4,7 @@ import ELK from "elkjs/lib/elk-api";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Box, Graph } from "./graph";
 import { IconButton, useNarrow } from "./hooks";
-import { labelOfLink, Links, nodeOf, type NodeState, rate, RECORDED, sentences, size, toneOfLink, toneOfNode } from "./model";
+import { labelOfLink, Links, nodeOf, type NodeState, rate, sentences, size, toneOfLink, toneOfNode } from "./model";
 import type { Feed } from "./feed";
 import type { Direction } from "./layout";
 import { GraphView, type Selected } from "./view";
@@ -123,7 +123,7 @@ export function GraphPane(props: {
 }
 
 function words(node: NodeState): string {
-  if (node.status === RECORDED) return node.sent_hz ? `sends ${rate(node.sent_hz)}` : "";
+  if (node.status === "Recorded") return node.sent_hz ? `sends ${rate(node.sent_hz)}` : "";
   const figures = node.cpu === null || node.status !== "Running" ? node.status : `${node.cpu.toFixed(0)} % · ${size(node.memory ?? 0)}`;
   return node.machine ? `${node.machine}: ${figures}` : figures;
 }

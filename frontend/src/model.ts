@@ -2,11 +2,12 @@
 
 import { COUNTERS, FLAGS, NODE_COUNTERS } from "./counters";
 import { type Box, type Edge, ends, type Graph, isGiven } from "./graph";
+import { TONES } from "./statuses";
 import type { Tone } from "./view";
 
 export interface NodeState {
   id: string;
-  status: string;
+  status: keyof typeof TONES;
   failure: { number: number; reason: string } | null; // the first cause is number 1
   machine: string; // "" while all nodes are on one
   pid: number | null;
@@ -127,11 +128,6 @@ export interface Source {
 
 export const LEVELS = ["error", "warn", "info", "debug", "trace", "stdout"] as const;
 
-/** The status of a node in a recording that does not say how the node was. */
-export const RECORDED = "Recorded";
-const STOPPED = "Stopped";
-const FAILED = "Failed";
-
 /** Return the name that the server has for an output or input of a box. */
 export function fullName(box: Box, port: string): string {
   return `${box.id}/${port}`;
@@ -209,7 +205,7 @@ export function endedState(state: State, outcome: Listed): State {
   return {
     nodes: state.nodes.map((node) => ({
       ...node,
-      status: failureOf(node) ? FAILED : STOPPED,
+      status: failureOf(node) ? "Failed" : "Stopped",
       failure: failureOf(node),
       ...{ pid: null, cpu: null, memory: null, sent_hz: 0, bytes_per_second: 0, waiting: 0 },
     })),
@@ -227,18 +223,7 @@ export function endedState(state: State, outcome: Listed): State {
 }
 
 export function toneOfNode(node: NodeState): Tone {
-  switch (node.status) {
-    case "Failed":
-      return "bad";
-    case "Restarting":
-    case "Failed, waits for new code":
-      return "warn";
-    case "Stopped":
-    case "Not started":
-    case "Not connected":
-      return "rest";
-  }
-  return "fine";
+  return TONES[node.status] ?? "fine"; // a recording of another version may have other words
 }
 
 /** Return how a link is: red for what goes wrong now, amber for what did, green while a deadline is kept. Losses that the input asks for are not wrong. */

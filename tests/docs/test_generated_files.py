@@ -18,7 +18,8 @@ def test_the_list_of_the_options_of_a_run_is_up_to_date() -> None:
     assert tool["PAGE"].read_text() == tool["page"](), "run `make generated`"
 
 
-def test_what_shows_the_counters_is_up_to_date() -> None:
+def test_what_shows_the_counters_and_statuses_is_up_to_date() -> None:
     tool = runpy.run_path(str(TOOLS / "write_counters.py"))
     assert tool["PAGE"].read_text() == tool["page"](), "run `make generated`"
-    assert tool["SCRIPT"].read_text() == tool["script"](), "run `make generated`, and build the front end"
+    for file, text in (("SCRIPT", "script"), ("STATUSES", "statuses")):
+        assert tool[file].read_text() == tool[text](), "run `make generated`, and build the front end"

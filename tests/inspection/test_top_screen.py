@@ -24,6 +24,7 @@ from dora.observe.networks import NetworkRate, StreamRate
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, Snapshot
 from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
+from dora.wire.node_status import StatusWord
 
 TITLE = "\x1b]0;owned\x07"
 
@@ -437,10 +438,9 @@ def test_all_parts_are_on_a_screen_of_any_size(size: tuple[int, int]) -> None:
 
 
 def test_trouble_has_a_colour() -> None:
-    _, shown_nodes = node_table(
-        [node(status, 1.0, 1.0, status=status) for status in ("Running", "Failed", "Restarting")]
-    )
-    assert [str(row[1].style) for row in shown_nodes] == ["", "bold red", "bold red"]
+    _, shown_nodes = node_table([node(status, 1.0, 1.0, status=status) for status in StatusWord])
+    red = [str(row[1]) for row in shown_nodes if str(row[1].style) == "bold red"]
+    assert red == ["Restarting", "Failed, waits for new code", "Failed"]
     assert [
         str(link_row(item)[4].style) for item in (link("a/x", dropped=3), link("a/x", dropping_hz=2.0))
     ] == (["", "bold yellow"])

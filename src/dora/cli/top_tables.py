@@ -16,6 +16,7 @@ from dora.observe.networks import NetworkRate
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot
 from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, PRIORITIES, NodeCounter, shown_counters
+from dora.wire.node_status import StatusWord
 from dora.wire.path_statistics import PathLatency
 
 MINUTE: Final = 60.0  # seconds that a sparkline shows
@@ -35,7 +36,7 @@ NAMES: Final = {
 }  # columns that are no figures
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
-_IN_TROUBLE: Final = {"Failed", "Restarting"}
+_IN_TROUBLE: Final = {status for status in StatusWord if status.tone in ("warn", "bad")}
 
 Table = tuple[Sequence[str], list[tuple[Text, ...]]]
 

@@ -8,7 +8,7 @@ a node publishes for a client.
 from __future__ import annotations
 
 import time
-from typing import Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
 import msgspec
 
@@ -26,6 +26,7 @@ from dora.daemon.processes.scheduling import refusals
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.state import NodeState, RunState
+from dora.daemon.supervisor.status import Phase
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.daemon.taps import Taps
 from dora.dataflow.gateway_plan import networks_of
@@ -71,6 +72,7 @@ from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.input_rules import input_rules_of
 from dora.wire.node_config import WriteEventLog
 from dora.wire.node_protocol import PROTOCOL_VERSION, PublishRequest, PublishResult, Register
+from dora.wire.node_status import StatusWord
 from dora.wire.operations import grace_fault, program_key
 from dora.wire.output_rules import output_rules_of
 
@@ -219,14 +221,14 @@ def registration_fault(connection: Connection, message: Register, description: D
     return ""
 
 
-_STATUS = {
-    "dormant": "Not started",
-    "starting": "Starting",
-    "ready": "Ready",
-    "running": "Running",
-    "backoff": "Restarting",
-    "awaiting fix": "Failed, waits for new code",
-    "ended": "Stopped",
+_STATUS: Final[dict[Phase, StatusWord]] = {
+    "dormant": StatusWord.NOT_STARTED,
+    "starting": StatusWord.STARTING,
+    "ready": StatusWord.READY,
+    "running": StatusWord.RUNNING,
+    "backoff": StatusWord.RESTARTING,
+    "awaiting fix": StatusWord.AWAITING_FIX,
+    "ended": StatusWord.STOPPED,
 }
 
 
@@ -387,11 +389,11 @@ class RequestHandler:
 
     # ----------------------------------------------------------------------- views
 
-    def _status(self, node: NodeState) -> str:
+    def _status(self, node: NodeState) -> StatusWord:
         if self._failure(node) is not None:
-            return "Failed"
+            return StatusWord.FAILED
         if node.phase == "dormant" and node.spec.is_dynamic:
-            return "Not connected"
+            return StatusWord.NOT_CONNECTED
         return _STATUS[node.phase]
 
     def _failure(self, node: NodeState) -> FailureView | None:

@@ -93,7 +93,7 @@ class NodeView(msgspec.Struct, omit_defaults=True):
     """A node of a running dataflow."""
 
     id: str
-    status: str  # for the user, in the words of dora-rs where it has one: "Running", "Stopped", …
+    status: str  # a `StatusWord`
     pid: int | None = None
     counts: dict[str, int] = {}  # the `NODE_COUNTERS` that are not 0, by name
     failure: FailureView | None = None  # why it has failed, None if it has not

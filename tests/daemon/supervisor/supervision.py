@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from invariants import validate_state
@@ -14,7 +14,10 @@ from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.edit import without_node
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
 from dora.wire.daemon_protocol import ApplyChange
-from dora.wire.operations import ProposedChange, RestartOperation, StopOperation, program_key
+from dora.wire.operations import ProposedChange, program_key
+
+# What `Supervised.ask` can ask for.
+OPERATIONS = (*(request.__struct_config__.tag for request in get_args(on.OperationRequest)), "remove")
 
 
 def node(
@@ -115,8 +118,8 @@ class Supervised:
         if what == "remove":
             without = without_node(self.state.dataflow, node_id)
             return self(self.change(*without.nodes, grace=grace))
-        requests = {"stop": StopOperation, "restart": RestartOperation}
-        return self(on.RequestReceived(7, requests[what](node_id, grace)))
+        request = {"type": what, "node": node_id, "grace": grace}
+        return self(on.RequestReceived(7, msgspec.convert(request, on.OperationRequest)))
 
     def replace(self, spec: NodeSpec) -> list[do.Command]:
         """Ask for another program of a node."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from supervision import Supervised, node
+from supervision import OPERATIONS, Supervised, node
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
@@ -62,16 +62,14 @@ steps = st.one_of(
     st.tuples(st.just("follow"), st.just(""), st.just(0)),
     st.tuples(st.just("replacement ready"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("replacement ends"), st.sampled_from(NAMES), st.sampled_from([0, 1])),
-    st.tuples(st.just("ask to stop"), st.sampled_from(NAMES), st.integers(0, 6)),
-    st.tuples(st.just("ask to restart"), st.sampled_from(NAMES), st.integers(0, 6)),
-    st.tuples(st.just("ask to remove"), st.sampled_from(NAMES), st.integers(0, 6)),
+    *(st.tuples(st.just(operation), st.sampled_from(NAMES), st.integers(0, 6)) for operation in OPERATIONS),
     st.tuples(st.just("add"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("link"), st.sampled_from(NAMES), st.integers(0, 4)),
     st.tuples(st.just("unlink"), st.sampled_from(NAMES), st.integers(0, 2)),
     st.tuples(st.just("replace"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("time"), st.just(""), st.integers(0, 12)),
-    st.tuples(st.just("stop"), st.just(""), st.just(0)),
-    st.tuples(st.just("kill"), st.just(""), st.just(0)),
+    st.tuples(st.just("stop all"), st.just(""), st.just(0)),
+    st.tuples(st.just("kill all"), st.just(""), st.just(0)),
 )
 
 
@@ -196,8 +194,8 @@ class World:
             case "replacement ends" if name in self.replacements:
                 self.waiting.pop(name, None)
                 self.perform(run(on.ReplacementEnded(name, self.replacements.pop(name), number)))
-            case "ask to stop" | "ask to restart" | "ask to remove":
-                self.perform(run.ask(name, kind.removeprefix("ask to "), float(number)))
+            case _ if kind in OPERATIONS:
+                self.perform(run.ask(name, kind, float(number)))
             case "add" if spec is None:
                 self.perform(run.become(*specs, node(name, inputs=self.sources("source"), outputs=("n",))))
             case "link" if spec is not None:
@@ -211,9 +209,9 @@ class World:
                 self.perform(run.replace(msgspec.structs.replace(spec, path="other.py")))
             case "time":
                 self.pass_time(float(number))
-            case "stop":
+            case "stop all":
                 self.perform(run(on.StopRequested("test")))
-            case "kill":
+            case "kill all":
                 self.perform(run(on.KillRequested()))
 
     def sources(self, name: str) -> tuple[str, ...]:
@@ -263,7 +261,7 @@ def test_any_order_of_events_has_a_way_to_the_end(
             world.step(*step)
     if world.finished:
         return
-    world.step("stop", "", 0)
+    world.step("stop all", "", 0)
     if signals_work:
         world.pass_time(15.0)  # through the whole ladder; the kill ends every process
         for name in list(world.processes):

@@ -139,6 +139,17 @@ def test_a_node_that_cannot_be_spawned_breaks_the_start() -> None:
     assert run.state.done
 
 
+def test_a_node_whose_program_has_gone_before_its_restart_breaks_the_start() -> None:
+    run = Supervised(node("a", outputs=("x",), restart=RestartOptions("always")), PAIR[1])
+    run(on.Begin())
+    run.join("b")
+    assert spawned(run.end("a")) == [("a", 1)]  # the program ended without a node
+    run(on.SpawnFailed("a", "there is no file a.py"))
+    run.end("b", 1)
+    assert run.failures == [("a", "spawn"), ("b", "cascading")]
+    assert run.state.done
+
+
 def test_node_failed_comes_before_the_closing() -> None:
     run = Supervised(*PAIR)
     run.start()

@@ -19,6 +19,7 @@ from dora.cli.tables import counted
 from dora.cluster.client import Client, Unreachable
 from dora.errors import DoraError
 from dora.wire.counters import NODE_COUNTERS
+from dora.wire.node_status import StatusWord
 
 if TYPE_CHECKING:
     from dora.dataflow.model import Dataflow
@@ -320,9 +321,9 @@ def _nodes() -> Iterator[Finding]:
                 nodes = inspect(run).nodes
             except DoraError:
                 continue  # it has just ended
-        found += sum(node.status == "Running" for node in nodes)
+        found += sum(node.status == StatusWord.RUNNING for node in nodes)
         for node in nodes:
-            if node.status == "Failed":
+            if node.status == StatusWord.FAILED:
                 yield Finding("WARN", f"node `{node.id}` of {name_of(run.description)} has failed")
                 continue
             for counter in NODE_COUNTERS:

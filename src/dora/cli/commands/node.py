@@ -262,8 +262,9 @@ def stop(name: str, grace: float | None, dataflow: str | None) -> None:
 def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
     """List the nodes of all running dataflows, or of one.
 
-    The status is Running, Stopped after the end of a node, or Failed; before that Starting and Ready, and
-    Restarting before a restart. A dynamic node that has not joined is Not connected.
+    The status is Running, Stopped after the end of a node, or Failed; before that Not started, Starting and
+    Ready, and Restarting before a restart. With hot reload, it can be: Failed, waits for new code.
+    A dynamic node that has not joined is Not connected.
     """
     from dora.cli.running import find_all_running
     from dora.cli.snapshots import snapshots_of

@@ -30,6 +30,7 @@ from dora.wire.metrics import (
     NodeMetrics,
     OutputMetrics,
 )
+from dora.wire.node_status import StatusWord
 from dora.wire.path_statistics import PathLatency
 
 USAGE_TIMEOUT: Final = 0.15  # seconds for the answers; a late machine is shown with its former numbers
@@ -129,7 +130,12 @@ def _rows(metrics: Iterable[Metric], value_of: Callable[[_Item, str], float]) ->
 
 
 _NODE_METRICS: Final[list[Row[NodeMetrics]]] = [
-    (GaugeMetricFamily, "running", "Whether a node runs", lambda node: int(node.status == "Running")),
+    (
+        GaugeMetricFamily,
+        "running",
+        "Whether a node runs",
+        lambda node: int(node.status == StatusWord.RUNNING),
+    ),
     *_rows(NODE_METRICS, _figure),
 ]
 _OUTPUT_METRICS: Final[list[Row[OutputMetrics]]] = _rows(OUTPUT_METRICS, getattr)

@@ -128,11 +128,9 @@ def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> Non
         answer_operation(run, node, operation)
         node.removing = operation.kind == "remove"
         node.operation = None
-    node.phase = "ended"
-    node.connected = node.awaits_machine = False
+    node.awaits_machine = False
     end_handover(run, node)
-    run.disarm_all(node)
-    run.close_receivers(node)
+    run.end_process(node, "ended")
     if failure is not None:
         failure = with_root_cause(run, failure)
         run.failures.append(failure)

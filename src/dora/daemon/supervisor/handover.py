@@ -132,7 +132,6 @@ def start_program(run: RunState, node: NodeState) -> None:
             drain(run, node)
         return
     run.count_restart(node)
-    node.failure = None
     run.disarm_all(node)
     run.log("info", node, "was replaced")
     run.mark("replaced", node, "runs another program")
@@ -252,8 +251,7 @@ def follow(run: RunState, node: NodeState, words: str, *, needed: bool) -> bool:
 def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
     node.replacement = None
     run.disarm_all(node)
-    run.reset_process(node)
-    node.incarnation = replacement.incarnation
+    run.begin_process(node, replacement.incarnation)
     run.count_reload(node)
     stands_by = run.standby and replacement.connection is not None
     if not stands_by:  # else its links stay as they are
@@ -282,7 +280,7 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
 def _restart_with_new_code(run: RunState, node: NodeState) -> None:
     run.count_reload(node)
     node.announce_new_code = True
-    node.failure = node.pending_change = None
+    node.pending_change = None
     run.disarm_all(node)
     run.close_receivers(node)
     run.spawn(node)
@@ -300,11 +298,8 @@ def can_await_fix(run: RunState, node: NodeState) -> bool:
 
 def await_fix(run: RunState, node: NodeState, failure: NodeFailure) -> None:
     """Keep a node that failed for good until its code changes."""
-    node.phase = "awaiting fix"
-    node.connected = node.draining = False
+    run.end_process(node, "awaiting fix")
     node.failure = failure
-    run.disarm_all(node)
-    run.close_receivers(node)
     run.mark("failed", node, why_failed(failure))
     run.log("error", node, f"{failure.message}; it is started again when its code changes")
     if (change := node.pending_change) is not None:

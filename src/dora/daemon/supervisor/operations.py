@@ -125,7 +125,6 @@ def finish_operation(
         run.log("warn", node, failure.message)
     run.log("info", node, "is started again, as was asked")
     run.count_restart(node)
-    node.failure = None
     run.close_receivers(node)
     run.spawn(node)
 

@@ -67,9 +67,7 @@ def disconnected(run: RunState, node: NodeState) -> None:
 
 def _dynamic_node_left(run: RunState, node: NodeState) -> None:
     was_running = node.phase == "running"
-    node.phase = "dormant"
-    run.disarm_all(node)
-    run.close_receivers(node)
+    run.end_process(node, "dormant")
     if was_running and not node.closed:
         run.log("warn", node, "the connection broke; the node did not say goodbye")
         announce_failure(run, node, f"the connection to dynamic node `{node.id}` broke")
@@ -85,7 +83,6 @@ def process_ended(run: RunState, node: NodeState, end: on.ProcessEnded) -> None:
     if node.phase not in ("starting", "ready", "running"):
         return
     node.absent = end.exit_code == 0 and node.phase == "starting" and not node.connected
-    node.connected = False
     words = describe_exit(end.exit_code, end.signal)
     asked_to_end = run.stopping or node.draining or node.operation is not None
     failure = failure_of(node, end, stopping=asked_to_end, opened=run.opened)

@@ -39,11 +39,9 @@ def _recent_restarts(options: RestartOptions, restarts: list[float], now: float)
 
 def back_off(run: RunState, node: NodeState, delay: float, failure: NodeFailure | None, words: str) -> None:
     """Wait before a node is restarted. ``words`` describe how its process ended."""
-    node.phase = "backoff"
+    run.end_process(node, "backoff")
     node.failure = failure
-    run.disarm_all(node)
     run.arm(node, "restart", delay)
-    run.close_receivers(node)
     if failure is not None:
         run.mark("failed", node, why_failed(failure))
         source_failed(run, node)

@@ -63,8 +63,8 @@ def register(run: RunState, event: Registering) -> None:
         return
     assert node is not None
     if node.spec.is_dynamic:
-        node.phase = "starting"
-    node.closed = False
+        run.begin_process(node, event.incarnation)
+    node.closed = False  # the same process may have closed a node object before
     run.disarm(node, "startup")
     run.admit(node, event.connection)
 

@@ -85,7 +85,25 @@ class ProgramChange(msgspec.Struct, frozen=True):
     grace: float  # seconds until SIGTERM
 
 
-class NodeState(msgspec.Struct):
+class ProcessState(msgspec.Struct, kw_only=True):
+    """State of the last process of a node; `RunState.begin_process` resets all of it."""
+
+    incarnation: int = 0  # each process of a node has a number of its own
+    pid: int | None = None
+    connected: bool = False
+    closed: bool = False  # the node object was closed
+    absent: bool = False  # its program ended well without a node; the dataflow goes on without it
+    draining: bool = False  # was asked to end, because its replacement waits
+    # It was refused at the start; its exit status says nothing about itself then.
+    refused: Literal["", "broken", "stopped"] = ""
+    kill_reason: tuple[FailureKind, str] | None = None
+    overdue: bool = False  # it got SIGTERM, because it had not ended within the grace duration of a stop
+    failed_operator: str = ""  # whose code has raised an error
+    failure: NodeFailure | None = None  # it has failed, and another one is to follow
+    parameters_sent: dict[str, Any] = {}  # those it has
+
+
+class NodeState(ProcessState):
     """State of one node."""
 
     spec: NodeSpec
@@ -93,16 +111,10 @@ class NodeState(msgspec.Struct):
     machine: str = ""  # the other machine that it is on; "": it is on this one
     # That machine is lost, and the node waits for it: every supervisor decides that, and all the same.
     awaits_machine: bool = False
-    pid: int | None = None
-    incarnation: int = 0  # of this process: each process of a node has a number of its own
     launches: int = 0  # how many processes there have been
-    connected: bool = False
-    closed: bool = False  # the node object was closed
-    absent: bool = False  # its program ended well without a node; the dataflow goes on without it
     restarts: list[float] = []  # when
     reloads: int = 0  # processes that were replaced because of new code; these are no restarts
     replacement: Replacement | None = None
-    draining: bool = False  # was asked to end, because its replacement waits
     announce_new_code: bool = False  # once it runs
     # Saved while the process was starting, so it may or may not have read the new code.
     pending_change: CodeChanged | None = None
@@ -112,12 +124,6 @@ class NodeState(msgspec.Struct):
     generation: int = 0  # the change that created it, in a dataflow on several machines
     program: int = 0  # the change that gave it its present program; 0: it came with it
     added_by: int | None = None  # a connection that waits for the first process of its program
-    # It was refused at the start; its exit status says nothing about itself then.
-    refused: Literal["", "broken", "stopped"] = ""
-    kill_reason: tuple[FailureKind, str] | None = None
-    overdue: bool = False  # it got SIGTERM, because it had not ended within the grace duration of a stop
-    failed_operator: str = ""  # whose code has raised an error in this process
-    failure: NodeFailure | None = None  # of the process that is to be followed by another
     outputs_done: set[str] = set()  # the node closed them
     outputs_closed: set[str] = set()  # consumers know
     inputs_closed: set[str] = set()
@@ -126,7 +132,6 @@ class NodeState(msgspec.Struct):
     announced_failures: int = 0  # how many failures its consumers were informed of
     announcement: str = ""  # the latest of these failures
     parameters: dict[str, Any] = {}
-    parameters_sent: dict[str, Any] = {}  # those its process has
 
     @property
     def id(self) -> str:
@@ -261,19 +266,23 @@ class RunState(msgspec.Struct):
 
     def spawn(self, node: NodeState) -> None:
         """Start a process of a node."""
-        self.reset_process(node)
-        node.incarnation = node.take_incarnation()
+        self.begin_process(node, node.take_incarnation())
         if node.spec.startup_timeout is not None:
             self.arm(node, "startup", node.spec.startup_timeout)
         self.emit(do.Spawn(node.id, node.restart_count, node.incarnation))
 
-    def reset_process(self, node: NodeState) -> None:
-        """Forget what is known of the last process of a node, since another one follows."""
+    def begin_process(self, node: NodeState, incarnation: int) -> None:
+        """Reset the state of the last process of a node, since another one follows."""
         node.phase = "starting"
-        node.connected = node.closed = node.draining = False
-        node.kill_reason = None
-        node.failed_operator = ""
-        node.pid = None
+        for name, value in msgspec.structs.asdict(ProcessState(incarnation=incarnation)).items():
+            setattr(node, name, value)
+
+    def end_process(self, node: NodeState, phase: Phase) -> None:
+        """Note that the last process of a node takes part no more, and nothing is awaited from it."""
+        node.phase = phase
+        node.connected = node.draining = False
+        self.disarm_all(node)
+        self.close_receivers(node)
 
     def admit(self, node: NodeState, connection: int) -> None:
         node.connected = True

@@ -32,6 +32,7 @@ from dora.recording.history.requests import (
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.recording import RecordedMessage
 from dora.wire.metadata import MetadataError
+from dora.wire.node_status import StatusWord
 
 MOST_POINTS: Final = 2000  # of a curve
 MINUTE: Final = 60  # seconds
@@ -321,7 +322,7 @@ def _state(history: History, now: int) -> Mapping[str, Any] | None:
 
 
 _UNKNOWN_NODE: Final[dict[str, Any]] = {
-    "status": "Recorded",
+    "status": StatusWord.RECORDED,
     "failure": None,
     "machine": "",
     "pid": None,
