@@ -24,7 +24,7 @@ help:
 	@echo "make bench   measure, against dora-rs in a venv of its own, and rclpy where DORA_ROS2_VENV names one"
 	@echo "make compatibility  compare the behaviour with dora-rs, in a venv of its own (an hour)"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
-	@echo "make ros2    test with a real ROS 2 from PyPI, in a venv of its own (300 MB)"
+	@echo "make ros2    test with a real ROS 2 from PyPI, in a venv of its own (330 MB)"
 	@echo "make arm64   run a dataflow and the fast tests on Debian for arm64, emulated (as root; 1.5 GB, an hour)"
 	@echo "make stress  kill, stop, fill, cut and soak everything for half an hour; ROUNDS=10 for less"
 	@echo "make fuzz    search for faults of all decoders, and of the coordinator's API with schemathesis"
@@ -104,13 +104,19 @@ rerun: $(VENV)/.dev
 # A real ROS 2, without an installation: ROS's own wheels. They change each start of Python, so never beside dora.
 ROS_PACKAGES := 'ros-rclpy[fastrtps]' ros-kilted-std-msgs ros-kilted-sensor-msgs ros-kilted-std-srvs \
 	ros-kilted-geometry-msgs ros-kilted-rcl-interfaces ros-kilted-test-msgs
+# PyPI has no example_interfaces: these build it, with a C++ compiler.
+ROS_BUILD := ros-kilted-ament-cmake ros-kilted-ament-cmake-include-directories ros-kilted-ament-cmake-ros-core \
+	ros-kilted-ament-package ros-kilted-rosidl-default-generators ros-kilted-rosidl-core-generators \
+	catkin-pkg cmake ninja
+ROS_EXAMPLES := tests/ros2/example_interfaces
 ros2: $(VENV)/.dev $(ROS)/.ros2
 	DORA_ROS2_VENV=$(ROS) $(BIN)/python -m pytest tests/ros2 tests/benchmarks -m ros2 $(ARGS)
 
-$(ROS)/.ros2: Makefile | $(VENV)/.dev
+$(ROS)/.ros2: Makefile $(wildcard $(ROS_EXAMPLES)/* $(ROS_EXAMPLES)/*/*) | $(VENV)/.dev
 	@echo "Installing ROS 2 Kilted into $(ROS)"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ROS)
-	@$(BIN)/uv pip install --quiet --python $(ROS)/bin/python $(ROS_PACKAGES)
+	@$(BIN)/uv pip install --quiet --python $(ROS)/bin/python $(ROS_PACKAGES) $(ROS_BUILD)
+	@$(ROS)/bin/python $(ROS_EXAMPLES)/build.py
 	@touch $@
 
 fuzz: $(VENV)/.dev

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from rclpy_process import RclpyPeer
+from real_ros import VARIABLE
 from ros_meeting import ros_python
 from sample_messages import SAMPLES
 from waiting import TIMEOUT, wait_until
@@ -23,7 +26,7 @@ pytestmark = [pytest.mark.ros2, pytest.mark.processes]
 OPTIONS = Ros2NodeOptions()
 RELIABLE = Ros2QosPolicies(reliable=True, keep_last=10)
 SET_BOOL = "std_srvs/SetBool"
-FIBONACCI = "test_msgs/Fibonacci"
+EXAMPLES = "example_interfaces"
 
 
 @pytest.fixture
@@ -40,6 +43,20 @@ def node(real_robot: Robot) -> Ros2Node:
 
 both_engines = pytest.mark.parametrize("real_robot", ["dds", "rclpy"], indirect=True)
 with_services = pytest.mark.parametrize("real_robot", ["rclpy"], indirect=True)
+
+
+def has_examples() -> bool:
+    """Return whether `make ros2` has built the package, which PyPI lacks."""
+    folder = os.environ.get(VARIABLE)
+    return bool(folder) and Path(str(folder), "share", EXAMPLES).is_dir()
+
+
+needs_examples = pytest.mark.skipif(
+    not has_examples(), reason=f"{EXAMPLES} needs a C++ compiler to be built"
+)
+each_fibonacci = pytest.mark.parametrize(
+    "fibonacci", ["test_msgs/Fibonacci", pytest.param(f"{EXAMPLES}/Fibonacci", marks=needs_examples)]
+)
 
 
 @both_engines
@@ -110,12 +127,34 @@ def test_services_are_called_and_served(node: Ros2Node, peer: RclpyPeer) -> None
     thread.join(TIMEOUT)
 
 
+@needs_examples
+@with_services
+def test_two_numbers_are_added_there_and_here(node: Ros2Node, peer: RclpyPeer) -> None:
+    peer.adder(service="/theirs")
+    client = node.create_service_client("/theirs", f"{EXAMPLES}/AddTwoInts", RELIABLE)
+    for a, b in ((2, 40), (-(2**40), 2**41)):
+        assert client.call({"a": a, "b": b}, TIMEOUT).to_pylist() == [{"sum": a + b}]
+    server = node.create_service_server("/ours", f"{EXAMPLES}/AddTwoInts", RELIABLE)
+
+    def serve() -> None:
+        taken = server.take_request(TIMEOUT)
+        assert taken is not None
+        number, request = taken
+        server.send_response(number, {"sum": sum(request[0].as_py().values())})
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert peer.add(service="/ours", a=-1, b=2**40) == 2**40 - 1
+    thread.join(TIMEOUT)
+
+
+@each_fibonacci
 @with_services
 def test_goals_go_to_an_action_of_rclpy_with_feedback_and_cancellation(
-    node: Ros2Node, peer: RclpyPeer
+    node: Ros2Node, peer: RclpyPeer, fibonacci: str
 ) -> None:
-    peer.fibonacci_server(action="/theirs")
-    client = node.create_action_client("/theirs", FIBONACCI, RELIABLE)
+    peer.fibonacci_server(action="/theirs", type=fibonacci)
+    client = node.create_action_client("/theirs", fibonacci, RELIABLE)
     goal = client.send_goal({"order": 3}, TIMEOUT)
     assert goal is not None
     feedback = client.take_feedback(goal, TIMEOUT)
@@ -133,9 +172,10 @@ def test_goals_go_to_an_action_of_rclpy_with_feedback_and_cancellation(
     assert (found[0], found[1][0].as_py()["sequence"][:3]) == ("canceled", [0, 1, 1])
 
 
+@each_fibonacci
 @with_services
-def test_goals_of_rclpy_come_to_an_action_server(node: Ros2Node, peer: RclpyPeer) -> None:
-    server = node.create_action_server("/ours", FIBONACCI, RELIABLE)
+def test_goals_of_rclpy_come_to_an_action_server(node: Ros2Node, peer: RclpyPeer, fibonacci: str) -> None:
+    server = node.create_action_server("/ours", fibonacci, RELIABLE)
 
     def work() -> None:
         for cancels in (False, True):
@@ -150,8 +190,8 @@ def test_goals_of_rclpy_come_to_an_action_server(node: Ros2Node, peer: RclpyPeer
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert peer.fibonacci_goal(action="/ours", order=7) == [4, [7, 1], [[7]]]
-    assert peer.fibonacci_goal(action="/ours", order=8, cancel=True) == [5, [8, 1], [[8]]]
+    assert peer.fibonacci_goal(action="/ours", order=7, type=fibonacci) == [4, [7, 1], [[7]]]
+    assert peer.fibonacci_goal(action="/ours", order=8, cancel=True, type=fibonacci) == [5, [8, 1], [[8]]]
     thread.join(TIMEOUT)
     assert not thread.is_alive()
 

@@ -6,6 +6,7 @@ It runs with the Python of a real ROS 2, so it imports nothing of dora.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import sys
 import threading
@@ -17,17 +18,16 @@ from typing import Any
 import rclpy
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rclpy.action import ActionClient, ActionServer, CancelResponse
-from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import serialize_message
+from rclpy.task import Future
 from sample_messages import SAMPLES
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
-from test_msgs.action import Fibonacci
 
 sys.path.append(str(Path(__file__).parents[1]))
 from ros_server import class_of, message_of
@@ -145,30 +145,52 @@ class Peer:
 
         self.node.create_service(SetBool, service, answer)
 
-    def fibonacci_server(self, action: str) -> None:
-        def work(goal: Any) -> Any:
+    def adder(self, service: str) -> None:
+        def answer(request: Any, response: Any) -> Any:
+            response.sum = request.a + request.b
+            return response
+
+        self.node.create_service(add_two_ints(), service, answer)
+
+    def add(self, service: str, a: int, b: int) -> int:
+        client = self.node.create_client(add_two_ints(), service)
+        assert client.wait_for_service(30)
+        return int(wait_for(client.call_async(add_two_ints().Request(a=a, b=b))).sum)
+
+    def fibonacci_server(self, action: str, type: str = "test_msgs/Fibonacci") -> None:
+        fibonacci = action_class(type)
+
+        async def pause(seconds: float) -> None:
+            over: Future = Future(executor=self.node.executor)
+            timer = self.node.create_timer(seconds, lambda: over.set_result(None))
+            await over
+            self.node.destroy_timer(timer)
+
+        async def work(goal: Any) -> Any:
             sequence = [0, 1]
             for _ in range(goal.request.order):
                 if goal.is_cancel_requested:
                     goal.canceled()
-                    return Fibonacci.Result(sequence=sequence)
+                    return fibonacci.Result(sequence=sequence)
                 sequence.append((sequence[-1] + sequence[-2]) % 1000)
-                goal.publish_feedback(Fibonacci.Feedback(sequence=sequence))
-                time.sleep(0.01)
+                goal.publish_feedback(fibonacci.Feedback(sequence=sequence))
+                await pause(0.01)
             goal.succeed()
-            return Fibonacci.Result(sequence=sequence)
+            return fibonacci.Result(sequence=sequence)
 
         self.action = ActionServer(
             self.node,
-            Fibonacci,
+            fibonacci,
             action,
             work,
             cancel_callback=lambda _: CancelResponse.ACCEPT,
-            callback_group=ReentrantCallbackGroup(),
         )
 
-    def fibonacci_goal(self, action: str, order: int, cancel: bool = False) -> list[Any]:
-        client = ActionClient(self.node, Fibonacci, action)
+    def fibonacci_goal(
+        self, action: str, order: int, cancel: bool = False, type: str = "test_msgs/Fibonacci"
+    ) -> list[Any]:
+        fibonacci = action_class(type)
+        client = ActionClient(self.node, fibonacci, action)
         assert client.wait_for_server(30)
         feedback: list[Any] = []
         heard = threading.Event()
@@ -177,7 +199,7 @@ class Peer:
             feedback.append(list(message.feedback.sequence))
             heard.set()
 
-        goal = wait_for(client.send_goal_async(Fibonacci.Goal(order=order), on_feedback))
+        goal = wait_for(client.send_goal_async(fibonacci.Goal(order=order), on_feedback))
         assert goal.accepted
         assert heard.wait(30)
         if cancel:
@@ -192,6 +214,16 @@ class Peer:
         return [response.success, response.message]
 
 
+def action_class(name: str) -> Any:
+    package, _, action = name.partition("/")
+    return getattr(importlib.import_module(f"{package}.action"), action)
+
+
+def add_two_ints() -> Any:
+    """Return a type of a package that is there only where it was built."""
+    return importlib.import_module("example_interfaces.srv").AddTwoInts
+
+
 def wait_for(future: Any) -> Any:
     """Return the result of a future, which the executor sets."""
     done = threading.Event()
@@ -203,7 +235,9 @@ def wait_for(future: Any) -> Any:
 def main() -> None:
     rclpy.init()
     peer = Peer(sys.argv[1])
-    executor = MultiThreadedExecutor(4)  # goals go on while requests to cancel come
+    # One thread, as with `rclpy.spin`. The executor with several threads asks for a message again and again
+    # while another thread has yet to take it: between two of Python's switches of threads it takes one.
+    executor = SingleThreadedExecutor()
     executor.add_node(peer.node)
     threading.Thread(target=executor.spin, daemon=True).start()
     print(json.dumps("ready"), flush=True)

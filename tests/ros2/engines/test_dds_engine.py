@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ros_domains import free_domain
+from ros_domains import free_domain, give_back
 from ros_meeting import BASIC, STRING, Meeting, message, wait_for_match
 from waiting import TIMEOUT
 
 from dora.errors import ConnectError, TransportError
 from dora.ros2.dds import calls
 from dora.ros2.dds.context import open_context
-from dora.ros2.dds.domains import config_from_environment
+from dora.ros2.dds.domains import close_domain, config_from_environment, open_domain
 from dora.ros2.graph import NodeName
 from dora.ros2.qos import SENSOR_DATA
 
@@ -46,6 +47,20 @@ def test_qualities_that_do_not_match_are_told_with_both_sides(dds_engine: Meetin
     assert subscription.take() is None
 
 
+@pytest.mark.parametrize(("configuration", "mask"), [("", 3), ("<CycloneDDS/>", 7)])
+def test_cyclone_prints_warnings_only_if_the_user_has_configured_it(
+    monkeypatch: pytest.MonkeyPatch, configuration: str, mask: int
+) -> None:
+    monkeypatch.setenv("CYCLONEDDS_URI", configuration)
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")
+    calls._library.dds_set_log_mask(7)  # fatal errors, errors and warnings, as at the start of a process
+    domain = free_domain()
+    open_domain(domain)
+    assert calls._library.dds_get_log_mask() == mask
+    close_domain(domain)
+    give_back(domain)
+
+
 def test_services_are_refused_with_the_way_out(dds_engine: Meeting) -> None:
     node = dds_engine.open().create_node("client")
     with pytest.raises(TransportError, match="need the rclpy of a ROS installation"):
@@ -67,15 +82,22 @@ def test_the_network_learns_no_fields_of_a_type(dds_engine: Meeting) -> None:
 
 
 def test_a_closed_context_has_left_its_domain(dds_engine: Meeting) -> None:
-    def resources() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    def resources() -> set[str]:
+        """Return the sockets and the threads; what other tests have left may go meanwhile."""
+        found = set(os.listdir("/proc/self/task"))
+        for descriptor in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # it was open for this list
+                found.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return found
 
     before = resources()
     context = dds_engine.open()
     publisher = context.create_node("talker").create_publisher("/chatter", STRING)
-    assert resources() > before
+    opened = resources() - before
+    assert any(name.startswith("socket:") for name in opened)
+    assert any(name.isdigit() for name in opened)
     context.close()
-    assert resources() == before
+    assert not opened & resources()
     publisher.close()  # still held
 
 

@@ -7,8 +7,9 @@ import time
 
 from facts import record
 
-with open(os.environ["FACTS"] + ".pid", "w") as file:
+with open(os.environ["FACTS"] + ".part", "w") as file:
     file.write(f"{os.getpid()}\n")
+os.rename(file.name, os.environ["FACTS"] + ".pid")  # now it is closed: the test looks at open files
 limit = time.monotonic() + 120
 while not os.path.exists(os.environ["FACTS"] + ".go") and time.monotonic() < limit:
     time.sleep(0.01)

@@ -23,6 +23,7 @@ from dora.errors import TransportError
 INFINITE: Final = (1 << 63) - 1  # nanoseconds
 ANY_STATE: Final = 0x7F  # of samples, views and instances
 TAKE_AT_ONCE: Final = 32
+_FATAL, _ERROR = 1, 2  # categories of Cyclone's log (ddsrt/log.h)
 _SHORTEST: Final = 8  # bytes of a message; Cyclone sends whole words, and not the header alone
 
 # `struct ddsi_sertype_ops` of Cyclone's ddsi_sertype.h, version 0; three of its functions tell the fields.
@@ -62,6 +63,14 @@ _detach.restype = ctypes.c_int32
 _wait: Final = _library.dds_waitset_wait
 _wait.argtypes = [ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64]
 _wait.restype = ctypes.c_int32
+
+
+def print_errors_only() -> None:
+    """Have Cyclone print errors, but no warnings, on the standard error output of this process.
+
+    It warns of each answer about types that one Fast DDS gives another: it hears that, and cannot read it.
+    """
+    _library.dds_set_log_mask(_FATAL | _ERROR)
 
 
 def raw_topic(participant: Any, name: str, dds_type: str) -> Any:

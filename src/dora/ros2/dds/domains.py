@@ -12,6 +12,7 @@ from cyclonedds.core import DDSException
 from cyclonedds.domain import Domain
 
 from dora.errors import ConnectError
+from dora.ros2.dds.calls import print_errors_only
 
 # A user's own configuration has precedence: it may say the same things.
 _OWN_CONFIG: Final = "CYCLONEDDS_URI"
@@ -83,6 +84,8 @@ def open_domain(domain_id: int) -> None:
         domain, users = _domains.get(domain_id, (None, 0))
         if not users:
             config = config_from_environment()
+            if not os.environ.get(_OWN_CONFIG):
+                print_errors_only()
             try:
                 domain = Domain(domain_id, config) if config else None
             except DDSException as error:
