@@ -181,12 +181,13 @@ def test_a_machine_that_is_given_up_ends_its_nodes_when_it_is_back(system: Sprea
     right = system.hosts["right"]
     right.cut()
     wait_until(lambda: system.machines()["right"]["status"] == "not connected", lambda: "the cut")
-    printed = system.dora("stop", "--force", dataflow, status=1)
-    assert "Node `count` was killed because the dataflow had to end at once" in printed
+    printed = system.dora("stop", "--force", dataflow, status=None)
+    killed = "Node `count` was killed because the dataflow had to end at once" in printed
     right.restore()
     wait_until(lambda: not nodes(system), lambda: f"the end of the nodes: {nodes(system)}")
     system.wait_for_machines("right")
-    assert system.status(dataflow) == "Failed"
+    # It may end by itself in the time that the daemon takes to kill it.
+    assert system.status(dataflow) == ("Failed" if killed else "Finished")
 
 
 def test_a_new_coordinator_takes_over_what_ran_meanwhile(system: Spread) -> None:
