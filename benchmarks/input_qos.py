@@ -97,7 +97,7 @@ class Rig:
         engine = LocalEngine()
         item = InputConfig("in", "link", "source/out", service="out", slot=0, output_slot=1, **rules)
         receiver = engine.receiver(item, lambda: None)
-        link = LinkInput(item, receiver, board, in_flight=False, joins_late=False)
+        link = LinkInput(item, receiver, board, joins_late=False)
         self.port: InputPort = QosInput(link, item, board) if item.has_qos else link
         links = [LinkConfig(0, 0, "", "node/in", keep=item.keep)]
         config = OutputConfig("out", "out", 1, links)

@@ -50,7 +50,6 @@ class _Node:
             item,
             engine.receiver(item, lambda: None),
             board,
-            in_flight=False,
             joins_late=False,
             meter=meter.input(5),
         )

@@ -118,7 +118,7 @@ class Rig:
             for index, name in enumerate(NAMES)
         ]
         self.ports = [
-            LinkInput(item, engine.receiver(item, lambda: None), board, in_flight=False, joins_late=False)
+            LinkInput(item, engine.receiver(item, lambda: None), board, joins_late=False)
             for item in self.inputs
         ]
         self._outputs = []

@@ -192,24 +192,14 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
         yield system
 
 
-def _take_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["iceoryx2", "shm"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test once with each engine."""
     name: str = request.param
     if name != "shm":
         pytest.importorskip(name)
     monkeypatch.setenv("DORA_ENGINE", name)
     return name
-
-
-@pytest.fixture(params=["iceoryx2", "shm", "zenoh"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test once with each engine."""
-    return _take_engine(request, monkeypatch)
-
-
-@pytest.fixture(params=["iceoryx2", "shm"])
-def memory_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test once with each engine that moves messages through shared memory."""
-    return _take_engine(request, monkeypatch)
 
 
 _figures: list[str] = []

@@ -22,7 +22,6 @@ RARE = [
         "dora.node",
         "dora.observe.formatting",
         "dora.recording",
-        "dora.transport.zenoh",
     ),
 ]
 OTHER_SIDE = ["dora.api", "dora.cli", "dora.cluster", "dora.daemon", "dora.dataflow", "dora.observe"]
@@ -142,5 +141,5 @@ def test_a_node_with_an_output_imports_no_checks_of_foreign_messages(tmp_path: P
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     loaded = {line.rpartition(" ")[2] for line in done.stdout.splitlines()}
     assert "dora.transport.shm.iceoryx2" in loaded
-    unused = {"json", "dora.transport.aligned_memory", "dora.wire.untrusted", "dora.wire.daemon_protocol"}
+    unused = {"json", "dora.transport.latch", "dora.wire.untrusted", "dora.wire.daemon_protocol"}
     assert not loaded.intersection([*HEAVY, *unused])

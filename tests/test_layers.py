@@ -47,7 +47,7 @@ ENTRIES = {"__init__", "__main__", "runtime"}  # they may import from any wing
 # modules, which are on any height.
 FOLDERS = {
     "dataflow": ("yaml", "types", "parser", "modules"),
-    "transport": ("shm", "zenoh"),
+    "transport": ("shm",),
     "node": (
         *("send", "receive", "patterns"),
         *("replay", "interceptors", "standalone", "session"),

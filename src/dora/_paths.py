@@ -168,11 +168,6 @@ def path_records_of(board: str, node_slot: int) -> str:
     return f"{board.removesuffix('board')}paths-{node_slot}" if board else ""
 
 
-def router_of(run_dir: str) -> str:
-    """Return the endpoint of the Zenoh router of a run."""
-    return f"unixsock-stream/{run_dir}/zenoh.sock"
-
-
 # --------------------------------------------------------------------------- address of the coordinator
 
 DEFAULT_PORT: Final = 6013

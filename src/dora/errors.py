@@ -21,7 +21,7 @@
     ├── UndeclaredInput         a program names an input that the dataflow does not declare for it
     ├── ReceiveClosed           ``drain()`` on a stream that is closed and empty
     ├── WrongProcess            a forked child process used the node of its parent
-    └── TransportError          an engine (iceoryx2, shm, Zenoh) reported something unexpected
+    └── TransportError          an engine (iceoryx2, shm) reported something unexpected
 
 Existing dora programs catch ``RuntimeError``, so everything derives from it.
 """

@@ -48,7 +48,6 @@ class FakeRun:
                 "",
                 "",
                 "",
-                "",
                 [NodeView("a", "Running")],
                 [],
             )

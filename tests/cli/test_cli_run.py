@@ -477,7 +477,7 @@ def test_run_from_python_raises_with_the_report():
         ({"grace": float("inf")}, "grace is inf"),
         ({"env": {"SIZE": 5}}, "the value of `SIZE` is 5; it has to be a string"),
         ({"env": {"SIZE": "a\0b"}}, "the value of `SIZE` has a NUL character"),
-        ({"engine": "pigeon"}, "engine is `pigeon`; it can be iceoryx2, shm or zenoh"),
+        ({"engine": "pigeon"}, "engine is `pigeon`; it can be iceoryx2 or shm"),
         ({"log_level": "loud"}, "unknown log level `loud`"),
         ({"log_format": "xml"}, "log_format is 'xml'; it can be pretty, json, compact"),
     ],

@@ -168,14 +168,14 @@ def test_shared_memory_is_of_the_user_alone(shared: System) -> None:
 
 def test_the_options_of_a_run(shared: System) -> None:
     file = shared.dataflow("arm", a="from dora import Node\nNode().send_output('out', b'')")
-    told = shared.dora("start", file, "--attach", "--engine", "zenoh", "--strict", status=1)
+    told = shared.dora("start", file, "--attach", "--engine", "shm", "--strict", status=1)
     assert "output `out` is not declared" in told
-    shared.start(shared.dataflow("leg", a=FOREVER), "--engine", "zenoh")
+    shared.start(shared.dataflow("leg", a=FOREVER), "--engine", "shm")
     engines = {}
     for run in running():
         with run, suppress(ConnectError):  # the one before may still be leaving
             engines[name_of(run.description)] = inspect(run).engine
-    assert engines["leg"] == "zenoh"
+    assert engines["leg"] == "shm"
 
 
 def test_a_dataflow_that_cannot_start_reports_its_reason(shared: System) -> None:

@@ -80,7 +80,6 @@ def test_too_little_shared_memory_is_told_before_the_start(
     with pytest.raises(DoraError, match=r"its links need about \d+ MiB of /dev/shm, and 30 MiB are free"):
         prepare_limits(needs)
     prepare_limits(needs_of_file(load(write(100)), "shm"))
-    prepare_limits(needs_of_file(load(write(100)), "zenoh"))
 
 
 def test_room_is_counted_for_the_engine_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

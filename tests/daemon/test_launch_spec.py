@@ -185,15 +185,15 @@ def test_idle_threads_of_numpy_sleep_soon_unless_the_environment_sets_a_time() -
 
 def test_the_engine_is_forced_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DORA_ENGINE", raising=False)
-    assert choose_engine(LocalRunOptions(engine="zenoh")) == "zenoh"
-    monkeypatch.setenv("DORA_ENGINE", "zenoh")
-    assert choose_engine(LocalRunOptions(engine="iceoryx2")) == "zenoh"
+    assert choose_engine(LocalRunOptions(engine="shm")) == "shm"
+    monkeypatch.setenv("DORA_ENGINE", "shm")
+    assert choose_engine(LocalRunOptions(engine="iceoryx2")) == "shm"
     monkeypatch.setenv("DORA_ENGINE", "pigeon")
-    with pytest.raises(DoraError, match="iceoryx2, shm or zenoh"):
+    with pytest.raises(DoraError, match="iceoryx2 or shm"):
         choose_engine(LocalRunOptions())
 
 
-def test_without_iceoryx2_memory_is_shared_in_python_or_else_zenoh_is_used(
+def test_without_iceoryx2_memory_is_shared_in_python(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from importlib.machinery import PathFinder
@@ -209,9 +209,8 @@ def test_without_iceoryx2_memory_is_shared_in_python_or_else_zenoh_is_used(
     monkeypatch.setattr(PathFinder, "find_spec", without)
     assert choose_engine(LocalRunOptions()) == "shm"
     monkeypatch.setattr(semaphore_support, "fault", lambda: "needs Linux")
-    assert choose_engine(LocalRunOptions()) == "zenoh"
     with pytest.raises(DoraError, match="the engine shm does not work here: it needs Linux"):
-        choose_engine(LocalRunOptions(engine="shm"))
+        choose_engine(LocalRunOptions())
     with pytest.raises(DoraError, match="pip install iceoryx2"):
         choose_engine(LocalRunOptions(engine="iceoryx2"))
 

@@ -110,8 +110,8 @@ def test_an_output_with_many_links_has_several_channels() -> None:
     assert after.configs["c"] == before.configs["c"]
 
 
-def test_channels_of_zenoh_have_no_limits() -> None:
-    context = RunContext("id", "/run", "p_", "/board", "zenoh")
+def test_channels_of_shm_have_no_limits() -> None:
+    context = RunContext("id", "/run", "p_", "/board", "shm")
     many = node("c", *((f"j{index}", "a/o", 500) for index in range(100)))
     assert output(planned(A, B, many, context=context)).overflow_channels == []
     after = planned(A, B, many, former=planned(A, B, context=context), context=context)

@@ -107,13 +107,10 @@ def test_a_receiver_that_ends_early_leaves_messages_unread(flow: Flow) -> None:
     assert report.unread <= 1000 - 3
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("end", ["", "import sys; sys.exit(0)", "import os; os._exit(0)"])
 @pytest.mark.parametrize("size", [3, 1 << 20])
-def test_the_message_of_a_sender_that_exits_at_once_arrives(
-    flow: Flow, engine: str, end: str, size: int
-) -> None:
-    if engine == "zenoh" and "os._exit" in end:
-        pytest.skip("a network engine has to flush: see the documentation of engines")
+def test_the_message_of_a_sender_that_exits_at_once_arrives(flow: Flow, end: str, size: int) -> None:
     flow.node(
         "sender",
         f"from dora import Node\nNode().send_output('out', b'x' * {size})\n{end}\n",

@@ -92,7 +92,7 @@ def run(flow: Flow, *arguments: str, command: str = "run") -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "run --trace", "run --engine zenoh", "record --output recording.mcap"]
+    "command", ["run", "run --trace", "run --engine shm", "record --output recording.mcap"]
 )
 def test_a_first_message_of_any_kind_imports_nothing(
     flow: Flow, command: str, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,7 @@ COUNTER = """
 """
 
 
-# Since 3.12, Python warns on stderr of a fork beside other threads, which Zenoh has.
+# Since 3.12, Python warns on stderr of a fork beside other threads.
 QUIET = 'import warnings; warnings.filterwarnings("ignore", "This process .* is multi-threaded")'
 
 

@@ -9,7 +9,7 @@ from flow import Flow
 from test_life_and_death import join
 from waiting import TIMEOUT
 
-pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("memory_engine")]
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("engine")]
 
 # Sends messages of one number each, and ends in the way that is asked for.
 SENDER = """

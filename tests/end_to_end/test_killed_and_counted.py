@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flow import Flow, link
 
-pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("memory_engine")]
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("engine")]
 
 LIVES = 4
 

@@ -15,7 +15,7 @@ from dora.transport import semaphore_support
 pytestmark = pytest.mark.processes
 
 ONE = "from dora import Node\nNode()\n"
-CHOICES = "it can be iceoryx2, shm or zenoh"
+CHOICES = "it can be iceoryx2 or shm"
 
 
 def command(flow: Flow, *arguments: str) -> tuple[int, list[str]]:
@@ -36,7 +36,7 @@ def test_a_command_names_the_engines_that_there_are(flow: Flow, name: str) -> No
     flow.node("only", ONE)
     status, lines = command(flow, name, flow.write(), "--engine", "pigeon")
     assert status == 2
-    told = "invalid value for '--engine': 'pigeon' is not one of 'iceoryx2', 'shm', 'zenoh'"
+    told = "invalid value for '--engine': 'pigeon' is not one of 'iceoryx2', 'shm'"
     assert lines[0] == f"error: {told}"
 
 

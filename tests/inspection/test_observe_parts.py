@@ -150,7 +150,6 @@ def inspection() -> Inspection:
         run_dir="/r",
         prefix="p",
         board="/b",
-        zenoh_endpoint="",
         nodes=[
             NodeView(
                 "camera", "Running", outputs=[OutputView("image", 2), OutputView("log", 3, text=True)]

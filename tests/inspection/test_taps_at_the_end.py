@@ -28,9 +28,7 @@ def test_a_tap_leaves_nothing_of_a_run_that_was_removed_meanwhile(
     directory = tmp_path / "0123456789ab"
     directory.mkdir(0o700)  # the lock, which goes last, is gone
     monkeypatch.setattr(Board, "open", lambda _name: Mapped())
-    inspection = Inspection(
-        "id", None, "iceoryx2", str(directory), "dora_0123456789ab_", "board", "", [], []
-    )
+    inspection = Inspection("id", None, "iceoryx2", str(directory), "dora_0123456789ab_", "board", [], [])
     lease = tap_session.TapLease(Run(), inspection, [])  # type: ignore[arg-type]
     assert os.listdir(directory) == ["iox"]
     lease.close()

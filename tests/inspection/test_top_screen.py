@@ -31,7 +31,7 @@ TITLE = "\x1b]0;owned\x07"
 
 class Dataflow:
     name = "arm"
-    inspection = Inspection("d", None, "iceoryx2", "", "", "", "", [], [])
+    inspection = Inspection("d", None, "iceoryx2", "", "", "", [], [])
 
 
 def node(name: str, cpu: float, memory: float, **fields: Any) -> NodeSnapshot:

@@ -31,11 +31,11 @@ def test_links_and_nodes_come_and_go_between_machines(system: Spread, running: s
     there_and_back(system, running)
 
 
-def test_links_inside_machines_may_be_carried_by_zenoh(
+def test_links_inside_machines_may_be_carried_by_shm(
     namespaces: None,  # noqa: ARG001
     tmp_path: Path,
 ) -> None:
-    env = {"DORA_ENGINE": "zenoh"}
+    env = {"DORA_ENGINE": "shm"}
     with network("left", "right") as hosts, spread_over(hosts, tmp_path, env) as system:
         system.write({**NODES, "spread.yml": DATAFLOW})
         there_and_back(system, start_and_wait(system))

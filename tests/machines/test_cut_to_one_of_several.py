@@ -71,9 +71,8 @@ def so_far(system: Spread, dataflow: str, node: str) -> int:
     return int(found[-1]) if found else 0
 
 
-# Some seconds: the connection breaks, but who waits for room on it does not know yet. For as long as Zenoh
-# takes to give a connection up, and longer than the queues last. For as long as connections to many nodes
-# may take to close: Zenoh sends and receives in a few threads, and other machines need them meanwhile.
+# Some seconds: the connection breaks, but who waits for room on it does not know yet. Until it
+# is given up, and for longer than the queues last. With links to many nodes.
 @pytest.mark.parametrize(
     ("count", "further"), [(200, 0), (1200, 0), pytest.param(2600, 9, marks=pytest.mark.stress)]
 )

@@ -53,23 +53,19 @@ class Sender:
 
 
 class Queue:
-    """A receiver that a message reaches if it is sent after the receiver was ``reached``."""
+    """A receiver."""
 
-    def __init__(self, reached: bool) -> None:
-        self.reached = reached
+    def __init__(self) -> None:
         self.numbers: list[int] = []
 
     def put(self, number: int) -> None:
-        if self.reached:
-            self.numbers.append(number)
+        self.numbers.append(number)
 
     def receive(self) -> Message | None:
         return message(self.numbers.pop(0)) if self.numbers else None
 
     def has_messages(self) -> bool:
         return bool(self.numbers)
-
-    def release(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -89,7 +85,6 @@ def join(
     sender: Sender,
     queue: Queue,
     *,
-    slowly: bool = False,
     first_time: bool = True,
     crosses: bool = False,
 ) -> LatchedInput:
@@ -102,7 +97,6 @@ def join(
         queue,
         board,
         read_latch=sender.read,
-        in_flight=slowly,
         joins_late=first_time,
         first_time=first_time,
         crosses=crosses,
@@ -139,7 +133,7 @@ def test_a_new_receiver_gets_each_message_once_from_the_oldest_in_the_latch(
     for _ in range(before):
         sender.step()
     kept = list(sender.kept)
-    sender.queues.append(queue := Queue(reached=True))
+    sender.queues.append(queue := Queue())
     for _ in range(subscribing):
         sender.step()
     port = join(board, sender, queue)
@@ -160,41 +154,6 @@ def test_a_new_receiver_gets_each_message_once_from_the_oldest_in_the_latch(
 
 
 @given(
-    depth=st.integers(1, 4),
-    before=st.integers(0, 8),
-    unreached=st.lists(st.booleans(), max_size=20),
-    steps=st.lists(st.booleans(), max_size=20),
-)
-def test_a_network_may_reach_it_late(
-    folder: Path, depth: int, before: int, unreached: list[bool], steps: list[bool]
-) -> None:
-    board = fresh_board(folder)
-    sender = Sender(board, depth)
-    sender.send(before)
-    sender.queues.append(queue := Queue(reached=False))
-    port = join(board, sender, queue, slowly=True)
-    taken: list[int] = []
-    for phase in (unreached, steps):
-        for is_sent in phase:
-            if is_sent:
-                sender.step()
-            else:
-                former = taken[-1:]
-                taken += take(port, 1)
-                missed = range(former[0] + 1, taken[-1]) if former else ()
-                assert not {*missed} & {*sender.kept}, "a message of the latch was left out"
-        queue.reached = True
-    while board.get(SENDER, SENT) == 0 or sender._begun:
-        sender.step()
-    taken += take(port)
-    last = board.get(SENDER, SENT)
-    assert taken == sorted(set(taken)), "a message came twice, or after a later one"
-    assert taken[-1] == last
-    check_counts(board, len(taken))
-    board.close()
-
-
-@given(
     depth=st.integers(1, 6),
     sent=st.integers(1, 10),
     taken_before=st.integers(0, 10),
@@ -206,14 +165,14 @@ def test_a_restarted_receiver_gets_them_again(
 ) -> None:
     board = fresh_board(folder)
     sender = Sender(board, depth)
-    sender.queues = [Queue(reached=True)]
+    sender.queues = [Queue()]
     board.set(LINK, STATE, 1)
     former = join(board, sender, sender.queues[0], first_time=False)
     sender.send(sent)
     before = take(former, taken_before)
     sender.queues = []
     sender.send(while_away)
-    sender.queues.append(queue := Queue(reached=True))
+    sender.queues.append(queue := Queue())
     port = join(board, sender, queue, first_time=False)
     latched = list(sender.kept)
     taken = take(port)
@@ -235,7 +194,7 @@ def test_a_machine_that_was_started_again_may_get_them_before_or_after_its_node(
     board = fresh_board(folder)
     board.set(SENDER, SENT, 5)
     board.set(LINK, FIRST, 5)
-    gateway, queue = Sender(board, 2), Queue(reached=True)
+    gateway, queue = Sender(board, 2), Queue()
     for number in (4, 5) if is_there else ():
         gateway.kept.append(number)
     port = join(board, gateway, queue, first_time=False, crosses=True)
@@ -252,7 +211,7 @@ def test_messages_of_the_latch_come_before_the_end_of_their_source(folder: Path)
     board = fresh_board(folder)
     sender = Sender(board, 2)
     sender.send(3)
-    port = join(board, sender, Queue(reached=True))
+    port = join(board, sender, Queue())
     assert port.ready()
     port.source_closed()
     events = [port.poll() for _ in range(3)]
@@ -264,7 +223,7 @@ def test_a_stop_leaves_the_messages_of_the_latch(folder: Path) -> None:
     board = fresh_board(folder)
     sender = Sender(board, 2)
     sender.send(3)
-    port = join(board, sender, Queue(reached=True))
+    port = join(board, sender, Queue())
     port.stop()
     assert take(port) == [2, 3]
     board.close()

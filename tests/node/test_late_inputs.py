@@ -30,8 +30,6 @@ class Queue:
     def has_messages(self) -> bool:
         return bool(self.numbers)
 
-    def release(self) -> None: ...
-
     def close(self) -> None: ...
 
 
@@ -42,12 +40,12 @@ def board(tmp_path: Path) -> Iterator[Board]:
     board.close()
 
 
-def counted(board: Board, numbers: list[int], *, in_flight: bool = False) -> tuple[int, int, int]:
+def counted(board: Board, numbers: list[int]) -> tuple[int, int, int]:
     """Join when five messages have been sent, take these; return where the link begins, and its counts."""
     board.set(SENDER, SENT, 5)
     queue = Queue()
     config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
-    port = LinkInput(config, queue, board, in_flight=in_flight, joins_late=True)
+    port = LinkInput(config, queue, board, joins_late=True)
     queue.numbers += numbers
     while port.poll() is not None:
         pass
@@ -99,17 +97,8 @@ def test_a_sender_waits_for_credit_before_the_first_message_of_a_link_is_chosen(
         words = Words()
 
     config = InputConfig("in", "link", "source/out", queue_size=1, slot=LINK, output_slot=SENDER)
-    LinkInput(config, Queue(), cast("Board", Watched()), in_flight=False, joins_late=True)
+    LinkInput(config, Queue(), cast("Board", Watched()), joins_late=True)
     assert states == [CONNECTED]
-
-
-@pytest.mark.parametrize(
-    ("numbers", "wanted"), [([6, 7], (5, 2, 0)), ([20, 21], (19, 2, 0)), ([6, 7, 20], (5, 3, 12))]
-)
-def test_a_network_may_not_know_of_it_at_once(
-    board: Board, numbers: list[int], wanted: tuple[int, int, int]
-) -> None:
-    assert counted(board, numbers, in_flight=True) == wanted
 
 
 def test_a_message_that_was_being_sent_while_another_process_took_over_is_received(board: Board) -> None:
@@ -119,7 +108,7 @@ def test_a_message_that_was_being_sent_while_another_process_took_over_is_receiv
     queue = Queue()
     queue.numbers += [3, 4]
     config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
-    port = LinkInput(config, queue, board, in_flight=False, joins_late=False, takes_over=True)
+    port = LinkInput(config, queue, board, joins_late=False, takes_over=True)
     assert port.poll() is None and not board.get(LINK, DROPPED), "it is not lost yet"
     board.set(SENDER, SENT, 6)
     queue.numbers += [5, 6]

@@ -33,10 +33,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def make_port(board: Board, queue: Queue, *, in_flight: bool = True, crosses: bool = False) -> LinkInput:
+def make_port(board: Board, queue: Queue, *, crosses: bool = True) -> LinkInput:
     board.set(LINK, STATE, CONNECTED)
     config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
-    return LinkInput(config, queue, board, in_flight=in_flight, joins_late=False, crosses=crosses)
+    return LinkInput(config, queue, board, joins_late=False, crosses=crosses)
 
 
 def counts(board: Board) -> list[int]:
@@ -73,7 +73,7 @@ def test_late_messages_do_not_count_as_lost(board: Board, clock: Clock) -> None:
 @pytest.mark.usefixtures("clock")
 def test_what_an_ended_source_sent_is_awaited_while_the_gateway_passes_it_on(board: Board) -> None:
     queue = Queue()
-    port = make_port(board, queue, in_flight=False, crosses=True)
+    port = make_port(board, queue)
     board.set(SENDER, FINAL, 3)
     port.source_closed()
     for number in (1, 2, 3):
@@ -89,7 +89,7 @@ def test_a_sender_that_waits_for_a_processor_loses_nothing_by_a_handover(
     board: Board, clock: Clock
 ) -> None:
     queue = Queue()
-    port = make_port(board, queue, in_flight=False)
+    port = make_port(board, queue, crosses=False)
     board.set(SENDER, SENT, 1)  # and it has looked up its receivers, but not sent
     port.release()
     port.stop()
@@ -104,7 +104,7 @@ def test_a_sender_that_waits_for_a_processor_loses_nothing_by_a_disconnection(
     board: Board, clock: Clock
 ) -> None:
     queue = Queue()
-    port = make_port(board, queue, in_flight=False)
+    port = make_port(board, queue, crosses=False)
     board.set(SENDER, SENT, 1)
     port.detach()
     clock.now += FLIGHT_LIMIT_NS - 1
@@ -112,13 +112,3 @@ def test_a_sender_that_waits_for_a_processor_loses_nothing_by_a_disconnection(
     queue.numbers.append(1)
     assert isinstance(port.poll(), Input)
     assert isinstance(port.poll(), InputClosed)
-
-
-def test_a_link_that_never_was_lost_nothing(board: Board, clock: Clock) -> None:
-    port = make_port(board, Queue())
-    board.set(LINK, STATE, 0)
-    board.set(SENDER, SENT, 2)
-    port.source_closed()
-    clock.now += FLIGHT_LIMIT_NS + 1
-    assert isinstance(port.poll(), InputClosed)
-    assert counts(board) == [0, 0]

@@ -268,8 +268,6 @@ class Source:
     def has_messages(self) -> bool:
         return bool(self.messages)
 
-    def release(self) -> None: ...
-
     def close(self) -> None:
         self.messages.clear()
 

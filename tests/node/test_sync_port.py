@@ -44,8 +44,7 @@ class Rig:
             for index, name in enumerate(names)
         ]
         self.ports = [
-            LinkInput(item, engine.receiver(item, lambda: None), board, in_flight=False, joins_late=False)
-            for item in inputs
+            LinkInput(item, engine.receiver(item, lambda: None), board, joins_late=False) for item in inputs
         ]
         self.outputs = []
         for index, name in enumerate(names):

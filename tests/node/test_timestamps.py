@@ -8,8 +8,8 @@ import pytest
 
 from dora.node.events import Input
 from dora.node.receive.timestamps import timestamp_ns, timestamps
-from dora.transport.aligned_memory import message_from_bytes
 from dora.transport.board import CLOCK_OFFSET, WORDS
+from dora.transport.latch import message_from_bytes
 from dora.wire.message import ONE_PASS, Encoding, pack_head
 from dora.wire.metadata import encode_metadata
 from dora.wire.node_config import InputConfig

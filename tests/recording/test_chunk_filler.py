@@ -163,7 +163,7 @@ def test_outputs_of_other_machines_are_recorded_there() -> None:
             NodeView(f"on-{machine}", "Running", machine=machine, outputs=[OutputView("out", slot)])
             for slot, machine in enumerate(machines)
         ]
-        return Inspection("id", None, "iceoryx2", "", "", "", "", nodes, [], "a")
+        return Inspection("id", None, "iceoryx2", "", "", "", nodes, [], "a")
 
     assert [topic.name for topic in found_here(inspection("a", "b"), ())] == ["on-a/out"]
     with pytest.raises(DoraError, match="`on-b/out` is sent on machine `b`, and can be recorded there"):

@@ -179,10 +179,9 @@ def _config(bell: str) -> NodeConfig:
     output = OutputConfig("x", links=[link], credit_bell=bell, prewake=[DoorbellConfig(0, bell)])
     item = InputConfig("y", "link", "a/y", credit_bell=bell)
     return NodeConfig(
-        *("id", "a", "zenoh", "/their/run", "their_", "/their/board", 0, bell),
+        *("id", "a", "shm", "/their/run", "their_", "/their/board", 0, bell),
         inputs=[item],
         outputs=[output],
-        zenoh_endpoint="unixsock-stream//their/zenoh.sock",
     )
 
 

@@ -23,10 +23,7 @@ def _bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
         bench.close()
 
 
-bench = pytest.fixture(params=_engines("iceoryx2", "shm", "zenoh", "local"))(_bench)
-process_bench = pytest.fixture(params=_engines("iceoryx2", "shm", "zenoh"), name="process_bench")(_bench)
+bench = pytest.fixture(params=_engines("iceoryx2", "shm", "local"))(_bench)
+process_bench = pytest.fixture(params=_engines("iceoryx2", "shm"), name="process_bench")(_bench)
 iceoryx_bench = pytest.fixture(params=_engines("iceoryx2"), name="iceoryx_bench")(_bench)
 shm_bench = pytest.fixture(params=["shm"], name="shm_bench")(_bench)
-# Engines that move messages through shared memory.
-memory_bench = pytest.fixture(params=_engines("iceoryx2", "shm"), name="memory_bench")(_bench)
-zenoh_bench = pytest.fixture(params=["zenoh"], name="zenoh_bench")(_bench)

@@ -48,8 +48,8 @@ def open_ledger(path: str) -> mmap.mmap:
 
 
 def send(place: list[str], config: str) -> None:
-    board = Board.open(place[4])
-    engine = make_engine(*place[:4], board)
+    board = Board.open(place[3])
+    engine = make_engine(*place[:3], board)
     port = OutputPort(msgspec.json.decode(config, type=OutputConfig), engine, board)
     print("ready", flush=True)
     while True:
@@ -59,12 +59,12 @@ def send(place: list[str], config: str) -> None:
 
 
 def receive(place: list[str], config: str) -> None:
-    board = Board.open(place[4])
+    board = Board.open(place[3])
     item = msgspec.json.decode(config, type=InputConfig)
     ledger = open_ledger(f"{place[1]}/ledger-{item.slot}")
-    engine = make_engine(*place[:4], board)
+    engine = make_engine(*place[:3], board)
     receiver = engine.receiver(item, lambda: None)
-    link = LinkInput(item, receiver, board, in_flight=False, joins_late=False)
+    link = LinkInput(item, receiver, board, joins_late=False)
     print("ready", flush=True)
     check = checker(ledger)
     while True:
@@ -99,7 +99,7 @@ def checker(ledger: mmap.mmap | None) -> Callable[[Any], None]:
 
 def tap(place: list[str], config: str) -> None:
     output = msgspec.json.decode(config, type=OutputConfig)
-    inspection = Inspection("0190-test", "", "shm", place[1], place[2], place[4], "", [], [])
+    inspection = Inspection("0190-test", "", "shm", place[1], place[2], place[3], [], [])
     view = OutputView(output.id, output.slot, output.service, max_queue_size=output.max_queue_size)
     print("ready", flush=True)
     while True:  # observers come and go

@@ -100,47 +100,24 @@ class OutputPort:
 
 
 class Bench:
-    """One run of one engine, in a directory and with a prefix of its own.
+    """One run of one engine, in a directory and with a prefix of its own."""
 
-    With ``router_process``, the router of Zenoh has a process of its own, as in a dataflow. In the process
-    of the tests it has the threads that the first session there asked for, perhaps one of another test.
-    """
-
-    def __init__(self, engine: str, router_process: bool = False) -> None:
+    def __init__(self, engine: str) -> None:
         self.name = engine
         self.run_dir = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
         self.prefix = f"{os.path.basename(self.run_dir).replace('-', '_')}_"
         os.mkdir(f"/dev/shm/{self.prefix}links", 0o700)
         self.board = Board.create(f"{self.run_dir}/board", LINES)
-        self.endpoint = ""
         self._slots = iter(range(LINES))
         self.engines: list[Engine] = []
         self._ports: list[InputPort] = []
         self._processes: list[subprocess.Popen[str]] = []
-        self.close_router: Callable[[], None] = lambda: None
-        if router_process:
-            self._start_router()
-        elif engine == "zenoh":
-            from dora.transport.zenoh.router import start
-
-            self.endpoint, self.close_router = start(self.run_dir)
-
-    def _start_router(self) -> None:
-        router = subprocess.Popen(
-            [sys.executable, str(HERE / "router_process.py"), self.run_dir],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._processes.append(router)
-        assert router.stdout is not None
-        self.endpoint = router.stdout.readline().strip()
 
     def engine(self) -> Engine:
         """Return a new engine, like in another process; the one engine if its links stay in the process."""
         if self.name == "local" and self.engines:
             return self.engines[0]
-        engine = make_engine(self.name, self.run_dir, self.prefix, self.endpoint, self.board)
+        engine = make_engine(self.name, self.run_dir, self.prefix, self.board)
         self.engines.append(engine)
         return engine
 
@@ -198,8 +175,6 @@ class Bench:
         ports = [self.port(config) for config in inputs]
         engine = self.engine()
         output_port = OutputPort(output, engine, self.board)
-        for each in self.engines:
-            each.connect(LIMIT)
         return output_port, ports
 
     def start_sender(self, script: str, output: OutputConfig, *wrapper: str) -> subprocess.Popen[str]:
@@ -213,7 +188,7 @@ class Bench:
     def _start(
         self, program: str, script: str, config: OutputConfig | InputConfig, wrapper: tuple[str, ...]
     ) -> subprocess.Popen[str]:
-        place = json.dumps([self.name, self.run_dir, self.prefix, self.endpoint, self.board.path])
+        place = json.dumps([self.name, self.run_dir, self.prefix, self.board.path])
         process = subprocess.Popen(
             [*wrapper, sys.executable, str(HERE / program), script, place, encode_config(config)],
             stdout=subprocess.PIPE,
@@ -223,7 +198,7 @@ class Bench:
         return process
 
     def close(self) -> None:
-        for process in reversed(self._processes):  # the router last
+        for process in self._processes:
             process.kill()
             process.communicate()
         for port in self._ports:
@@ -232,7 +207,6 @@ class Bench:
         for engine in self.engines:
             engine.close()
         self.engines.clear()
-        self.close_router()
         shutil.rmtree(self.run_dir, ignore_errors=True)
         for path in glob.glob(f"/dev/shm/{self.prefix}*"):
             if os.path.isdir(path) and not os.path.islink(path):
@@ -241,7 +215,7 @@ class Bench:
                 os.unlink(path)
 
 
-def make_engine(name: str, run_dir: str, prefix: str, endpoint: str, board: Board) -> Engine:
+def make_engine(name: str, run_dir: str, prefix: str, board: Board) -> Engine:
     if name == "iceoryx2":
         from dora.transport.shm.iceoryx2 import IceoryxEngine
 
@@ -250,10 +224,6 @@ def make_engine(name: str, run_dir: str, prefix: str, endpoint: str, board: Boar
         from dora.transport.shm.engine import ShmEngine
 
         return ShmEngine(prefix, board)
-    if name == "zenoh":
-        from dora.transport.zenoh.engine import ZenohEngine
-
-        return ZenohEngine(endpoint, "0190-test", board)
     from dora.transport.inprocess import LocalEngine
 
     return LocalEngine()

@@ -10,7 +10,7 @@ import os
 import sys
 
 import msgspec
-from linking import LIMIT, InputPort, make_engine
+from linking import InputPort, make_engine
 
 from dora.transport.board import Board
 from dora.wire.node_config import InputConfig
@@ -18,11 +18,10 @@ from dora.wire.node_config import InputConfig
 
 def main() -> None:
     script, place, config = sys.argv[1:]
-    name, run_dir, prefix, endpoint, board_path = json.loads(place)
+    name, run_dir, prefix, board_path = json.loads(place)
     board = Board.open(board_path)
-    engine = make_engine(name, run_dir, prefix, endpoint, board)
+    engine = make_engine(name, run_dir, prefix, board)
     port = InputPort(msgspec.json.decode(config, type=InputConfig), engine)
-    engine.connect(LIMIT)
     print("listening", flush=True)
     print(port.take().sequence, flush=True)
     if script == "fork":

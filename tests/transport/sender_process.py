@@ -11,7 +11,7 @@ import signal
 import sys
 
 import msgspec
-from linking import LIMIT, OutputPort, make_engine
+from linking import OutputPort, make_engine
 
 from dora.errors import SharedMemoryFull
 from dora.transport.board import Board
@@ -22,13 +22,12 @@ SMALL, LARGE = b"small", bytes(range(256)) * 4096
 
 def main() -> None:
     script, place, config = sys.argv[1:]
-    name, run_dir, prefix, endpoint, board_path = json.loads(place)
+    name, run_dir, prefix, board_path = json.loads(place)
     board = Board.open(board_path)
     if script == "fill" and name == "shm":  # in a /dev/shm of its own
         os.mkdir(f"/dev/shm/{prefix}links", 0o700)
-    engine = make_engine(name, run_dir, prefix, endpoint, board)
+    engine = make_engine(name, run_dir, prefix, board)
     output_port = OutputPort(msgspec.json.decode(config, type=OutputConfig), engine, board)
-    engine.connect(LIMIT)
     if script == "fill":
         fill(output_port)
         return

@@ -251,13 +251,10 @@ def test_a_late_receiver_gets_every_message_after_its_first(bench: Bench) -> Non
     first = bench.port(inputs[0])
     sending = bench.engine()
     output_port = OutputPort(output, sending, bench.board)
-    for engine in bench.engines:
-        engine.connect(LIMIT)
     output_port.send(b"too early")
     assert first.take().sequence == 1  # so it is not under way any more
     late_engine = bench.engine()
     late = bench.port(inputs[1], late_engine)
-    late_engine.connect(LIMIT)
     others: list[Message] = []
 
     def heard() -> Message | None:
@@ -284,7 +281,6 @@ def test_a_second_receiver_replaces_a_closed_receiver(bench: Bench) -> None:
     first.receiver.close()
     engine = bench.engine()
     second = bench.port(first.config, engine)
-    engine.connect(LIMIT)
 
     def heard() -> Message | None:
         output_port.send(b"can you hear me?")

@@ -6,27 +6,15 @@ import ctypes
 import gc
 import logging
 import os
-import string
 import subprocess
 import sys
 from typing import Any
 
 import pytest
-from linking import LIMIT, Bench, InputPort, OutputPort, make_engine, until
+from linking import LIMIT, Bench, InputPort
 from msgspec.structs import replace
 
-from dora.errors import ConnectError, SharedMemoryFull, TransportError
-from dora.transport.board import (
-    CLOSED,
-    CONNECTED,
-    DROPPED,
-    FIRST,
-    PROBED,
-    RECEIVED,
-    SENT,
-    STATE,
-    UNCONNECTED,
-)
+from dora.errors import SharedMemoryFull, TransportError
 from dora.wire.decode import decode_arrow, decode_bytes
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig
@@ -44,11 +32,11 @@ def held(port: InputPort) -> int:
 
 
 def test_arrays_beyond_the_budget_are_copied_with_one_log_entry(
-    memory_bench: Bench, caplog: pytest.LogCaptureFixture
+    process_bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     from dora.transport.shm.iceoryx2 import MAX_HELD
 
-    output_port, (port,) = memory_bench.link(10)
+    output_port, (port,) = process_bench.link(10)
     kept: list[Any] = []
     with caplog.at_level(logging.WARNING, "dora.transport"):
         for index in range(MAX_HELD + 20):
@@ -73,8 +61,8 @@ def test_who_may_keep_messages_is_named() -> None:
     assert who_keeps(long) == f"the queue (`queue_size: {MAX_QUEUE + 1}`) and the program"
 
 
-def test_small_messages_are_never_held(memory_bench: Bench) -> None:
-    output_port, (port,) = memory_bench.link(10)
+def test_small_messages_are_never_held(process_bench: Bench) -> None:
+    output_port, (port,) = process_bench.link(10)
     kept = []
     for _ in range(200):
         output_port.send(bytes(1000))
@@ -82,8 +70,8 @@ def test_small_messages_are_never_held(memory_bench: Bench) -> None:
     assert held(port) == 0
 
 
-def test_received_bodies_are_aligned_in_shared_memory(memory_bench: Bench) -> None:
-    output_port, (port,) = memory_bench.link(10)
+def test_received_bodies_are_aligned_in_shared_memory(process_bench: Bench) -> None:
+    output_port, (port,) = process_bench.link(10)
     for size in (9000, 100_000, 1 << 20):
         output_port.send(bytes(size))
         assert decode_arrow(port.take()).buffers()[1].address % 64 == 0
@@ -102,8 +90,8 @@ def test_freed_memory_does_not_count_as_populated(iceoryx_bench: Bench) -> None:
         assert all(len(view) >= size for view in sender._views.values())
 
 
-def test_too_many_loans_are_a_clear_error(memory_bench: Bench) -> None:
-    output_port, _ = memory_bench.link(10)
+def test_too_many_loans_are_a_clear_error(process_bench: Bench) -> None:
+    output_port, _ = process_bench.link(10)
     with pytest.raises(TransportError, match="loans that were neither sent nor discarded"):
         kept = [output_port.sender.loan(100) for _ in range(100)]
     kept = []
@@ -112,8 +100,8 @@ def test_too_many_loans_are_a_clear_error(memory_bench: Bench) -> None:
     output_port.send(b"goes on")
 
 
-def test_a_message_larger_than_shared_memory_is_refused_with_its_size(memory_bench: Bench) -> None:
-    output_port, (port,) = memory_bench.link(10)
+def test_a_message_larger_than_shared_memory_is_refused_with_its_size(process_bench: Bench) -> None:
+    output_port, (port,) = process_bench.link(10)
     with pytest.raises(SharedMemoryFull, match=r"needs 100000000\.0 MB of shared memory"):
         output_port.sender.loan(100_000_000_000_000)
     output_port.send(b"goes on")
@@ -175,174 +163,3 @@ def test_an_observer_sees_messages_without_affecting_receivers(iceoryx_bench: Be
     subscriber.delete()
     output_port.send(b"and on")
     assert decode_bytes(port.take()) == b"and on"
-
-
-# --------------------------------------------------------------------------- zenoh
-
-
-def _states(bench: Bench, output_port: OutputPort) -> list[int]:
-    return [bench.board.get(link.slot, STATE) for link in output_port.config.links]
-
-
-def test_connect_returns_when_every_receiver_can_be_reached(zenoh_bench: Bench) -> None:
-    output_port, ports = zenoh_bench.link(10, 10, 10)
-    assert _states(zenoh_bench, output_port) == [CONNECTED] * 3
-    output_port.send(b"first")
-    for port in ports:
-        assert port.take().sequence == 1
-
-
-def test_probes_are_not_messages(zenoh_bench: Bench) -> None:
-    _output_port, (port,) = zenoh_bench.link(10)
-    assert zenoh_bench.board.get(port.config.slot, PROBED) != 0
-    assert port.arrivals == 0
-    assert not port.receiver.has_messages()
-
-
-def test_connect_names_the_missing_receivers(zenoh_bench: Bench) -> None:
-    output, _inputs = zenoh_bench.describe(10, 10)
-    engine = zenoh_bench.engine()
-    engine.sender(output)
-    with pytest.raises(ConnectError) as caught:
-        engine.connect(0.05)
-    assert str(caught.value) == (
-        f"no connection to `{output.links[0].consumer}`, `{output.links[1].consumer}` within 0.05 seconds"
-    )
-
-
-def test_connect_returns_without_an_error_when_the_daemon_interrupts_it(zenoh_bench: Bench) -> None:
-    output, _inputs = zenoh_bench.describe(10)
-    engine = zenoh_bench.engine()
-    engine.sender(output)
-    engine.connect(3600, lambda: True)
-
-
-def test_connect_waits_neither_for_absent_dynamic_nodes_nor_for_closed_links(zenoh_bench: Bench) -> None:
-    output, _inputs = zenoh_bench.describe(10, 10, dynamic=True)
-    output.links[1].dynamic = False
-    zenoh_bench.board.set(output.links[1].slot, STATE, CLOSED)
-    engine = zenoh_bench.engine()
-    engine.sender(output)
-    engine.connect(0)
-
-
-def test_a_restarted_sender_waits_for_its_dynamic_receivers_that_are_there(zenoh_bench: Bench) -> None:
-    output, (config,) = zenoh_bench.describe(10, dynamic=True)
-    port = zenoh_bench.port(config)
-    zenoh_bench.engines[0].connect(LIMIT)
-    zenoh_bench.board.set(config.slot, STATE, CONNECTED)
-    engine = zenoh_bench.engine()
-    output_port = OutputPort(output, engine, zenoh_bench.board)
-    engine.connect(LIMIT)
-    output_port.send(b"first")
-    assert port.take().sequence == 1
-
-
-def test_a_link_that_lost_messages_counts_as_up_at_the_next_message(zenoh_bench: Bench) -> None:
-    """Otherwise a sender under back-pressure would wait for credit for messages that never came."""
-    board = zenoh_bench.board
-    output, (config,) = zenoh_bench.describe(10, policy="backpressure")
-    board.set(output.slot, SENT, 25)
-    board.set(config.slot, FIRST, 5)
-    board.set(config.slot, RECEIVED, 8)
-    board.set(config.slot, DROPPED, 2)
-    port = zenoh_bench.port(config)
-    engine = zenoh_bench.engine()
-    output_port = OutputPort(output, engine, board)
-    for each in zenoh_bench.engines:
-        each.connect(LIMIT)
-    assert board.get(config.slot, PROBED) != 0
-    assert board.get(config.slot, STATE) == UNCONNECTED
-    output_port.send(b"next")
-    assert port.take().sequence == 26
-    assert board.get(config.slot, STATE) == CONNECTED
-
-
-def test_a_closed_receiver_is_closed_on_the_board_for_good(zenoh_bench: Bench) -> None:
-    output_port, (port,) = zenoh_bench.link(10)
-    port.receiver.close()
-    output_port.send(b"for nobody")
-    assert _states(zenoh_bench, output_port) == [CLOSED]
-
-
-def test_under_back_pressure_the_receiver_drops_nothing(zenoh_bench: Bench) -> None:
-    output_port, (port,) = zenoh_bench.link(2, policy="backpressure")
-    for _ in range(50):
-        output_port.send(b"x")
-    port.await_arrivals(50)
-    assert len(port.take_all()) == 50
-
-
-def test_invalid_messages_are_dropped_with_a_warning(
-    zenoh_bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    output_port, (port,) = zenoh_bench.link(10)
-    with caplog.at_level(logging.WARNING, "dora.transport"):
-        for rubbish in (b"", b"short", bytes(100), bytes(100_000), output_port.message(bytes(10_000))[:-1]):
-            output_port.sender.send(rubbish)
-        output_port.send(b"good")
-        assert decode_bytes(port.take()) == b"good"
-    assert len(caplog.records) == 2  # of three: it says so when they have doubled
-    assert "(2 so far)" in caplog.records[-1].getMessage()
-    assert all(port.config.id in record.getMessage() for record in caplog.records)
-
-
-def test_no_router_is_a_clear_error(zenoh_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.transport.zenoh.router._CONNECT_TIMEOUT_MS", 100)
-    nowhere = f"unixsock-stream/{zenoh_bench.run_dir}/nobody"
-    with pytest.raises(
-        ConnectError, match="the Zenoh router of dataflow 0190-test cannot be reached at unix"
-    ):
-        make_engine("zenoh", "", "", nowhere, zenoh_bench.board)
-
-
-def test_a_router_that_cannot_listen_is_a_clear_error() -> None:
-    from dora.transport.zenoh.router import start
-
-    with pytest.raises(TransportError, match="the Zenoh router cannot listen on"):
-        start("/does/not/exist")
-
-
-def test_the_router_leaves_no_socket(zenoh_bench: Bench) -> None:
-    assert "zenoh.sock" in os.listdir(zenoh_bench.run_dir)
-    zenoh_bench.close_router()
-    until(lambda: "zenoh.sock" not in os.listdir(zenoh_bench.run_dir))
-
-
-def test_every_character_of_an_id_may_be_part_of_a_key() -> None:
-    import zenoh
-
-    for character in string.ascii_letters + string.digits + "_.-":
-        key = f"id/{character}/a{character}/{character}"
-        assert str(zenoh.KeyExpr(key)) == key
-
-
-def test_a_message_of_a_node_to_itself_arrives(zenoh_bench: Bench) -> None:
-    output, (config,) = zenoh_bench.describe(10)
-    engine = zenoh_bench.engine()
-    port = zenoh_bench.port(config, engine)
-    output_port = OutputPort(output, engine, zenoh_bench.board)
-    engine.connect(LIMIT)
-    for _ in range(5):
-        output_port.send(bytes(100_000))
-    assert [port.take().sequence for _ in range(5)] == [1, 2, 3, 4, 5]
-
-
-def test_closing_while_messages_pour_in_does_not_hang(zenoh_bench: Bench) -> None:
-    output_port, (port,) = zenoh_bench.link(10)
-    for _ in range(2000):
-        output_port.send(bytes(1000))
-    receiving, sending = zenoh_bench.engines
-    until(lambda: port.arrivals)
-    receiving.close()
-    output_port.send(b"nobody there")
-    sending.close()
-    receiving.close()
-    sending.close()
-
-
-def test_a_sender_with_a_closed_session_raises_a_clear_error(zenoh_bench: Bench) -> None:
-    output_port, _ = zenoh_bench.link(10)
-    zenoh_bench.engines[1].close()
-    with pytest.raises(TransportError, match=f"output `{output_port.config.id}`: Zenoh cannot send"):
-        output_port.send(b"x")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from linking import LIMIT, Bench, OutputPort, sequences, until
 from own_shm import needs_own_shm, within_own_shm
 from sender_process import LARGE, SMALL
 
-from dora.transport.board import CLOSED, SENT, STATE
+from dora.transport.board import SENT
 from dora.wire.decode import decode_arrow, decode_bytes
 from dora.wire.message import Message
 
@@ -26,8 +23,6 @@ pytestmark = pytest.mark.processes
 def _receive_from_process(bench: Bench, script: str, status: int) -> list[Message]:
     output, inputs = bench.describe(10, 10)
     ports = [bench.port(config) for config in inputs]
-    bench.engines[0].connect(LIMIT)
-    bench.engines[1].connect(LIMIT)
     sender = bench.start_sender(script, output)
     assert sender.wait(LIMIT) == status
     assert bench.board.get(output.slot, SENT) == 2
@@ -49,9 +44,9 @@ def test_messages_of_a_sender_that_ends_at_once_arrive(
 
 @pytest.mark.parametrize(("script", "status"), [("_exit", 0), ("kill", -9)])
 def test_shared_memory_keeps_the_messages_of_a_killed_sender(
-    memory_bench: Bench, script: str, status: int
+    process_bench: Bench, script: str, status: int
 ) -> None:
-    _receive_from_process(memory_bench, script, status)
+    _receive_from_process(process_bench, script, status)
 
 
 def _remove_dead_processes(bench: Bench) -> None:
@@ -66,36 +61,36 @@ def _remove_dead_processes(bench: Bench) -> None:
         remove_dead_nodes(bench.run_dir, bench.prefix)
 
 
-def test_messages_stay_valid_when_a_dead_sender_is_cleaned_up(memory_bench: Bench) -> None:
-    messages = _receive_from_process(memory_bench, "kill", -9)
+def test_messages_stay_valid_when_a_dead_sender_is_cleaned_up(process_bench: Bench) -> None:
+    messages = _receive_from_process(process_bench, "kill", -9)
     array = decode_arrow(messages[1])
-    before = _shared_memory(memory_bench)
-    _remove_dead_processes(memory_bench)
-    assert _shared_memory(memory_bench) < before
+    before = _shared_memory(process_bench)
+    _remove_dead_processes(process_bench)
+    assert _shared_memory(process_bench) < before
     assert array.buffers()[1].to_pybytes() == LARGE
 
 
-def test_a_new_node_leaves_the_messages_of_an_ended_sender_in_their_queues(memory_bench: Bench) -> None:
-    output, (config,) = memory_bench.describe(10)
-    port = memory_bench.port(config)
-    assert memory_bench.start_sender("kill", output).wait(LIMIT) == -9
-    before = _shared_memory(memory_bench)
-    memory_bench.engine()
-    assert _shared_memory(memory_bench) >= before
+def test_a_new_node_leaves_the_messages_of_an_ended_sender_in_their_queues(process_bench: Bench) -> None:
+    output, (config,) = process_bench.describe(10)
+    port = process_bench.port(config)
+    assert process_bench.start_sender("kill", output).wait(LIMIT) == -9
+    before = _shared_memory(process_bench)
+    process_bench.engine()
+    assert _shared_memory(process_bench) >= before
     assert sequences([port.take(), port.take()]) == [1, 2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel counts the reads of a process")
-def test_a_new_node_reads_nothing_of_the_others(memory_bench: Bench) -> None:
+def test_a_new_node_reads_nothing_of_the_others(process_bench: Bench) -> None:
     def reads() -> int:
         counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
         return int(counts["syscr"])
 
-    memory_bench.engine()  # imports
+    process_bench.engine()  # imports
     used = []
     for _ in range(20):
         before = reads()
-        memory_bench.engine()
+        process_bench.engine()
         used.append(reads() - before)
     assert min(used[10:]) == min(used[:10])  # now and then, a thread of pytest reads as well
 
@@ -111,7 +106,6 @@ def test_a_receiver_may_end_while_messages_are_coming(
     assert receiver.stdout.readline() == "listening\n"
     engine = process_bench.engine()
     output_port = OutputPort(output, engine, process_bench.board)
-    engine.connect(LIMIT)
 
     def ended() -> bool:
         output_port.send(bytes(1000))
@@ -122,62 +116,10 @@ def test_a_receiver_may_end_while_messages_are_coming(
     assert int(receiver.stdout.read()) >= 1  # the first of those that its queue still held
 
 
-@pytest.fixture
-def routed_bench() -> Iterator[Bench]:
-    bench = Bench("zenoh", router_process=True)
-    try:
-        yield bench
-    finally:
-        bench.close()
-
-
-def test_stopped_receivers_block_only_their_own_senders(routed_bench: Bench) -> None:
-    bench = routed_bench
-    other, (port,) = bench.link(10)
-    receivers, links, threads = [], [], []
-    sent: Counter[int] = Counter()
-
-    def pour(index: int, output_port: OutputPort) -> None:
-        for _ in range(100):
-            output_port.send(LARGE)
-            sent[index] += 1
-
-    for index in range(4):
-        output, (config,) = bench.describe(10)
-        receiver = bench.start_receiver("end", config)
-        assert receiver.stdout is not None
-        assert receiver.stdout.readline() == "listening\n"
-        engine = bench.engine()
-        output_port = OutputPort(output, engine, bench.board)
-        engine.connect(LIMIT)
-        os.kill(receiver.pid, signal.SIGSTOP)
-        receivers.append(receiver)
-        links.append(config)
-        threads.append(threading.Thread(target=pour, args=(index, output_port)))
-    for thread in threads:
-        thread.start()
-    try:
-        unchanged = 0
-        while unchanged < 100:
-            before = sent.copy()
-            other.send(b"x")
-            assert decode_bytes(port.take()) == b"x"
-            unchanged = unchanged + 1 if sent == before and sent.total() else 0
-        assert all(thread.is_alive() for thread in threads), "nothing held them up"
-    finally:
-        for receiver in receivers:
-            receiver.kill()
-        for thread in threads:
-            thread.join(LIMIT)
-    for config in links:
-        bench.board.set(config.slot, STATE, CLOSED)  # as a daemon does
-
-
 def test_messages_of_a_restarted_sender_arrive(process_bench: Bench) -> None:
     bench = process_bench
     output, (config,) = bench.describe(10)
     port = bench.port(config)
-    bench.engines[0].connect(LIMIT)
     for run in range(3):
         assert bench.start_sender("end", output).wait(LIMIT) == 0
         assert sequences([port.take(), port.take()]) == [2 * run + 1, 2 * run + 2]
@@ -187,13 +129,9 @@ def test_two_processes_may_open_the_same_channel_at_once(process_bench: Bench) -
     bench = process_bench
     output, inputs = bench.describe(10, 10, 10)
     sender = bench.start_sender("end", output)
-    ports = [bench.port(config) for config in inputs]
-    for engine in bench.engines:
-        engine.connect(LIMIT)
+    for config in inputs:
+        bench.port(config)
     assert sender.wait(LIMIT) == 0
-    if bench.name == "zenoh":  # iceoryx2 leaves waiting for the receivers to the start barrier
-        for port in ports:
-            assert sequences([port.take(), port.take()]) == [1, 2]
 
 
 def _shared_memory(bench: Bench) -> int:
@@ -210,9 +148,9 @@ def _files(place: Path) -> Iterator[list[str]]:
 
 
 @needs_own_shm
-def test_a_full_shared_memory_is_an_error_with_its_figures_and_not_a_crash(memory_bench: Bench) -> None:
-    output, _ = memory_bench.describe()
-    sender = memory_bench.start_sender("fill", output, *within_own_shm("8m"))
+def test_a_full_shared_memory_is_an_error_with_its_figures_and_not_a_crash(process_bench: Bench) -> None:
+    output, _ = process_bench.describe()
+    sender = process_bench.start_sender("fill", output, *within_own_shm("8m"))
     printed, _ = sender.communicate(timeout=LIMIT)
     assert sender.returncode == 0, printed
     size, sentence = printed.splitlines()[0].split(" ", 1)
@@ -224,8 +162,8 @@ def test_a_full_shared_memory_is_an_error_with_its_figures_and_not_a_crash(memor
     assert printed.splitlines()[1] == "alive"
 
 
-def test_a_message_of_300_megabytes_arrives(memory_bench: Bench) -> None:
-    output_port, (port,) = memory_bench.link(1)
+def test_a_message_of_300_megabytes_arrives(process_bench: Bench) -> None:
+    output_port, (port,) = process_bench.link(1)
     status = os.statvfs("/dev/shm")
     if status.f_bavail * status.f_frsize < 400_000_000:
         pytest.skip("/dev/shm is too small here")

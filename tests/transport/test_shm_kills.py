@@ -37,7 +37,7 @@ class Player:
 
 
 def start(bench: Bench, role: str, config: OutputConfig | InputConfig) -> subprocess.Popen[str]:
-    place = json.dumps([bench.name, bench.run_dir, bench.prefix, bench.endpoint, bench.board.path])
+    place = json.dumps([bench.name, bench.run_dir, bench.prefix, bench.board.path])
     command = [sys.executable, str(HERE / "kill_trial.py"), role, place, encode_config(config)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -54,7 +54,6 @@ def inspection() -> Inspection:
         run_dir="/r",
         prefix="p",
         board="/b",
-        zenoh_endpoint="",
         nodes=[CAMERA, NodeView("sink", "Running")],
         links=[LINK],
     )

@@ -27,7 +27,7 @@ from dora.observe.remote.protocol import decode_delivery, decode_to_process
 from dora.recording.mcap.event_order import first_numbers
 from dora.recording.mcap.format import NotARecording, restore
 from dora.ros2 import InterfaceLibrary, MalformedMessage
-from dora.transport.aligned_memory import message_from_bytes
+from dora.transport.latch import message_from_bytes
 from dora.wire import daemon_protocol, framing, node_config, node_protocol, operations
 from dora.wire.correlation import asks_to_flush
 from dora.wire.decode import BAD_MESSAGE, decode_arrow, decode_bytes, decode_numpy

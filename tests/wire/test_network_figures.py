@@ -132,7 +132,7 @@ def test_each_machine_tells_of_the_networks_from_it(crowded: NetworkRate) -> Non
 def test_a_description_of_an_output_has_a_line_for_each_machine(
     words: memoryview, crowded: NetworkRate
 ) -> None:
-    inspection = Inspection("id", None, "shm", "/r", "p", "/b", "", [CAMERA], [], "robot", networks=[VIEW])
+    inspection = Inspection("id", None, "shm", "/r", "p", "/b", [CAMERA], [], "robot", networks=[VIEW])
     topic = Topic("camera/image", "camera", CAMERA.outputs[0], ())
     described = TopicDescription(inspection, topic, words)
     assert crowded.figures

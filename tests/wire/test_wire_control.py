@@ -217,7 +217,6 @@ ANSWERS: list[Any] = [
         "/run",
         "p-",
         "/board",
-        "",
         [NodeView("a", "Running", outputs=[OutputView("out", 3)])],
         [LinkView(4, 3, "a/out", "b/in")],
     ),

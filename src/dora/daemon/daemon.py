@@ -90,7 +90,6 @@ class Daemon:
             finish_grace=finish_grace,
             elsewhere={n.id: machine for n in dataflow.nodes if (machine := placement.elsewhere(n.id))},
             coordinated=bool(placement.machine),
-            standby=context.engine != "zenoh",
             generations=placement.generations,
             revision=options.revision,
             former=None if options.former is None else options.former.status,
@@ -525,8 +524,7 @@ class Daemon:
         return remedy(lines, number, failed_program(self.dataflow, node, spec.interpreter, command))
 
     def _clean_up_after(self, node_id: str) -> None:
-        if self.context.engine != "zenoh":
-            self._cleanup.add(node_id)
+        self._cleanup.add(node_id)
 
     # ----------------------------------------------------------------------- connections
 

@@ -285,7 +285,7 @@ def shell_nodes_allowed(options: RunOptions) -> bool:
 def choose_engine(options: RunOptions) -> EngineName:
     """Return the transport engine for a run; raises `DoraError` for an unknown or missing one.
 
-    Without one in the options it is iceoryx2 where this is installed, else shm where it works, else Zenoh.
+    Without one in the options it is iceoryx2 where this is installed, else shm.
     The environment variable ``DORA_ENGINE`` goes before both.
     """
     wanted: EngineName

@@ -338,9 +338,7 @@ class RequestHandler:
     def client_disconnected(self, client: Connection) -> None:
         """Drop everything that a client had requested for the time of its connection."""
         self.event_logs.end(client.number)
-        if self._context.engine == "zenoh":  # its router removes dead clients by itself
-            self._taps.close(client.number)
-        elif self._taps.lose(client.number):
+        if self._taps.lose(client.number):
             self._cleanup.add_tap()
 
     def answer_publish(self, node_id: str, answer: PublishResult) -> None:
@@ -415,7 +413,6 @@ class RequestHandler:
             run_dir=self._context.run_dir,
             prefix=self._context.prefix,
             board=self._context.board,
-            zenoh_endpoint=self._context.zenoh_endpoint,
             machine=self._machine,
             coordinator=self._context.coordinator,
             nodes=[self._node_view(node) for node in self._state.nodes.values()],

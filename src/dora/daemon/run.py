@@ -56,25 +56,18 @@ def run_dataflow(
     watchdog = Watchdog(run_id, run_path(run_id, usable_root()))
     run: RunDirectory | None = None
     daemon: Daemon | None = None
-    close_router: Callable[[], None] | None = None
     template: TemplateConnection | None = None
     try:
         run = RunDirectory.create(dataflow_id, run_id)
         run.name = options.name
         template = template_for(dataflow, options, run_id, engine)
         placement = Placement() if options.join is None else options.join()
-        endpoint = ""
-        if engine == "zenoh":
-            from dora.transport.zenoh.router import start
-
-            endpoint, close_router = start(run.path)
         context = RunContext(
             dataflow_id=run.dataflow_id,
             run_dir=run.path,
             prefix=run.prefix,
             board=run.board,
             engine=engine,
-            zenoh_endpoint=endpoint,
             tap_queue=options.tap_queue,
             trace=options.trace_config,
             placement=placement,
@@ -92,8 +85,6 @@ def run_dataflow(
                 daemon.close()
         finally:
             try:
-                if close_router is not None:
-                    close_router()
                 if template is not None:
                     template.close()
             finally:

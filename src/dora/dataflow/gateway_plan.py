@@ -63,7 +63,6 @@ def plan_gateway(
         bell=layout.gateway_bell,
         inputs=[stream.item for stream in streams],
         outputs=sent,
-        zenoh_endpoint=context.zenoh_endpoint,
     )
     machines = {*sources.values(), *(stream.machine for stream in streams)}
     _check_reach(placement.machine, placement.remote, machines)

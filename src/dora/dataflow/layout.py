@@ -61,7 +61,6 @@ class RunContext(msgspec.Struct, frozen=True):
     prefix: str  # of the shared-memory objects
     board: str  # path of the board
     engine: EngineName = "iceoryx2"
-    zenoh_endpoint: str = ""
     tap_queue: int = 0  # messages that the tap of a recorder holds; 0: no recorder is expected
     trace: TraceConfig | None = None  # None: nothing is traced
     placement: Placement = Placement()

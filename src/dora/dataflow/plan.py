@@ -165,7 +165,6 @@ def _output(
                 consumer=f"{link.consumer}/{link.input}",
                 dynamic=layout.nodes[link.consumer].is_dynamic,
                 machine=link.target_machine,
-                stream_slot=layout.stream_slots.get((layout.output_name(source), link.target_machine), 0),
                 is_encrypted=bool(link.target_machine) and layout.context.placement.is_encrypted,
                 engine_queue_size=link.engine_queue_size,
                 generation=link.generation,
@@ -329,7 +328,6 @@ def _node(
         dynamic=node.is_dynamic,
         lock_memory=node.lock_memory and not node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
-        zenoh_endpoint=context.zenoh_endpoint,
         other_clocks=layout.other_clocks,
         trace=context.trace,
     )

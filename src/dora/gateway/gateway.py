@@ -146,7 +146,6 @@ class Gateway:
                 self._incoming[output.id] = Incoming(output, port, self._board, latch)
             elif incoming.config != output:
                 incoming.change(output, self._sender)
-        self._engine.connect(0.0, lambda: True)
         for road in self._roads.values():
             self._introduce(road)
 
@@ -306,8 +305,6 @@ class Gateway:
             for incoming in self._incoming.values()
             for link in incoming.config.links
         )
-        if starting and self._engine.in_flight:
-            self._engine.connect(0.0, lambda: True)  # receivers that came late have to be found
         self._next_tick = now + (_START_TICK if starting else _TICK)
 
     def _write_figures(self, now: float) -> None:

@@ -18,7 +18,7 @@ def warm_up() -> None:
     decode_address(encode_address(Address("", "", "")))  # decoders are made when they are used first
     decode_to_node(msgspec.msgpack.encode(Started(0)))
     decode.warm_up()
-    if (engine := _engine()).module and not engine.fault():
+    if not (engine := _engine()).fault():
         import_module(engine.module).warm_up()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from dora._ownership import UnsafeFile, connect_own
-from dora._paths import SOCKET_NAME, board_of, is_run_name, prefix_of, router_of, runtime_root
+from dora._paths import SOCKET_NAME, board_of, is_run_name, prefix_of, runtime_root
 from dora._version import __version__
 from dora.errors import ConnectError, DaemonLost
 from dora.wire.decoders import DecodeError
@@ -198,7 +198,6 @@ def _with_own_files(config: NodeConfig, run_dir: str) -> NodeConfig:
         item.credit_bell = moved(item.credit_bell)
     config.bell = moved(config.bell)
     config.run_dir, config.prefix, config.board = run_dir, prefix_of(run_dir), board_of(run_dir)
-    config.zenoh_endpoint = router_of(run_dir) if config.zenoh_endpoint else ""
     return config
 
 

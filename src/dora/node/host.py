@@ -57,10 +57,6 @@ class Host:
 
     def make_engine(self) -> Engine:
         allow_files(files_of(self.config))
-        if self.config.engine == "zenoh":
-            from dora.transport.zenoh.engine import ZenohEngine
-
-            return ZenohEngine(self.config.zenoh_endpoint, self.config.dataflow_id, self.board)
         if self.config.engine == "shm":
             from dora.transport.shm.engine import ShmEngine
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Final
 
-from dora._paths import board_of, prefix_of, router_of
+from dora._paths import board_of, prefix_of
 from dora.daemon.client import DaemonClient
 from dora.dataflow.plan import TAP_QUEUE
 from dora.errors import ConnectError, DoraError, TransportError
@@ -54,7 +54,6 @@ class AdaptiveTap:
         self._bytes_word = topic.output.slot * WORDS + BYTES
         self._seen = 0  # sequence number of the last message
         self._latched_to = 0  # sequence number of the last message of the latch
-        self._latch = ""  # path of the latch, until the first message arrives at the tap
         self._tap: Tap | None = engine.tap(topic.output, self._queue_size())
         self._judged = self._reading()
         self._judge_at = self._judged[0] + _OPEN_NS
@@ -81,10 +80,6 @@ class AdaptiveTap:
         message = self._tap.receive()
         while message is not None and message.sequence <= self._latched_to:
             message = self._tap.receive()
-        if message is None and self._latch:
-            message = self._take_late()
-        else:
-            self._latch = ""
         if message is None:
             return None
         if self._seen and message.sequence > self._seen:
@@ -100,18 +95,10 @@ class AdaptiveTap:
         """
         if not self.topic.output.latched:
             return []
-        self._latch = latch_path(board, self.topic.output.slot)
-        messages = read_latch(self._latch)
+        messages = read_latch(latch_path(board, self.topic.output.slot))
         if messages:
             self._seen = self._latched_to = messages[-1].sequence
         return messages
-
-    def _take_late(self) -> Message | None:
-        """Return a newer message of the latch: Zenoh may have sent it before it knew of the tap."""
-        newer = (message for message in read_latch(self._latch) if message.sequence > self._seen)
-        if (message := next(newer, None)) is not None:
-            self._latched_to = message.sequence
-        return message
 
     def adapt(self) -> None:
         """Close the tap on a flood, or open it again, when it is time."""
@@ -157,7 +144,6 @@ def inspect(run: DaemonClient) -> Inspection:
     answer.run_dir = run.run_dir
     answer.prefix = prefix_of(run.run_dir)
     answer.board = board_of(run.run_dir)
-    answer.zenoh_endpoint = router_of(run.run_dir) if answer.zenoh_endpoint else ""
     return answer
 
 

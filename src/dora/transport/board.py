@@ -43,7 +43,6 @@ link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
 link        ``STATE``              `UNCONNECTED`, `CONNECTED` or `CLOSED` (receiver; the daemon
                                    closes on behalf of a dead receiver)
-link        ``PROBED``             the last probe that came through (receiver; Zenoh only)
 link        ``REPEATED``           messages of a latched output that the receiver got again after a restart;
                                    not among ``RECEIVED``, and not among ``SENT`` (receiver)
 link                               the counters and flags of `dora.wire.counters` (receiver; ``unsent``:
@@ -82,7 +81,7 @@ LINE_BYTES = WORDS * 8
 ASLEEP, CONTROL, PREWAKE, STOPPED = 0, 1, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, LINKS_VERSION, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
 CLOCK_OFFSET, CLOCK_ERROR, FORWARDED, BYPASS, BYPASSED, FINAL = 8, 9, 10, 11, 16, 17
-RECEIVED, DROPPED, FIRST, STATE, PROBED, REPEATED = 0, 1, 2, 3, 4, 12
+RECEIVED, DROPPED, FIRST, STATE, REPEATED = 0, 1, 2, 3, 12
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 

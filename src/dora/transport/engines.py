@@ -38,10 +38,9 @@ class EngineEntry(NamedTuple):
     """One engine.
 
     ``fault`` returns why it does not work here, as the end of a sentence, "" if it does. ``module`` has its
-    function `warm_up`, which does what each process of the engine has to do at its start; "" if a process
-    must not do it before it is forked. ``memory_to_start`` is the shared memory, in bytes, that a run needs
-    to start with; ``shared_memory_of`` returns the part of the links of one node, before the first large
-    message.
+    function `warm_up`, which does what each process of the engine has to do at its start.
+    ``memory_to_start`` is the shared memory, in bytes, that a run needs to start with; ``shared_memory_of``
+    returns the part of the links of one node, before the first large message.
     """
 
     fault: Callable[[], str]
@@ -110,10 +109,6 @@ def _shm_memory(config: NodeConfig) -> int:
     return _SHM_OUTPUT * len(config.outputs) + sum(-(-size // _PAGE) * _PAGE for size in rings)
 
 
-def _zenoh_fault() -> str:
-    return _is_missing("zenoh", "'dora-dataflow[zenoh]'")
-
-
 # The best one first. Open files as measured (docs/performance.md).
 ENGINES: Final[dict[EngineName, EngineEntry]] = {
     "iceoryx2": EngineEntry(
@@ -129,12 +124,5 @@ ENGINES: Final[dict[EngineName, EngineEntry]] = {
         OpenFiles(node=9, input=1, output=1, link=1),
         TO_START["shm"],
         _shm_memory,
-    ),
-    "zenoh": EngineEntry(
-        _zenoh_fault,
-        "",  # its threads do not survive a fork
-        OpenFiles(node=21, input=1, output=1, link=0),
-        TO_START["zenoh"],
-        lambda _: 0,
     ),
 }

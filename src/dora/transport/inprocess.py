@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
-from dora.transport.aligned_memory import AlignedMemory
 from dora.transport.latch import LatchInMemory
 from dora.transport.queues import DropOldestQueue
 from dora.wire.correlation import kept_message
-from dora.wire.message import Message
+from dora.wire.message import ALIGNMENT, Message
 from dora.wire.node_config import InputConfig, OutputConfig
 
 
@@ -28,28 +28,36 @@ class LocalReceiver:
     def has_messages(self) -> bool:
         return bool(self._queue)
 
-    def release(self) -> None:
-        """Nothing to do: there is one process."""
-
     def close(self) -> None:
         self._unsubscribe()
         self._queue = DropOldestQueue(1, lambda _: False)
 
 
+# Unlike ``bytearray(size)``, this does not fill the block with zeros: it is overwritten anyway.
+_uninitialised = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyByteArray_FromStringAndSize", ctypes.pythonapi)
+)
+_address_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
+    ("PyByteArray_AsString", ctypes.pythonapi)
+)
+
+
 class _LocalLoan:
-    __slots__ = ("_aligned", "_sender", "address", "memory", "size")
+    __slots__ = ("_block", "_sender", "address", "memory", "size")
 
     def __init__(self, sender: LocalSender, size: int) -> None:
         self._sender = sender
-        self._aligned = AlignedMemory(size)
-        self.address = self._aligned.address
-        self.memory = self._aligned.view()
+        self._block: bytearray = _uninitialised(None, size + ALIGNMENT)
+        address = _address_of(self._block)
+        start = -address % ALIGNMENT
+        self.address = address + start
+        self.memory = memoryview(self._block)[start : start + size]
         self.size = size
 
     def send(self, control: bytes = b"") -> None:  # noqa: ARG002
         """Pass the memory itself to the receivers; it must not be written any more."""
         offset = int.from_bytes(self.memory[12:16], "little")
-        self._sender.deliver(Message(self.memory[:offset].tobytes(), self.address, self._aligned))
+        self._sender.deliver(Message(self.memory[:offset].tobytes(), self.address, self._block))
 
     def discard(self) -> None:
         """Nothing to do: the last reference frees the memory."""
@@ -85,7 +93,6 @@ class LocalEngine:
     """All ports whose links stay inside the process."""
 
     wakes = True
-    in_flight = False
 
     def __init__(self, shared_with: LocalEngine | None = None) -> None:
         """``shared_with``: an engine whose links this one shares."""
@@ -114,9 +121,6 @@ class LocalEngine:
                 take(message)
 
         receiver = self.receiver(InputConfig("", "link", "", queue_size=1, service=service), arrived)
-
-    def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Nothing to wait for."""
 
     def close(self) -> None:
         """Nothing to do: a queue belongs to its receiver."""

@@ -1,13 +1,11 @@
 """The interface of a transport engine: senders and receivers of messages.
 
 An engine moves the bytes of messages (`dora.wire.message`) over links; it does not know events, timers
-or operators. There are four: `shm.iceoryx2` and `shm.engine` (shared memory), `zenoh.engine`
-(network) and `inprocess`. All pass the same conformance tests. `dora.gateway` carries
-messages to other machines.
+or operators. There are three: `shm.iceoryx2` and `shm.engine` (shared memory), and `inprocess`. All pass
+the same conformance tests. `dora.gateway` carries messages to other machines.
 
-Receiving never blocks; a node waits on its doorbell. Usually the *user* of a sender rings it
-(`dora.node.send.output`). An engine whose messages arrive from the network calls the ``arrived`` callback
-instead, from a thread of its own.
+Receiving never blocks; a node waits on its doorbell. Between processes the *user* of a sender rings it
+(`dora.node.send.output`). Inside a process the engine calls the ``arrived`` callback instead.
 """
 
 from __future__ import annotations
@@ -82,10 +80,6 @@ class Receiver(Protocol):
 
     def has_messages(self) -> bool: ...
 
-    def release(self) -> None:
-        """Leave the link to the next process of the node, which receives on it after `close`."""
-        ...
-
     def close(self) -> None:
         """Stop receiving. Messages that were received stay valid as long as they are referenced."""
         ...
@@ -95,20 +89,10 @@ class Engine(Protocol):
     """All ports of one process in one dataflow."""
 
     wakes: bool  # it calls ``arrived``; otherwise the user of a sender has to ring
-    in_flight: bool  # messages may still arrive after their sender has ended
 
     def sender(self, output: OutputConfig) -> Sender: ...
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver: ...
-
-    def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Return once all links of this process are connected.
-
-        Called when all ports exist, before the node reports that it is ready. ``interrupted`` tells
-        whether the daemon has sent something, most likely that the start has failed; the method then
-        returns soon. Raises `ConnectError` after ``timeout`` seconds.
-        """
-        ...
 
     def close(self) -> None: ...
 

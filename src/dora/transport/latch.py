@@ -19,6 +19,7 @@ lock. They copy a message and look whether its number is still there.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import mmap
@@ -29,23 +30,25 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol, TypeVar
 
 from dora._ownership import UnsafeFile, open_own
-from dora.transport.aligned_memory import message_from_bytes
 from dora.transport.fence import fence
 from dora.transport.interface import Loan, Sender
-from dora.wire.decode import BAD_MESSAGE
+from dora.wire.decode import BAD_MESSAGE, check
 from dora.wire.message import Message, sequence_of
 from dora.wire.output_rules import LatchRule
+from dora.wire.untrusted import UntrustedMessage
 
 _SPARE: Final = 2  # places beyond the messages to keep: one is written, one gives readers time
 _SMALLEST: Final = 4096  # bytes of a place
 _PAGE: Final = 4096
 _SHAPE: Final = struct.Struct("<QQ")  # bytes of a place, number of places
+_SMALL: Final = 4096  # bytes; up to this size a message is one bytes object
 _ATTEMPTS: Final = 50  # to read a latch that is written all the time
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
 
 _log = logging.getLogger("dora.transport")
+_address_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(("PyBytes_AsString", ctypes.pythonapi))
 
 
 class Latch(Protocol):
@@ -230,6 +233,22 @@ def consecutive(found: Iterable[tuple[int, T]]) -> list[tuple[int, T]]:
 def read_latch(path: str) -> list[Message]:
     """Return the messages in a latch; [] if there is none."""
     return messages_of(read_entries(path))
+
+
+def message_from_bytes(data: bytes) -> UntrustedMessage:
+    """Return the message in ``data``, without copying the body of a large one.
+
+    Another process may have written it, so all of it is validated. Raises `MessageError`, `MetadataError`
+    and `PayloadError`.
+    """
+    if len(data) <= _SMALL:
+        message = UntrustedMessage(data)
+    else:
+        offset = int.from_bytes(data[12:16], "little")
+        message = UntrustedMessage(data[:offset], _address_of(data), data)
+    message.validate(len(data))
+    check(message)
+    return message
 
 
 def messages_of(entries: Iterable[tuple[int, bytes]]) -> list[Message]:

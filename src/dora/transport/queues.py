@@ -88,9 +88,6 @@ class PriorityQueue:
     def has_messages(self) -> bool:
         return bool(self._queue) or self._receiver.has_messages()
 
-    def release(self) -> None:
-        self._receiver.release()
-
     def close(self) -> None:
         self._queue.clear()
         self._receiver.close()
@@ -141,9 +138,6 @@ class SpilloverQueue:
 
     def has_messages(self) -> bool:
         return bool(self._queue) or self._receiver.has_messages()
-
-    def release(self) -> None:
-        self._receiver.release()
 
     def close(self) -> None:
         self._closed.set()

@@ -145,7 +145,6 @@ class ResumingReceiver:
     def __init__(self, first: deque[Message], receiver: Receiver) -> None:
         self.first = first
         self.receiver = receiver
-        self.release = receiver.release
 
     def receive(self) -> Message | None:
         return self.first.popleft() if self.first else self.receiver.receive()

@@ -116,7 +116,6 @@ class Inspection(msgspec.Struct, tag=True):
     run_dir: str
     prefix: str  # of the shared-memory objects
     board: str
-    zenoh_endpoint: str
     nodes: list[NodeView]
     links: list[LinkView]
     machine: str = ""  # of this daemon; "": the dataflow is on one machine

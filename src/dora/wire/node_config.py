@@ -16,7 +16,7 @@ FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
 
 
 # How messages travel between the nodes of a machine.
-EngineName = Literal["iceoryx2", "shm", "zenoh"]
+EngineName = Literal["iceoryx2", "shm"]
 
 
 class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -48,7 +48,6 @@ class LinkConfig(InputRules, omit_defaults=True):
     dynamic: bool = False  # the consumer is a dynamic node: it may not be there
     # Where the consumer is; "": on this machine. Else node, bell and stream belong to the gateway.
     machine: str = ""
-    stream_slot: int = 0  # index of the line on the board with which the gateway receives
     is_encrypted: bool = False  # on the way to the other machine
     engine_queue_size: int = 0  # as in `InputConfig`
     generation: int = 0  # as in `InputConfig`
@@ -210,7 +209,6 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     lock_memory: bool = False
     standby: bool = False  # the former process still runs; this one takes over without a gap
     exit_when_nodes_finish: bool = False
-    zenoh_endpoint: str = ""
     # Outputs of other machines: number, see `dora.wire.trail` → line on the board with the clock's offset
     other_clocks: dict[int, int] = {}
     trace: TraceConfig | None = None  # None: no tracing

@@ -43,9 +43,6 @@ def validate_state(run: RunState) -> None:
         if node.replacement is not None:
             assert run.opened and node.alive and not ending, f"{where}: has a replacement"
             assert node.replacement.incarnation > node.incarnation, f"{where}: its replacement is older"
-            has_registered = node.replacement.connection is not None
-            waits = has_registered and not (node.draining or run.standby)
-            assert not waits, f"{where}: its replacement waits"
         if node.draining:
             assert run.opened and node.alive and not ending, f"{where}: drains"
             assert {"drain", "drain-kill", "abandon"} & {*names[node_id]}, f"{where}: drains for ever"

@@ -81,6 +81,12 @@ class Supervised:
         self.connection += 1
         return self(on.Registering(self.connection, node_id, incarnation, dynamic))
 
+    def stand_by(self, node_id: str, incarnation: int) -> list[do.Command]:
+        """Have a replacement register and wait."""
+        commands = self.register(node_id, incarnation=incarnation)
+        assert any(isinstance(command, do.AdmitReplacement) for command in commands), commands
+        return commands + self(on.ReplacementReady(node_id, incarnation))
+
     def join(self, node_id: str, *, incarnation: int = 0, dynamic: bool = False) -> list[do.Command]:
         """Register and become ready."""
         commands = self.register(node_id, incarnation=incarnation, dynamic=dynamic)

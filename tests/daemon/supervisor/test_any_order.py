@@ -76,9 +76,8 @@ steps = st.one_of(
 class World:
     """A daemon in miniature: which processes and connections exist."""
 
-    def __init__(self, nodes: list[NodeSpec], watched: set[str], standby: bool = False) -> None:
+    def __init__(self, nodes: list[NodeSpec], watched: set[str]) -> None:
         self.run = Supervised(*nodes, watched=frozenset(watched))
-        self.run.state.standby = standby
         self.waiting: dict[str, bool] = {}  # replacements that stand by → whether they are ready
         self.became_ready: list[str] = []
         self.watched = watched
@@ -245,16 +244,14 @@ class World:
     st.sets(st.sampled_from(NAMES)),
     st.lists(steps, max_size=40),
     st.booleans(),
-    st.booleans(),
 )
 def test_any_order_of_events_has_a_way_to_the_end(
     nodes: list[NodeSpec],
     watched: set[str],
     script: list[tuple[str, str, int]],
     signals_work: bool,
-    standby: bool,
 ) -> None:
-    world = World(nodes, watched - {"visitor", "extra"}, standby)
+    world = World(nodes, watched - {"visitor", "extra"})
     world.perform(world.run(on.Begin()))
     for step in script:
         if not world.finished:

@@ -269,7 +269,6 @@ NEW = node("b", inputs=("a/x",), outputs=("y",), path="new.py")
 
 def test_a_replacement_prepares_before_the_old_process_drains() -> None:
     run = started(A, B, C)
-    run.state.standby = True
     (spawn,) = [c for c in run.replace(NEW) if isinstance(c, do.SpawnReplacement)]
     assert spawn.dataflow is not None
     assert spawn.dataflow.node("b").path == "new.py"

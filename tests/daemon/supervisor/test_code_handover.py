@@ -36,8 +36,8 @@ def log_texts(commands: list[do.Command]) -> list[str]:
 def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
     run = started()
     assert NEXT in run(SAVED)
-    commands = run.register("a", incarnation=1)
-    waiting = run.connection
+    assert sent(run.register("a", incarnation=1), "a") == []
+    commands = run(on.ReplacementReady("a", 1))
     assert sent(commands, "a") == [ReloadFrame(), StopFrame()]
     assert not any(isinstance(command, (do.Admit, do.Refuse)) for command in commands)
     assert sent(run(on.NodeClosed("a")), "b") == []
@@ -45,9 +45,7 @@ def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
     assert commands == [
         do.Count("a", RELOADS, 1),
         do.AddMark("reloaded", "a", "has new code"),
-        do.CloseReceivers("a"),
         do.PromoteReplacement("a", 1),
-        do.Admit(waiting, "a", 1),
     ]
     commands = run(on.PortsReady("a"))
     assert sent(commands, "a") == [Started(100_000_000_000)]
@@ -73,7 +71,7 @@ def test_a_reload_is_no_restart() -> None:
     run = started(node("a", restart=policy))
     for count in range(1, 4):
         run(SAVED)
-        run.register("a", incarnation=count)
+        run.stand_by("a", count)
         assert do.PromoteReplacement("a", count) in run.end("a")
         run(on.PortsReady("a"))
     assert spawned(run.end("a", 1)) == [("a", 4)]  # its one restart is still there
@@ -85,7 +83,7 @@ def test_a_reload_is_no_restart() -> None:
 def test_the_exit_status_of_a_drained_process_is_no_failure() -> None:
     run = started()
     run(SAVED)
-    run.register("a", incarnation=1)
+    run.stand_by("a", 1)
     run.end("a", 1)
     run(on.PortsReady("a"))
     run.end("a", 0)
@@ -96,7 +94,7 @@ def test_the_exit_status_of_a_drained_process_is_no_failure() -> None:
 def test_an_old_process_that_does_not_drain_gets_sigterm_then_sigkill() -> None:
     run = started()
     run(SAVED)
-    run.register("a", incarnation=1)
+    run.stand_by("a", 1)
     assert signals(run.after(4.9)) == []
     assert signals(run.after(0.2)) == [("a", SIGTERM)]
     assert signals(run.after(2.4)) == [("a", SIGKILL)]
@@ -106,7 +104,7 @@ def test_an_old_process_that_does_not_drain_gets_sigterm_then_sigkill() -> None:
 def test_the_grace_of_a_stop_bounds_that_of_a_reload() -> None:
     run = started(grace=1.0)
     run(SAVED)
-    run.register("a", incarnation=1)
+    run.stand_by("a", 1)
     assert signals(run.after(1)) == [("a", SIGTERM)]
 
 
@@ -115,11 +113,11 @@ def test_code_saved_again_drops_the_replacement_that_starts(registered: bool) ->
     run = started()
     run(SAVED)
     if registered:
-        run.register("a", incarnation=1)
+        run.stand_by("a", 1)
     commands = run(SAVED)
     assert commands[1:3] == [DROP, do.SpawnReplacement("a", 2)]
     assert run(on.ReplacementEnded("a", 1, None, SIGKILL)) == []
-    commands = run.register("a", incarnation=2)
+    commands = run.stand_by("a", 2)
     assert sent(commands, "a") == ([] if registered else [ReloadFrame(), StopFrame()])  # asked once
     assert do.PromoteReplacement("a", 1) in run.end("a")
 
@@ -127,7 +125,7 @@ def test_code_saved_again_drops_the_replacement_that_starts(registered: bool) ->
 def test_an_old_process_may_drain_before_the_newest_code_connects() -> None:
     run = started()
     run(SAVED)
-    run.register("a", incarnation=1)
+    run.stand_by("a", 1)
     run(SAVED)
     commands = run.end("a")
     assert commands == [
@@ -144,7 +142,7 @@ def test_an_old_process_may_drain_before_the_newest_code_connects() -> None:
 def test_new_code_that_ends_while_the_old_process_drains_is_started_again() -> None:
     run = started()
     run(SAVED)
-    run.register("a", incarnation=1)
+    run.stand_by("a", 1)
     assert log_texts(run(on.ReplacementEnded("a", 1, 1))) == [
         "the new code ended before it took over: exited with status 1"
     ]
@@ -178,7 +176,7 @@ def test_new_code_takes_over_instead_of_a_restart() -> None:
 def test_a_consumer_whose_inputs_all_closed_is_not_started_again() -> None:
     run = started()
     run(on.CodeChanged("b"))
-    run.register("b", incarnation=1)
+    run.stand_by("b", 1)
     run.end("a")
     commands = run.end("b")
     assert do.DropReplacement("b") in commands
@@ -203,7 +201,7 @@ def test_a_stop_drops_the_replacement(moment: str) -> None:
     run = started()
     run(SAVED)
     if moment == "waits":
-        run.register("a", incarnation=1)
+        run.stand_by("a", 1)
     commands = run(STOP)
     assert DROP in commands
     assert sent(commands, "a") == [StopFrame()]
@@ -217,7 +215,7 @@ def test_a_stop_drops_the_replacement(moment: str) -> None:
 def test_a_stop_while_the_new_code_takes_over_is_clean() -> None:
     run = started()
     run(SAVED)
-    run.register("a", incarnation=1)
+    run.stand_by("a", 1)
     run.end("a")
     assert len(sent(run(STOP), "a")) == 1  # that the dataflow is being stopped
     run.end("a", 1)
@@ -239,7 +237,7 @@ def test_new_code_that_never_connects_is_replaced_by_newer_code() -> None:
     run(SAVED)
     run.end("a", 1)  # its replacement is the node now, and hangs
     assert do.SpawnReplacement("a", 2) in run(SAVED)
-    assert signals(run.register("a", incarnation=2)) == [("a", SIGTERM)]
+    assert signals(run.stand_by("a", 2)) == [("a", SIGTERM)]
     assert signals(run.after(2.5)) == [("a", SIGKILL)]
     assert do.PromoteReplacement("a", 2) in run.end("a", signal=SIGKILL)
     assert sent(run(on.PortsReady("a")), "b") == [NodeRestartedFrame("a")]
@@ -251,7 +249,7 @@ def test_new_code_that_connects_before_newer_code_drains_for_it() -> None:
     run.end("a", 1)
     run(SAVED)
     assert sent(run.join("a", incarnation=1), "b") == [NodeRestartedFrame("a")]
-    assert sent(run.register("a", incarnation=2), "a") == [ReloadFrame(), StopFrame()]
+    assert sent(run.stand_by("a", 2), "a") == [ReloadFrame(), StopFrame()]
 
 
 # ----------------------------------------------------------------------------- `hot_reload: replace`

@@ -188,22 +188,19 @@ def test_a_changed_dataflow_has_the_present_parameters() -> None:
 
 
 @pytest.mark.parametrize(("given", "then"), [({}, {"gain": 2}), ({"gain": 7}, {"gain": 7})])
-@pytest.mark.parametrize("standby", [True, False])
 @pytest.mark.parametrize("runs", [True, False])
 def test_a_replacement_has_the_parameters_of_its_yaml_or_the_present_ones(
-    given: dict[str, Any], then: dict[str, Any], standby: bool, runs: bool
+    given: dict[str, Any], then: dict[str, Any], runs: bool
 ) -> None:
     run = supervised()
-    run.state.standby = standby
     run.start()
     run(request(SetParameter("a", "gain", 2)))
     if not runs:
         run.end("a")
     commands = run.replace(node("a", parameters=given))
     commands += run.register("a", incarnation=1)
-    if runs and standby:
-        commands += run(on.ReplacementReady("a", 1))
     if runs:
+        commands += run(on.ReplacementReady("a", 1))
         commands += run.end("a")
     (admit,) = [command for command in commands if isinstance(command, (do.Admit, do.AdmitReplacement))]
     (rewire,) = [command for command in commands if isinstance(command, do.ApplyDataflow)]

@@ -163,7 +163,6 @@ def observing(
     if running.run is not None and running.are_local(topic.node_id for topic in topics):
         from dora.wire.decode import warm_up
 
-        _ignore_ctrl_z(running.inspection.engine)
         warm_up()  # at full priority: on a busy machine it would take a minute
         if not (brief or (duration is not None and duration <= _BRIEF)):
             lower_priority()
@@ -183,14 +182,6 @@ def observing(
         click.echo("the dataflow has ended", err=True)
     elif observation.faults:
         raise DoraError(observation.faults[-1])
-
-
-def _ignore_ctrl_z(engine: str) -> None:
-    """Ignore Ctrl-Z over Zenoh: a subscriber that takes no messages holds up their senders."""
-    import signal
-
-    if engine == "zenoh" and hasattr(signal, "SIGTSTP"):
-        signal.signal(signal.SIGTSTP, signal.SIG_IGN)
 
 
 @topic.command("hz")

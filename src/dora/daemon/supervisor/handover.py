@@ -99,9 +99,6 @@ def replacement_registers(run: RunState, node: NodeState, connection: int) -> No
     assert replacement is not None
     replacement.connection = connection
     run.disarm(node, "replacement")
-    if not run.standby:
-        drain(run, node)
-        return
     dataflow = None if node.program_change is None else node.program_change.dataflow
     given = {} if dataflow is None else dataflow.node(node.id).parameters
     replacement.parameters = dict(given or node.parameters)
@@ -119,7 +116,7 @@ def replacement_ready(run: RunState, node: NodeState, event: on.ReplacementReady
 def renew_replacements(run: RunState) -> None:
     """Start replacements that stand by anew, since their links have changed."""
     for node in run.nodes.values():
-        if node.replacement is not None and node.replacement.connection is not None and run.standby:
+        if node.replacement is not None and node.replacement.connection is not None:
             start_replacement(run, node)
 
 
@@ -253,7 +250,7 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
     run.disarm_all(node)
     run.begin_process(node, replacement.incarnation)
     run.count_reload(node)
-    stands_by = run.standby and replacement.connection is not None
+    stands_by = replacement.connection is not None
     if not stands_by:  # else its links stay as they are
         run.close_receivers(node)
     if (change := node.program_change) is not None:
@@ -271,8 +268,6 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
     if stands_by:
         node.connected = True
         node.parameters_sent = replacement.parameters
-    elif replacement.connection is not None:
-        run.admit(node, replacement.connection)
     elif node.spec.startup_timeout is not None:
         run.arm(node, "startup", node.spec.startup_timeout)
 

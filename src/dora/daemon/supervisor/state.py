@@ -171,7 +171,6 @@ class RunState(msgspec.Struct):
     grace: float = DEFAULT_GRACE
     finish_grace: float | None = DEFAULT_FINISH_GRACE
     watched: frozenset[str] = frozenset()  # nodes whose code may change (hot reload)
-    standby: bool = False  # whether replacements can prepare while the old process runs
     coordinated: bool = False  # a coordinator commits the changes, not this supervisor
     distributed: bool = False  # there are, or were, other machines
     revision: int = 0  # counts the changes of the dataflow

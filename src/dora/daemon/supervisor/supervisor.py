@@ -69,7 +69,6 @@ class Supervisor:
         *,
         grace: float = DEFAULT_GRACE,
         finish_grace: float | None = DEFAULT_FINISH_GRACE,
-        standby: bool = False,
         coordinated: bool = False,
         elsewhere: Mapping[str, str] | None = None,
         generations: Mapping[str, int] | None = None,
@@ -80,7 +79,7 @@ class Supervisor:
 
         ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a node may go
         on after all its inputs closed and all other nodes are done (None: for ever); a node's own setting
-        wins. ``standby``: replacements can prepare while the old process runs. ``coordinated``: a
+        wins. ``coordinated``: a
         coordinator has started the dataflow, and commits its changes. ``elsewhere`` gives the machine of a
         node on another machine. ``generations`` are as in `dora.dataflow.layout.Placement`. ``revision``
         counts the changes of the dataflow so far, if it has run without this machine. ``former`` is the
@@ -92,7 +91,6 @@ class Supervisor:
             NodeGraph(dataflow),
             grace=grace,
             finish_grace=finish_grace,
-            standby=standby,
             coordinated=coordinated,
             distributed=bool(elsewhere),
             revision=revision,

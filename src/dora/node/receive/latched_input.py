@@ -10,44 +10,28 @@ Three kinds of messages come in this order:
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from dora.node.receive.link_input import LinkInput
 from dora.transport.board import CONNECTED, FIRST, REPEATED, STATE, Board
 from dora.transport.interface import Receiver
-from dora.transport.latch import ReadLatch, consecutive
+from dora.transport.latch import ReadLatch
 from dora.transport.spill import ResumingReceiver
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig
-
-_monotonic = time.monotonic_ns
-# A subscription takes some time to reach the sender through Zenoh. Until then the latch is read again.
-_JOIN_LIMIT_NS: Final = 2_000_000_000
-_JOIN_POLL_NS: Final = 20_000_000
 
 
 class LatchedReceiver(ResumingReceiver):
     """A receiver that gives out the messages of a latch first, then another receiver's."""
 
-    def __init__(
-        self, receiver: Receiver, read: ReadLatch, after: int, sent: Callable[[], int], joins_slowly: bool
-    ) -> None:
-        """``after``: messages of the queue up to this number are skipped; a former process has them.
-
-        ``sent`` returns the number of the newest message. ``joins_slowly``: messages that are sent now may
-        not reach the queue yet.
-        """
+    def __init__(self, receiver: Receiver, read: ReadLatch, after: int) -> None:
+        """``after``: messages of the queue up to this number are skipped; a former process has them."""
         super().__init__(deque(), receiver)
-        self._read = read
         self._after = after
-        self._sent = sent
-        self._latched = read()  # all later messages are in the queue, unless the receiver joins slowly
+        self._latched = read()  # all later messages are in the queue
         self._begun = False
         self._joined = False  # a message of the queue has come that was not in the latch
-        self._joining_until = _monotonic() + _JOIN_LIMIT_NS if joins_slowly else 0
 
     @property
     def oldest(self) -> int:
@@ -58,33 +42,16 @@ class LatchedReceiver(ResumingReceiver):
     def over(self) -> bool:  # type: ignore[override]  # here it changes
         return self._joined and not self.first
 
-    @property
-    def is_joining(self) -> bool:
-        """Whether the latch has to be read again, because messages may not reach the queue yet."""
-        return bool(self._joining_until) and not self._joined and _monotonic() < self._joining_until
-
     def receive(self) -> Message | None:
         if not self._begun:
             self._begin()
-        if not self.first:
-            if self._joined:
-                return self.receiver.receive()
-            if (message := self._take_new()) is not None:
-                self._joined = True
-                if message.sequence == self._after + 1 or not self._joining_until:
-                    return message
-                # Those between were sent before this receiver could be reached.
-                self.first.extend(
-                    each for each in self._read() if self._after < each.sequence < message.sequence
-                )
-                self.first.append(message)
-                return self._take_first()
-            if self._sent() <= self._after or not self.is_joining:
-                return None
-            self.first.extend(message for message in self._read() if message.sequence > self._after)
-            if not self.first:
-                return None
-        return self._take_first()
+        if self.first:
+            return self._take_first()
+        if self._joined:
+            return self.receiver.receive()
+        message = self._take_new()
+        self._joined = message is not None
+        return message
 
     def _take_first(self) -> Message:
         message = self.first.popleft()
@@ -100,19 +67,12 @@ class LatchedReceiver(ResumingReceiver):
         """Put together the messages of the latch that are not in the queue."""
         self._begun = True
         queued = self._take_new()
-        entries = {message.sequence: message for message in self._latched}
-        if self._joining_until:
-            entries.update((message.sequence, message) for message in self._read())
-        if queued is not None:
-            entries = {number: entry for number, entry in entries.items() if number < queued.sequence}
-            entries[queued.sequence] = queued
-        first = sorted(entries.items())
-        if self._joining_until:
-            # Messages that were sent before this receiver could be reached, and are not in the latch any
-            # more, are not for it.
-            first = consecutive(first)
-        self.first.extend(message for _, message in first)
-        self._latched = []
+        latched, self._latched = self._latched, []
+        if queued is None:
+            self.first.extend(latched)
+        else:
+            self.first.extend(message for message in latched if message.sequence < queued.sequence)
+            self.first.append(queued)
 
     def _take_new(self) -> Message | None:
         """Take a message from the queue that did not come before."""
@@ -132,7 +92,6 @@ class LatchedInput(LinkInput):
         board: Board,
         *,
         read_latch: ReadLatch,
-        in_flight: bool,
         joins_late: bool,
         first_time: bool,
         **options: Any,
@@ -142,7 +101,6 @@ class LatchedInput(LinkInput):
             config,
             receiver,
             board,
-            in_flight=in_flight,
             joins_late=joins_late,
             first_time=first_time,
             **options,
@@ -151,15 +109,12 @@ class LatchedInput(LinkInput):
         # Messages up to here come again, to a new process of the node.
         self._repeats_to = 0 if first_time else self._last
         self._repeated_word = base + REPEATED
-        is_late = joins_late or not first_time
         after = self._repeats_to
         if options.get("crosses") and not (options.get("takes_over") or read_latch()):
             # The machine was started again, and its gateway has not got the sender's latch yet. So all that
             # comes is for this process, also what a process before the start has received.
             after = 0
-        self._latched = latched = LatchedReceiver(
-            self._receiver, read_latch, after, self._sent, in_flight and is_late
-        )
+        self._latched = latched = LatchedReceiver(self._receiver, read_latch, after)
         if first_time and joins_late:
             if latched.oldest:
                 words[base + FIRST] = self._last = min(self._last, latched.oldest - 1)
@@ -168,19 +123,9 @@ class LatchedInput(LinkInput):
         self._receive = latched.receive
         self._taken = 0  # it skips what is not for this process itself
 
-    def _sent(self) -> int:
-        return self._words[self._sent_word]
-
     def _count_gap(self, sequence: int) -> None:
         if 0 < sequence <= self._last == self._repeats_to:
             self._words[self._repeated_word] += 1
             self._received -= 1  # `poll` counts it as received
             return
         super()._count_gap(sequence)
-
-    def wake_at(self) -> int | None:
-        at = super().wake_at()
-        if not self._latched.is_joining:
-            return at
-        soon = _monotonic() + _JOIN_POLL_NS
-        return soon if at is None else min(at, soon)

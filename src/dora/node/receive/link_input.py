@@ -64,7 +64,6 @@ class LinkInput(InputPort):
         receiver: Receiver,
         board: Board,
         *,
-        in_flight: bool,
         joins_late: bool,
         crosses: bool = False,
         make_bell: Callable[[str], Bell] = Bell,
@@ -75,8 +74,8 @@ class LinkInput(InputPort):
     ) -> None:
         """Connect the link on the board.
 
-        ``in_flight``: the engine may still carry messages when their source has ended. ``crosses``: the
-        network may, because the source is on another machine.
+        ``crosses``: the source is on another machine, so the network may still carry messages when it has
+        ended.
         ``joins_late``: earlier messages of the output are not for this node.
         ``takes_over``: the queue also has messages that the node's former process has received.
         ``first_time``: no process has received on this link before; None: read it from the board, unless
@@ -109,8 +108,7 @@ class LinkInput(InputPort):
         if first_time is None:
             first_time = not words[base + STATE]
         self._joined = not (joins_late and first_time)
-        if not in_flight:  # else the engine sets it when the link is up
-            words[base + STATE] = CONNECTED
+        words[base + STATE] = CONNECTED
         if not self._joined:
             fence()  # a sender under back-pressure numbers no message without credit from here on
             words[base + FIRST] = max(words[self._sent_word], words[self._begun_word] if crosses else 0)
@@ -119,19 +117,19 @@ class LinkInput(InputPort):
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
         # The queue may hold what is not for this process: messages that the node's former process has
         # received, or earlier ones than FIRST. FIRST itself may be numbered, and not sent yet.
-        is_new = not (self._joined or in_flight)
+        is_new = not self._joined
         self._taken = self._last if takes_over else self._last - 1 if is_new else 0
         # Messages sent up to here that did not arrive were lost by a restart of this node. Through a
         # network that is everything before the first message.
         self._rejoined_at = 0
         self._received_before = self._received
         if not (first_time or takes_over):
-            self._rejoined_at = MAX_SEQUENCE if in_flight or crosses else words[self._sent_word]
+            self._rejoined_at = MAX_SEQUENCE if crosses else words[self._sent_word]
         if takes_over or is_new:
             self._receive = self._receive_untaken
         self._final_sequence = 0
         self._final_at = 0  # monotonic nanoseconds
-        if not first_time and not in_flight:  # else the engine waits for the first message
+        if not first_time:
             # Messages that are still on their way from another machine will come.
             self._final_sequence = words[config.output_slot * WORDS + (FORWARDED if crosses else SENT)]
             if takes_over:  # its queue lacks nothing; but the last message may be about to be sent
@@ -143,8 +141,7 @@ class LinkInput(InputPort):
             self._give_credit()
         self._deadline = deadline_monitor(config, board)
         self._source_closed_at: int | None = None
-        self._in_flight = in_flight  # through the engine, to this process
-        self._arrives_late = in_flight or crosses
+        self._crosses = crosses
 
     def poll(self) -> Event | None:
         message = self._receive()
@@ -207,7 +204,7 @@ class LinkInput(InputPort):
         dropped_word = self._base + DROPPED
         if not self._joined:
             self._joined = True
-            if not self._received and (sequence <= self._last + 2 or self._arrives_late):
+            if not self._received and (sequence <= self._last + 2 or self._crosses):
                 # One message was numbered while this node joined: the sender, or the network, did not know
                 # this link yet.
                 words[self._base + FIRST] = sequence - 1
@@ -223,7 +220,7 @@ class LinkInput(InputPort):
         """Count the messages from the last one up to ``end`` as lost."""
         self._words[self._base + DROPPED] += end - self._last
         if self._last < self._rejoined_at and (
-            not self._arrives_late or self._received == self._received_before
+            not self._crosses or self._received == self._received_before
         ):
             self._words[self._base + RESTART_LOSS.word] += min(end, self._rejoined_at) - self._last
 
@@ -237,7 +234,7 @@ class LinkInput(InputPort):
 
     def check_flush(self) -> None:
         """Skip the messages before the last one with ``flush: true``, if there is a new one."""
-        if self._arrives_late:
+        if self._crosses:
             self._check_begun()
         to = self._words[self._flush_word]
         if not self.open or to <= self._last or (self._deadline is not None and self._deadline.closed):
@@ -306,16 +303,15 @@ class LinkInput(InputPort):
         if self._receiver.has_messages():  # it came after the last poll
             return False
         return (
-            not self._arrives_late
+            not self._crosses
             or self._last >= last_sent(self._words, self._output_slot)
             or _monotonic() - self._source_closed_at > FLIGHT_LIMIT_NS
         )
 
     def _count_undelivered(self) -> None:
         """Count the messages of the ended source that a network has not brought until now as lost."""
-        words = self._words
-        end = self._limit if self._stopped else last_sent(words, self._output_slot)
-        if self._arrives_late and words[self._base + STATE] == CONNECTED and end > self._last:
+        end = self._limit if self._stopped else last_sent(self._words, self._output_slot)
+        if self._crosses and end > self._last:
             self._count_lost(end)
             self._last = end
 
@@ -363,7 +359,7 @@ class LinkInput(InputPort):
     def _await_final(self) -> None:
         """Count what is missing up to ``BEGUN`` as lost, after a time in which it may arrive."""
         self._final_sequence = max(self._final_sequence, self._words[self._begun_word])
-        self._final_at = _monotonic() + FLIGHT_LIMIT_NS if self._arrives_late else 0
+        self._final_at = _monotonic() + FLIGHT_LIMIT_NS if self._crosses else 0
 
     def stop(self) -> None:
         self._stopped = True
@@ -371,7 +367,7 @@ class LinkInput(InputPort):
         # Senders may not know of the stop yet; their messages from now on are not awaited.
         self._limit = last_sent(self._words, self._output_slot)
         self._receive = self._receive_to_the_limit
-        if self._hands_over and not self._in_flight:
+        if self._hands_over:
             self._rest_until = _monotonic() + FLIGHT_LIMIT_NS
 
     def awaits_rest(self) -> bool:
@@ -395,7 +391,6 @@ class LinkInput(InputPort):
 
     def release(self) -> None:
         self._hands_over = True
-        self._receiver.release()
 
     def close(self) -> None:
         self.open = False

@@ -171,7 +171,6 @@ class StackBuilder:
 
     def _link(self, item: InputConfig, receiver: Receiver | None) -> LinkInput:
         first_time = self._board.get(item.slot, STATE) == UNCONNECTED  # before there is a receiver
-        in_flight = self._engine.in_flight
         make: Callable[..., LinkInput] = LinkInput
         if item.source_rules.latched:
             from dora.node.receive.latched_input import LatchedInput
@@ -181,14 +180,13 @@ class StackBuilder:
             item,
             self.receiver(item) if receiver is None else receiver,
             self._board,
-            in_flight=in_flight,
             crosses=bool(item.machine),
             joins_late=self._config.dynamic or item.late,
             make_bell=self._make_bell,
             takes_over=receiver is not None,
             first_time=first_time,
             spill_folder=""
-            if in_flight or item.queue_policy == "backpressure" or item.engine_queue_size
+            if item.queue_policy == "backpressure" or item.engine_queue_size
             else spill_folder(self._config.run_dir, item.slot),
             meter=self._meter(item),
         )

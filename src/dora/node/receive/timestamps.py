@@ -35,7 +35,6 @@ class OtherClock:
         self._words = board.words
         self._offset_word = slot * WORDS + CLOCK_OFFSET
         self.has_messages = receiver.has_messages
-        self.release = receiver.release
         self.close = receiver.close
 
     def receive(self) -> Message | None:

@@ -132,7 +132,6 @@ class Session:
         ports += (
             self.stacks.port(item, receivers.get(item.id)) for item in config.inputs if item.kind != "timer"
         )
-        self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
         await_receivers(config, self.board, _CONNECT_TIMEOUT, self.channel.is_readable)
         if not config.standby:
             _get_ready(self, prepare)

@@ -84,7 +84,6 @@ class Recorder:
                 run,
                 self._inspection,
                 settings.topics,
-                settings.memory,
                 together=settings.together,
                 begun_ns=self._started,
             )

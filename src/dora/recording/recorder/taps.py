@@ -161,25 +161,22 @@ class RecorderTaps:
         run: DaemonClient,
         inspection: Inspection,
         names: Sequence[str],
-        room: int,
         *,
         together: bool,
         begun_ns: int,
     ) -> None:
         """Tap the topics of these names, or all; raises `DoraError` if one cannot be tapped.
 
-        ``room``: bytes that may wait in this process. ``together``: nothing has been sent yet, so
+        ``together``: nothing has been sent yet, so
         everything is expected; otherwise messages that outputs have latched are taken first. ``begun_ns``:
         the begin of the recording.
         """
         topics = found_here(inspection, names)
         self.topics: list[RecordedTopic] = []
-        self._room = room
         self._board = inspection.board
         self._begun_ns = begun_ns
         self._lease = TapLease(run, inspection, (topic.output.slot for topic in topics), until_end=True)
-        # Zenoh's taps have as long a queue as this process has memory.
-        self._ring_buffers = RingTaps(len(topics) if inspection.engine != "zenoh" else 0)
+        self._ring_buffers = RingTaps(len(topics))
         try:
             self._tap(topics, together)
         except BaseException:
@@ -213,7 +210,7 @@ class RecorderTaps:
     def _tap(self, topics: Sequence[Topic], together: bool) -> None:
         new = []
         for topic in topics:
-            tap = self._lease.engine.buffered_tap(topic.output, self._room)
+            tap = self._lease.engine.tap(topic.output, topic.output.max_queue_size)
             source: TappedSource = (
                 tap if self.topics else self._ring_buffers.with_ring_buffer(tap, topic.output.slot)
             )

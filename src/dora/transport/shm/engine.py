@@ -400,9 +400,6 @@ class ShmReceiver:
                 return True
         return False
 
-    def release(self) -> None:
-        """Nothing to do: the next process has a queue of its own already."""
-
     def close(self) -> None:
         """Stop receiving. Messages that the program holds stay valid."""
         if not self._name:
@@ -474,7 +471,6 @@ class ShmEngine:
     """All ports of one node of a dataflow."""
 
     wakes = False
-    in_flight = False
 
     def __init__(self, prefix: str, board: Board) -> None:
         """Raises `TransportError`, `SharedMemoryFull`, `UnsafeFile`."""
@@ -504,9 +500,6 @@ class ShmEngine:
             words, word = self._board.words, item.output_slot * WORDS + SENT
             return SpilloverQueue(receiver, item.queue_size, lambda: words[word])
         return receiver
-
-    def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Nothing to wait for: a sender finds every receiver that exists when it sends."""
 
     def close(self) -> None:
         """Leave the dataflow, once the program holds no more messages of others."""

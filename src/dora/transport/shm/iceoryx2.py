@@ -365,9 +365,6 @@ class IceoryxReceiver:
             except MessageError as error:  # from a process that is not a node, or damaged
                 self._bad.add(error)
 
-    def release(self) -> None:
-        """Nothing to do: the next process has a queue of its own already."""
-
     def close(self) -> None:
         """Free the queue. Samples that the program holds stay valid."""
         if self.inherited:
@@ -381,7 +378,6 @@ class IceoryxEngine:
     """All ports of one node of a dataflow."""
 
     wakes = False
-    in_flight = False
 
     def __init__(self, run_dir: str, prefix: str, board: Board) -> None:
         self._board = board
@@ -436,9 +432,6 @@ class IceoryxEngine:
     def _sent_by(self, output_slot: int) -> Callable[[], int]:
         words, word = self._board.words, output_slot * WORDS + SENT
         return lambda: words[word]
-
-    def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Nothing to wait for: a publisher knows every subscriber that exists when it sends."""
 
     def close(self) -> None:
         """Leave the node to the next engine of this process; see the docstring of the module."""

@@ -12,7 +12,7 @@ from dora.wire.node_config import EngineName
 RESERVE: Final = 1 << 20  # bytes of /dev/shm that stay free
 # Bytes of /dev/shm that a run needs to start with, by its engine: `RESERVE`, and what it has besides its
 # links, such as the board.
-TO_START: Final[dict[EngineName, int]] = {"iceoryx2": 16 << 20, "shm": 2 << 20, "zenoh": 1 << 20}
+TO_START: Final[dict[EngineName, int]] = {"iceoryx2": 16 << 20, "shm": 2 << 20}
 
 
 def free_bytes() -> int | None:
