@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dora.node.events import Input
 from dora.node.receive.latched_input import LatchedInput
-from dora.transport.board import DROPPED, FIRST, RECEIVED, REPEATED, SENT, STATE, Board
+from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, REPEATED, SENT, STATE, Board
 from dora.wire.message import SEQUENCE, Encoding, Message, pack_head
 from dora.wire.node_config import InputConfig
 from dora.wire.output_rules import LatchRule, OutputRules
@@ -89,6 +89,8 @@ def join(
     crosses: bool = False,
 ) -> LatchedInput:
     rules = OutputRules(latched=LatchRule(1))
+    if not first_time:
+        board.set(LINK, STATE, CONNECTED)
     config = InputConfig(
         "in", "link", "a/out", queue_size=99, slot=LINK, output_slot=SENDER, source_rules=rules
     )
@@ -98,7 +100,6 @@ def join(
         board,
         read_latch=sender.read,
         joins_late=first_time,
-        first_time=first_time,
         crosses=crosses,
     )
 
@@ -166,7 +167,6 @@ def test_a_restarted_receiver_gets_them_again(
     board = fresh_board(folder)
     sender = Sender(board, depth)
     sender.queues = [Queue()]
-    board.set(LINK, STATE, 1)
     former = join(board, sender, sender.queues[0], first_time=False)
     sender.send(sent)
     before = take(former, taken_before)

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any
 
 from dora.node.receive.link_input import LinkInput
-from dora.transport.board import CONNECTED, FIRST, REPEATED, STATE, Board
+from dora.transport.board import FIRST, REPEATED, STATE, UNCONNECTED, Board
 from dora.transport.interface import Receiver
 from dora.transport.latch import ReadLatch
 from dora.transport.spill import ResumingReceiver
@@ -93,18 +93,11 @@ class LatchedInput(LinkInput):
         *,
         read_latch: ReadLatch,
         joins_late: bool,
-        first_time: bool,
         **options: Any,
     ) -> None:
         """As for `LinkInput`."""
-        super().__init__(
-            config,
-            receiver,
-            board,
-            joins_late=joins_late,
-            first_time=first_time,
-            **options,
-        )
+        first_time = board.get(config.slot, STATE) == UNCONNECTED
+        super().__init__(config, receiver, board, joins_late=joins_late, **options)
         words, base = self._words, self._base
         # Messages up to here come again, to a new process of the node.
         self._repeats_to = 0 if first_time else self._last
@@ -115,10 +108,8 @@ class LatchedInput(LinkInput):
             # comes is for this process, also what a process before the start has received.
             after = 0
         self._latched = latched = LatchedReceiver(self._receiver, read_latch, after)
-        if first_time and joins_late:
-            if latched.oldest:
-                words[base + FIRST] = self._last = min(self._last, latched.oldest - 1)
-            words[base + STATE] = CONNECTED  # the messages of the latch count, even if none follows
+        if first_time and joins_late and latched.oldest:
+            words[base + FIRST] = self._last = min(self._last, latched.oldest - 1)
         self._receiver = latched
         self._receive = latched.receive
         self._taken = 0  # it skips what is not for this process itself

@@ -22,6 +22,7 @@ from dora.transport.board import (
     RECEIVED,
     SENT,
     STATE,
+    UNCONNECTED,
     WORDS,
     Board,
     last_sent,
@@ -68,7 +69,6 @@ class LinkInput(InputPort):
         crosses: bool = False,
         make_bell: Callable[[str], Bell] = Bell,
         takes_over: bool = False,
-        first_time: bool | None = None,
         spill_folder: str = "",
         meter: InputMeter | None = None,
     ) -> None:
@@ -78,10 +78,8 @@ class LinkInput(InputPort):
         ended.
         ``joins_late``: earlier messages of the output are not for this node.
         ``takes_over``: the queue also has messages that the node's former process has received.
-        ``first_time``: no process has received on this link before; None: read it from the board, unless
-        the engine has written there already. ``spill_folder``: where the
-        sender puts messages that must not be dropped from the queue; "": nowhere. ``meter``: samples the
-        latencies of paths.
+        ``spill_folder``: where the sender puts messages that must not be dropped from the queue; "":
+        nowhere. ``meter``: samples the latencies of paths.
         """
         self._meter = meter
         self._spill_folder = spill_folder
@@ -105,8 +103,7 @@ class LinkInput(InputPort):
         self._stopped = False
         self._limit = 0  # sequence number of the last message that is still wanted, once stopped
         self._rest_until = 0  # monotonic nanoseconds, see `awaits_rest`
-        if first_time is None:
-            first_time = not words[base + STATE]
+        first_time = words[base + STATE] == UNCONNECTED  # no process has received on this link before
         self._joined = not (joins_late and first_time)
         words[base + STATE] = CONNECTED
         if not self._joined:

@@ -18,7 +18,7 @@ from dora.node.receive.link_input import LinkInput
 from dora.node.receive.local_input import LocalInput
 from dora.node.receive.path_meter import InputMeter, PathMeter
 from dora.node.receive.timer_input import TimerInput
-from dora.transport.board import STATE, UNCONNECTED, Board
+from dora.transport.board import Board
 from dora.transport.doorbell import Bell
 from dora.transport.interface import Engine, Receiver
 from dora.transport.queues import PriorityQueue
@@ -170,7 +170,6 @@ class StackBuilder:
     # ------------------------------------------------------------------ sources
 
     def _link(self, item: InputConfig, receiver: Receiver | None) -> LinkInput:
-        first_time = self._board.get(item.slot, STATE) == UNCONNECTED  # before there is a receiver
         make: Callable[..., LinkInput] = LinkInput
         if item.source_rules.latched:
             from dora.node.receive.latched_input import LatchedInput
@@ -184,7 +183,6 @@ class StackBuilder:
             joins_late=self._config.dynamic or item.late,
             make_bell=self._make_bell,
             takes_over=receiver is not None,
-            first_time=first_time,
             spill_folder=""
             if item.queue_policy == "backpressure" or item.engine_queue_size
             else spill_folder(self._config.run_dir, item.slot),
