@@ -6,6 +6,7 @@ import base64
 import datetime
 import os
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,27 @@ def test_a_machine_may_use_its_certificate_at_both_ends_of_a_link(
     authority: Authority, tmp_path: Path
 ) -> None:
     check_machine_certificate(files_of(authority, tmp_path), "robot")
+
+
+@pytest.mark.parametrize("end", ["listener", "connector"])
+def test_a_certificate_that_is_replaced_while_it_is_read_is_read_again(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    files = files_of(authority, tmp_path)
+    (tmp_path / "next.pem").write_text(authority.certify("robot"))
+    load, loaded = ssl.SSLContext.load_cert_chain, 0
+
+    def load_while_it_is_replaced(
+        context: ssl.SSLContext, certificate: str, key: str, password: Callable[[], bytes]
+    ) -> None:
+        nonlocal loaded
+        loaded += 1
+        is_replaced = loaded == ("listener", "connector").index(end) + 1
+        load(context, certificate, str(tmp_path / "next.pem") if is_replaced else key, password)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load_while_it_is_replaced)
+    check_machine_certificate(files, "robot")
+    assert loaded > 2
 
 
 def test_a_daemon_gets_a_certificate_for_a_key_that_it_keeps(tmp_path: Path, authority: Authority) -> None:

@@ -89,10 +89,12 @@ def server_context(certificate: str, key: str) -> ServerContext | None:
     try:
         context.load(certificate, key)
     except ssl.SSLError as error:
-        raise DoraError(
-            f"{certificate} and {key} are not a certificate and its key: {_reason(error)}"
-        ) from None
+        raise _no_pair(certificate, key, error) from None
     return context
+
+
+def _no_pair(certificate: str, key: str, error: ssl.SSLError) -> DoraError:
+    return DoraError(f"{certificate} and {key} are not a certificate and its key: {_reason(error)}")
 
 
 def client_context(authority: str) -> ssl.SSLContext | None:
@@ -169,12 +171,24 @@ def link_contexts(files: TlsFiles) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     Both want a certificate of the same authority from the other side. Its name is up to the caller, see
     `is_certified_as`. Raises `DoraError` if the files cannot be used.
     """
+    try:
+        return _read_link_contexts(files)
+    except DoraError:
+        # The daemon replaces them each time that it connects to the coordinator. So the certificate may be
+        # of the former file, and the key of the next one: OpenSSL opens the file once for each.
+        return _read_link_contexts(files)
+
+
+def _read_link_contexts(files: TlsFiles) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     listener = server_context(files.certificate, files.key)
     connector = client_context(files.authority)
     assert listener is not None and connector is not None
     listener.load_verify_locations(files.authority)
     listener.verify_mode = ssl.CERT_REQUIRED
-    connector.load_cert_chain(files.certificate, files.key, lambda: b"")
+    try:
+        connector.load_cert_chain(files.certificate, files.key, lambda: b"")
+    except ssl.SSLError as error:
+        raise _no_pair(files.certificate, files.key, error) from None
     connector.check_hostname = False  # it knows the machine, whatever its address is
     for context in (listener, connector):
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # authorities of users, not of the web
