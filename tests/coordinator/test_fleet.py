@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from dora._version import __version__
+from dora.cluster.client import Client
 from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.fleet import FORGET_AFTER, LOST_AFTER
@@ -26,6 +27,7 @@ from dora.cluster.protocol import (
     Hello,
     LogBatch,
     MachineLost,
+    MachineView,
     RunReport,
     RunSpec,
     StartRun,
@@ -489,6 +491,44 @@ def test_a_machine_without_a_link_port_has_an_empty_endpoint_until_it_is_lost(da
             assert sent == [{"far": ""}, {"far": "10.0.0.2:6014"}]
 
     asyncio.run(run())
+
+
+def test_a_machine_is_shown_with_its_link_port_once_a_dataflow_has_links(data_folder: Path) -> None:
+    async def run() -> None:
+        async with coordinating(data_folder) as coordinator:
+            far = join(coordinator, "far", lambda _: None)
+            join(coordinator, "near", lambda _: None)
+            starting = RunReport(coordinator.start(SPREAD).uuid, "Starting")
+
+            def shown() -> list[int | None]:
+                return [view.link_port for view in coordinator.fleet.views()]
+
+            assert shown() == [None, None]
+            for port in (6014, 0, 7000):
+                coordinator.handle(far, msgspec.structs.replace(starting, port=port))
+                assert shown() == [port, None]
+            coordinator.handle(far, RunReport(starting.dataflow_id, "Failed"))
+            assert shown() == [7000, None], "its daemon goes on listening"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "address", "port", "endpoint"),
+    [
+        ("10.0.0.1", "10.0.0.2", 6014, "10.0.0.2:6014"),
+        ("10.0.0.1", "127.0.0.1", 6014, "10.0.0.1:6014"),  # the machine of the coordinator
+        ("127.0.0.1", "127.0.0.1", 6014, "127.0.0.1:6014"),
+        ("10.0.0.1", "fd00::2", 6014, "[fd00::2]:6014"),
+        ("10.0.0.1", "10.0.0.2", 0, ""),
+        ("10.0.0.1", "10.0.0.2", None, None),
+    ],
+)
+def test_the_endpoint_of_a_machine_is_where_others_reach_it(
+    asked_at: str, address: str, port: int | None, endpoint: str | None
+) -> None:
+    machine = MachineView(id="robot", address=address, link_port=port)
+    assert Client(asked_at, 6013, authority="").link_endpoint(machine) == endpoint
 
 
 def test_a_user_gives_up_a_machine_that_is_out_of_reach(data_folder: Path) -> None:

@@ -80,6 +80,8 @@ def test_two_dataflows_have_one_port_of_each_machine(system: Spread) -> None:
     start_daemons(system)
     hosts = [system.hosts[name] for name in ("left", "right")]
     assert [host.listening() for host in hosts] == [set(), set()], "there are no links"
+    assert [machine["link_endpoint"] for machine in system.machines().values()] == [None, None]
+    assert "links" not in system.dora("status")
     dataflows = [system.start("first.yml"), system.start("second.yml")]
     for dataflow in dataflows:
         await_messages(system, dataflow)
@@ -90,6 +92,11 @@ def test_two_dataflows_have_one_port_of_each_machine(system: Spread) -> None:
         assert between, "the links are what is looked at"
         for here, there in between:
             assert f"{DEFAULT_LINK_PORT}" in (here.rpartition(":")[2], there.rpartition(":")[2])
+    for host in hosts:
+        endpoint = f"{host.address}:{DEFAULT_LINK_PORT}"
+        assert system.machines()[host.name]["link_endpoint"] == endpoint
+        assert f"✓ Machine {host.name}: {host.address}, links at {endpoint}" in system.dora("status")
+        assert endpoint in system.dora("cluster", "status")
 
 
 @pytest.mark.parametrize("only_dials", ["left", "right"])
@@ -99,6 +106,9 @@ def test_a_machine_without_a_port_sends_and_receives(system: Spread, only_dials:
     counted = Counted(system)
     counted.goes_on()
     assert system.hosts[only_dials].listening() == set()
+    assert system.machines()[only_dials]["link_endpoint"] == ""
+    assert f"{system.hosts[only_dials].address}, links: only dials" in system.dora("status")
+    assert "only dials" in system.dora("cluster", "status")
     for name in ("left", "right"):
         system.hosts[name].move(system.another_address())
         counted.goes_on()
@@ -187,4 +197,5 @@ def test_a_machine_moves_with_its_port(system: Spread) -> None:
         address = system.hosts[name].address
         listening = system.hosts[name].run(["ss", "-ltnH"])
         assert [row.split()[3] for row in listening.splitlines()] == [f"{address}:{DEFAULT_LINK_PORT}"]
+        assert system.machines()[name]["link_endpoint"] == f"{address}:{DEFAULT_LINK_PORT}"
     counted.loses_nothing()

@@ -19,6 +19,7 @@ from dora.cluster.protocol import (
     DataflowView,
     DownRequest,
     Failure,
+    MachineView,
     RestartView,
     RunSpec,
     StartRequest,
@@ -128,6 +129,18 @@ class Client:
 
     def status(self) -> SystemStatus:
         return self._request("GET", "/api/status", SystemStatus, timeout=3.0)
+
+    def link_endpoint(self, machine: MachineView) -> str | None:
+        """Return where links of others reach a machine of `status`, as address and port.
+
+        "": nowhere, it connects to them; None: that is not known, because it has had no such links yet. The
+        machine of the coordinator is where this client has reached the coordinator.
+        """
+        if not machine.link_port:
+            return None if machine.link_port is None else ""
+        from dora.cluster.coordinator.placement import address_of
+
+        return host_and_port(address_of(machine.address, self.address, self.address), machine.link_port)
 
     def templates(self) -> list[TemplateView]:
         return self._request("GET", "/api/templates", list[TemplateView])

@@ -372,8 +372,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 class Apply(msgspec.Struct, frozen=True, tag=True):
     """Apply a committed change. Answered by `Answered`, as `dora.wire.daemon_protocol.ApplyChange`.
 
-    ``endpoints`` is as in `Endpoints`; ``sent`` are the counts of all machines from `Prepare`. A partition
-    that has this revision already does nothing.
+    ``endpoints``: see `Endpoints`. ``sent``: counts from `Prepare`. A part with this revision does nothing.
     """
 
     dataflow_id: str
@@ -523,6 +522,7 @@ class MachineView(msgspec.Struct, frozen=True, kw_only=True):
     away_since: float | None = None  # seconds since the Unix epoch; None: it is connected
     tls: bool = False  # it has a certificate, so its links are encrypted
     clock: ClockOffset | None = None  # how far the coordinator's clock is ahead
+    link_port: int | None = None  # 0: it only dials; None: unknown until it has had links to other machines
 
 
 class SystemStatus(msgspec.Struct, frozen=True):

@@ -240,13 +240,16 @@ def _check_no_other(client: Client) -> None:
 
 @cluster.command()
 @_file_or_not
-@format_option("one object a line: `machine`, `host`, `address`, `labels`, `tls`, `daemon`")
+@format_option(
+    "one object a line: `machine`, `host`, `address`, `link_endpoint`, `labels`, `tls`, `daemon`"
+)
 @coordinator_options
 def status(file: str | None, style: str, client: Client) -> int:
     """Show the machines of the cluster, and whether its connections are encrypted.
 
     Without CLUSTER_FILE, the machines that the coordinator knows. With it, the exit status is 1 if one of
-    its machines is not connected. TLS is about links to other machines.
+    its machines is not connected. LINKS AT is the endpoint at which others reach the machine, known from
+    its first dataflow on with nodes on other machines too. TLS is about links to other machines.
     """
     found = None
     hosts: dict[str, str] = {}
@@ -256,12 +259,16 @@ def status(file: str | None, style: str, client: Client) -> int:
         hosts = {machine.id: machine.host for machine in found.machines}
     answer = client.status()
     known = {machine.id: machine for machine in answer.machines}
-    rows = [_Row.of(id, known.get(id), hosts.get(id, "")) for id in dict.fromkeys([*hosts, *sorted(known)])]
+    rows = []
+    for id in dict.fromkeys([*hosts, *sorted(known)]):
+        machine = known.get(id)
+        endpoint = None if machine is None else client.link_endpoint(machine)
+        rows.append(_Row.of(id, machine, hosts.get(id, ""), endpoint))
     if style == "json":
         for row in rows:
             click.echo(msgspec.json.encode(row))
     else:
-        head = ["MACHINE", "HOST", "ADDRESS", "LABELS", "TLS", "DAEMON"]
+        head = ["MACHINE", "HOST", "ADDRESS", "LINKS AT", "LABELS", "TLS", "DAEMON"]
         print_table(head, [row.cells() for row in rows])
         click.echo(_describe_tls(client, file))
         click.echo(f"Active dataflows: {answer.active_dataflows}")
@@ -284,22 +291,25 @@ class _Row(msgspec.Struct, frozen=True):
     machine: str
     host: str
     address: str
+    link_endpoint: str | None  # as `Client.link_endpoint` returns it
     labels: dict[str, str]
     tls: bool  # of its links
     daemon: str
 
     @classmethod
-    def of(cls, id: str, known: MachineView | None, host: str) -> _Row:
+    def of(cls, id: str, known: MachineView | None, host: str, endpoint: str | None) -> _Row:
         if known is None:
-            return cls(id, host, "", {}, False, "not connected")
+            return cls(id, host, "", None, {}, False, "not connected")
         daemon = "connected"
         if known.away_since is not None:
             daemon = f"away for {time.time() - known.away_since:.0f} s"
-        return cls(id, host, known.address, known.labels, known.tls, daemon)
+        return cls(id, host, known.address, endpoint, known.labels, known.tls, daemon)
 
     def cells(self) -> list[str]:
         labels = ",".join(f"{name}={value}" for name, value in sorted(self.labels.items()))
-        return [self.machine, self.host, self.address, labels, "on" if self.tls else "off", self.daemon]
+        links = "only dials" if self.link_endpoint == "" else self.link_endpoint or ""
+        tls = "on" if self.tls else "off"
+        return [self.machine, self.host, self.address, links, labels, tls, self.daemon]
 
 
 @cluster.command()

@@ -49,6 +49,7 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
                 "status": "connected" if machine.away_since is None else "not connected",
                 **_clock_json(machine.clock),
                 "address": machine.address,
+                "link_endpoint": client.link_endpoint(machine),
                 "labels": machine.labels,
                 "away_since": machine.away_since,
             }
@@ -72,7 +73,7 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
         click.echo(f"  Dashboard: {found['coordinator']['dashboard']}")
         click.echo("✓ Daemon: Running" if answer.daemons else "✗ Daemon: Not running")
         for machine in answer.machines:
-            click.echo(_line(machine))
+            click.echo(_line(machine, client.link_endpoint(machine)))
         for template in templates:
             click.echo(_template_line(template))
         click.echo(f"Active dataflows: {answer.active_dataflows}")
@@ -107,14 +108,16 @@ def _check_file(file: str) -> tuple[int, DoraError | None]:
         return 0, error
 
 
-def _line(machine: MachineView) -> str:
-    """Return the line about one machine."""
+def _line(machine: MachineView, endpoint: str | None) -> str:
+    """Return the line about one machine. ``endpoint`` is `Client.link_endpoint`."""
     labels = ", ".join(f"{name}={value}" for name, value in sorted(machine.labels.items()))
-    facts = " ".join(filter(None, (machine.address, f"({labels})" if labels else "")))
+    facts = [" ".join(filter(None, (machine.address, f"({labels})" if labels else "")))]
+    if endpoint is not None:
+        facts.append(f"links at {endpoint}" if endpoint else "links: only dials")
     if machine.away_since is None:
-        return f"✓ Machine {machine.id}: {', '.join(filter(None, (facts, _clock_text(machine.clock))))}"
+        return f"✓ Machine {machine.id}: {', '.join(filter(None, (*facts, _clock_text(machine.clock))))}"
     since = time.strftime("%H:%M:%S", time.localtime(machine.away_since))
-    return f"✗ Machine {machine.id}: {facts}, not connected since {since}"
+    return f"✗ Machine {machine.id}: {', '.join(facts)}, not connected since {since}"
 
 
 def _clock_text(clock: ClockOffset | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dora._paths import host_and_port
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.placement import address_of, is_loopback
-from dora.cluster.protocol import Hello, RunReport, ToDaemon
+from dora.cluster.protocol import Hello, MachineView, RunReport, ToDaemon
 from dora.wire.clock import ClockOffset
 
 
@@ -25,6 +25,7 @@ class DaemonConnection:
         self.address = hello.address or seen
         self.tls = hello.tls  # "" without
         self.clock: ClockOffset | None = None
+        self.link_port: int | None = None  # as in `MachineView`
         self.send = send
         self.seen = seen
         self.server = server
@@ -33,6 +34,19 @@ class DaemonConnection:
     def is_local(self) -> bool:
         """Whether it runs on the machine of the coordinator."""
         return is_loopback(self.seen) or self.seen == self.server
+
+    def view(self, away_since: float | None) -> MachineView:
+        """Return the machine as commands see it; ``away_since`` as there."""
+        return MachineView(
+            id=self.machine,
+            labels=self.labels,
+            address=self.address,
+            daemon_id=self.daemon_id,
+            away_since=away_since,
+            tls=bool(self.tls),
+            clock=self.clock,
+            link_port=self.link_port,
+        )
 
 
 def moved(before: RunReport, now: RunReport) -> bool:

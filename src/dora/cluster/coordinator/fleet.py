@@ -97,15 +97,7 @@ class Fleet:
         """Return the machines that are connected or waited for, in the order of their ids."""
         if self._views is None:  # cached: making a thousand of them takes milliseconds
             self._views = [
-                MachineView(
-                    id=machine,
-                    labels=connection.labels,
-                    address=connection.address,
-                    daemon_id=connection.daemon_id,
-                    away_since=self._away_since.get(machine),
-                    tls=bool(connection.tls),
-                    clock=connection.clock,
-                )
+                connection.view(self._away_since.get(machine))
                 for machine, connection in sorted(self._known.items())
                 if machine in self.connections or machine in self._away_since
             ]
@@ -282,6 +274,9 @@ class Fleet:
     def record(self, connection: DaemonConnection, report: RunReport) -> None:
         """Process the report of a daemon on a dataflow."""
         machine = connection.machine
+        if report.port is not None and report.port != connection.link_port:
+            connection.link_port = report.port
+            self._views = None
         run = self._runs.get(report.dataflow_id)
         if run is None:
             view = self._store.find(report.dataflow_id)
