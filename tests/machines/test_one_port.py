@@ -199,3 +199,26 @@ def test_a_machine_moves_with_its_port(system: Spread) -> None:
         assert [row.split()[3] for row in listening.splitlines()] == [f"{address}:{DEFAULT_LINK_PORT}"]
         assert system.machines()[name]["link_endpoint"] == f"{address}:{DEFAULT_LINK_PORT}"
     counted.loses_nothing()
+
+
+def test_a_machine_that_moves_listens_once_its_port_is_free_there(system: Spread) -> None:
+    """Only `left` could dial otherwise, so without the port no message would pass."""
+    start_daemons(system, left=0, right=7000)
+    counted = Counted(system)
+    right, address = system.hosts["right"], system.another_address()
+    right.add_address(address)
+    taken = right.popen([sys.executable, "-m", "http.server", "--bind", address, "7000"])
+    wait_until(lambda: f"{address}:7000" in right.run(["ss", "-ltnH"]), "another program")
+    right.drop_address(right.address)
+    right.address = address
+    wait_until(lambda: "port 7000 for links is taken" in system.said("right"), "the daemon to try")
+    wait_until(
+        lambda: system.machines()["right"]["link_endpoint"] == "",
+        lambda: f"the coordinator to know: {system.said('coordinator')}",
+    )
+    taken.terminate()
+    taken.wait()
+    counted.goes_on()
+    assert right.listening() == {7000}
+    assert system.machines()["right"]["link_endpoint"] == f"{address}:7000"
+    counted.loses_nothing()

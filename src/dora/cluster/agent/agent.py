@@ -88,6 +88,7 @@ from dora.wire.daemon_protocol import Request as DaemonRequest
 
 FORCE_AFTER = 5.0  # seconds in which a worker must have killed its nodes
 DRAIN_TIMEOUT = 1.0  # seconds for the coordinator to acknowledge the last reports
+_LISTEN_AGAIN = 1.0  # seconds between two attempts to listen for links at a new address
 
 log = logging.getLogger("dora.daemon")
 
@@ -121,6 +122,7 @@ class Agent:
         self._id = uuid7()
         self._runs: dict[str, WorkerProcess] = {}
         self._link_port = LinkPort(identity.link_port, self._gateway_of)
+        self._next_move: asyncio.TimerHandle | None = None  # the next attempt of `_move_links`
         self._reports: dict[str, RunReport] = {}  # of active runs, and ends that are not acknowledged
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
@@ -199,6 +201,8 @@ class Agent:
         return bool(self._reports) or not self._logs.is_empty
 
     async def _end_all(self) -> None:
+        if self._next_move is not None:
+            self._next_move.cancel()
         self._link_port.close()
         await self._observers.close()
         await self._templates.close()
@@ -417,15 +421,29 @@ class Agent:
             run.command(ListensAt(self._interface, port))
         return ""
 
-    def _move_links(self) -> None:
-        """Have the dataflows with links to other machines follow this one to another address."""
+    def _move_links(self, reported: str = "") -> None:
+        """Have the dataflows with links to other machines follow this one to another address.
+
+        As long as it cannot listen there, it tries again: the address may not be up yet, or another program
+        may have the port for a moment. ``reported``: why the last attempt failed.
+        """
+        if self._next_move is not None:
+            self._next_move.cancel()
+            self._next_move = None
         runs = [run for run in self._runs.values() if run.has_links]
-        if runs:
-            try:
-                port = self._listen_for_links()
-            except DoraError as error:
-                log.warning("%s; so only this machine can connect to others", error)
-                port = 0
+        if not runs:
+            return
+        try:
+            port, fault = self._listen_for_links(), ""
+        except DoraError as error:
+            port, fault = 0, str(error)
+            loop = asyncio.get_running_loop()
+            self._next_move = loop.call_later(_LISTEN_AGAIN, self._move_links, fault)
+            if fault != reported:
+                log.warning(
+                    "%s. It is tried again; until then, only this machine can connect to others", fault
+                )
+        if not (reported and fault):  # otherwise the workers know it
             for run in runs:
                 run.command(ListensAt(self._interface, port))
 

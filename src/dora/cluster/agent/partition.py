@@ -92,13 +92,10 @@ class LocalPartition:
     def _set_address(self, address: str, port: int) -> None:
         """Have other machines reach this one at an address and a port."""
         self._partition = msgspec.structs.replace(self._partition, interface=address, port=port)
-        if not self._is_prepared:
-            return
-        try:
-            self._prepare()
-        except DoraError as error:
-            self._warn(f"this machine has got the address {address}: {error}")
-        self._publish_endpoints()
+        if self._is_prepared:
+            # Without the check of `_prepare`: the gateway has loaded the certificate.
+            self._reports.update(port=port)
+            self._publish_endpoints()
 
     def _publish_endpoints(self) -> None:
         """Inform the gateway, once there is a run."""
@@ -106,10 +103,6 @@ class LocalPartition:
             remote = self.remote()
             if remote is not None:
                 self._call(lambda daemon: daemon.set_remote(remote))
-
-    def _warn(self, text: str) -> None:
-        if (daemon := self._daemon) is not None:
-            daemon.loop.call_threadsafe(lambda: daemon.run_log.warn(text))
 
     def _lose_machine(self, message: MachineLost) -> None:
         """End the links with the part of a lost machine; then report what is known of it."""
