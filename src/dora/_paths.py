@@ -172,6 +172,7 @@ def path_records_of(board: str, node_slot: int) -> str:
 
 DEFAULT_PORT: Final = 6013
 DEFAULT_LINK_PORT: Final = 6014  # for connections of other machines to the gateways of this one
+LINK_PORT_VARIABLE: Final = "DORA_LINK_PORT"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 ALL_INTERFACES: Final = ("0.0.0.0", "::")
 ADDRESS_VARIABLE: Final = "DORA_COORDINATOR_ADDR"

@@ -109,6 +109,7 @@ def test_without_a_command_the_help_is_shown_as_an_error(run):
         (["up", "--coordinator-port", "x"], "'x' is not a whole number"),
         (["daemon", "--interface", "eth0"], "`eth0` is not an IP address"),
         (["daemon", "--link-port", "65536"], "65536 is not in the range 0<=x<=65535"),
+        (["run", "--on", "r", "--link-port", "65536"], "65536 is not in the range 0<=x<=65535"),
         (["daemon", "--link-port", "none"], "'none' is not a whole number"),
         (["daemon", "--labels", "a=1,a=2"], "the label `a` is given twice"),
         (["topic", "hz", "--window", "soon"], "`soon` is not a duration"),

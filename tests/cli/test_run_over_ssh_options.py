@@ -36,6 +36,16 @@ def flow(tmp_path: Path) -> Path:
             2,
             "error: --detach goes with --on; `dora up` and `dora start` leave a dataflow here",
         ),
+        (
+            ["--link-port", "7000"],
+            2,
+            "error: --link-port goes with --on; other machines join with `dora da",
+        ),
+        (
+            ["--on", "r", "--link-port", "0"],
+            1,
+            "error: --link-port is for links with nodes that run here, and no node has `machine: local`",
+        ),
         (["--on", "-x"], 2, "error: invalid value for '--on': `-x` is no machine for ssh"),
         (["--on", "r", "https://example.org/a.yml"], 2, "error: --on copies the folder of FILE, which"),
         (["--on", "r", "--detach", "--ui"], 2, "error: --ui needs this command to stay, and --detach lets"),
@@ -84,6 +94,17 @@ def test_a_node_that_runs_here_needs_a_command_that_stays(flow: Path, option: li
     (flow / "dataflow.yml").write_text(json.dumps({"nodes": nodes}))
     status, printed = printed_by(flow, "--on", "r", *option)
     assert status == 1 and printed.startswith("error: node `a` runs here (dataflow.yml:1:")
+
+
+def test_one_of_the_two_machines_has_a_port_for_links(flow: Path) -> None:
+    nodes = [{"id": "a", "path": "a.py", "deploy": {"machine": "local"}}]
+    (flow / "dataflow.yml").write_text(json.dumps({"nodes": nodes}))
+    arguments = ("run", "--on", "r", "--link-port", "0")
+    status, printed = run_command(*arguments, folder=flow, env={"PATH": "", "DORA_LINK_PORT": "0"})
+    assert (status, printed) == (
+        1,
+        "error: --link-port 0 and DORA_LINK_PORT=0 leave no machine a port for links; leave out one\n",
+    )
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])

@@ -144,7 +144,8 @@ def test_a_wanted_port_is_the_one_or_an_error_with_a_remedy() -> None:
     with link_port({}, port) as served:
         assert served.port == port
         with pytest.raises(
-            DoraError, match=f"^port {port} for links is taken; give another .* --link-port$"
+            DoraError,
+            match=f"^port {port} for links is taken; give another .* --link-port or DORA_LINK_PORT$",
         ):
             link_port({}, port).__enter__()
 

@@ -50,6 +50,19 @@ next(node)
 print("tick now", flush=True)
 time.sleep(1000)
 """
+PULSE = """
+from dora import Node
+node = Node()
+for event in node:
+    if event["type"] == "INPUT":
+        node.send_output("pulse", event["value"])
+"""
+HEAR = """
+from dora import Node
+for event in Node():
+    if event["type"] == "INPUT":
+        print("heard it", flush=True)
+"""
 TWO = [
     {"id": "source", "path": "source.py", "outputs": ["number"]},
     {"id": "sink", "path": "sink.py", "inputs": {"number": "source/number"}},
@@ -295,6 +308,37 @@ def test_nodes_for_the_local_machine_run_on_the_desk(robot: Robot, tmp_path: Pat
     robot.wait_until_nothing_is_left()
     printed = robot.dora(folder, "--detach", status=1)
     assert printed.startswith("error: node `sink` runs here") and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(("port", "listening"), [("7000", {7000}), ("0", set())])
+def test_the_robot_has_the_wanted_port_for_links(
+    robot: Robot, tmp_path: Path, port: str, listening: set[int]
+) -> None:
+    before = robot.host.listening()
+    pulse = {**ONE[0], "path": "pulse.py", "outputs": ["pulse"]}
+    hear = {
+        "id": "hear",
+        "path": "hear.py",
+        "inputs": {"in": "ticks/pulse"},
+        "deploy": {"machine": "local"},
+    }
+    write_dataflow(tmp_path / "both", {"pulse.py": PULSE, "hear.py": HEAR}, [pulse, hear])
+    process = robot.start(tmp_path / "both", "--link-port", port)
+    read_until(process, "heard it")
+    assert robot.host.listening() - before == listening
+    os.kill(next(iter(robot.programs(robot.desk, "dora run --on"))), signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    robot.wait_until_nothing_is_left()
+
+
+def test_a_port_for_links_that_the_robot_lacks_is_reported(robot: Robot, tmp_path: Path) -> None:
+    nodes = [ONE[0], {**ONE[0], "id": "here", "deploy": {"machine": "local"}}]
+    write_dataflow(tmp_path / "both", {"ticks.py": TICKS}, nodes)
+    printed = robot.dora(tmp_path / "both", "--link-port", "22", status=1)
+    assert "port 22 for links is taken; give another one with --link-port" in printed
+    assert "Traceback" not in printed
+    robot.wait_until_nothing_is_left()
 
 
 def test_a_killed_ssh_ends_the_nodes_of_both_machines(robot: Robot, tmp_path: Path) -> None:

@@ -66,10 +66,12 @@ def run_on_both(
     copy: str,
     dataflow: Dataflow,
     command_run: CommandRun,
+    link_port: int | None = None,
 ) -> int:
     """Run a dataflow on a machine and on this one; return the exit status.
 
-    ``copy`` is the copy of the dataflow's folder on the machine. Raises `DoraError` if a component does not
+    ``copy`` is the copy of the dataflow's folder on the machine, ``link_port`` the port for links there, as
+    ``dora daemon --link-port``. Raises `DoraError` if a component does not
     start, or if the connection is lost.
     """
     if found.here == found.there:
@@ -101,7 +103,7 @@ def run_on_both(
         # It comes first: ssh accepts a daemon's connection even if nothing listens behind the port.
         _wait_until(client.is_reachable, coordinator.check, "the coordinator does not answer")
         here = Component(port, _HERE, found.here)
-        there = Component(port, _ROBOT, found.there)
+        there = Component(port, _ROBOT, found.there, link_port)
         processes = [
             coordinator,
             start("the daemon here", here),

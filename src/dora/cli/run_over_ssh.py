@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final
 import click
 import msgspec
 
+from dora._paths import LINK_PORT_VARIABLE
 from dora.cli.process import termination_as_interrupt
 from dora.cli.progress_bar import duration, progress_mode, showing
 from dora.cli.run_on_both import LOCAL, run_on_both
@@ -52,17 +53,28 @@ _ADDED: Final = 8192  # bytes of an order for what is added later: folder, port,
 
 
 def run_over_ssh(
-    machine: Machine, path: str, command_run: CommandRun, lock: Lock | None, *, detach: bool
+    machine: Machine,
+    path: str,
+    command_run: CommandRun,
+    lock: Lock | None,
+    *,
+    detach: bool,
+    link_port: int | None = None,
 ) -> int:
     """Run a dataflow on a machine; return the exit status of ``dora run`` there.
 
-    With ``detach``, return when it runs. Raises `MachineFault` if the machine cannot be reached or used.
+    With ``detach``, return when it runs. ``link_port`` is for `run_on_both`. Raises `MachineFault` if the
+    machine cannot be reached or used.
     """
     _check_options(path, command_run, lock, detach)
     dataflow = load_for_run(path, command_run.options, here=False)
     nodes_here = _check_nodes(machine, dataflow)
     if nodes_here:
-        _check_options_with_local_nodes(nodes_here[0], lock, detach)
+        _check_options_with_local_nodes(nodes_here[0], lock, detach, link_port)
+    elif link_port is not None:
+        raise DoraError(
+            f"--link-port is for links with nodes that run here, and no node has `machine: {LOCAL}`"
+        )
     order = _order(machine, dataflow, command_run, lock, detach)
     folder = dataflow.working_dir
     files = scan_folder(folder)
@@ -74,7 +86,7 @@ def run_over_ssh(
             if command_run.options.hot_reload:
                 stack.enter_context(_keep_copied(prepared, folder, files))
             if nodes_here:
-                return run_on_both(connection, prepared, found, copy, dataflow, command_run)
+                return run_on_both(connection, prepared, found, copy, dataflow, command_run, link_port)
             order = msgspec.structs.replace(order, folder=copy)
             session = _Session(connection, prepared, order, open_page=command_run.open_page)
             return session.run()
@@ -127,13 +139,19 @@ def _check_options(path: str, command_run: CommandRun, lock: Lock | None, detach
         raise click.UsageError("--lockfile cannot be used with --on; the lockfile lies beside FILE then")
 
 
-def _check_options_with_local_nodes(node: NodeSpec, lock: Lock | None, detach: bool) -> None:
+def _check_options_with_local_nodes(
+    node: NodeSpec, lock: Lock | None, detach: bool, link_port: int | None
+) -> None:
     """Raise `DoraError` for options that make no sense if a node runs on this machine."""
     where = f"node `{node.id}` runs here" + (f" ({node.place})" if node.place else "")
     if detach:
         raise DoraError(f"{where}, so this command has to stay; --detach lets it end")
     if lock is not None:
         raise DoraError(f"{where}, and --locked is for runs on one machine")
+    if link_port == 0 and os.environ.get(LINK_PORT_VARIABLE) == "0":
+        raise DoraError(
+            f"--link-port 0 and {LINK_PORT_VARIABLE}=0 leave no machine a port for links; leave out one"
+        )
 
 
 def _check_nodes(machine: Machine, dataflow: Dataflow) -> list[NodeSpec]:

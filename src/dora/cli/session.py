@@ -55,12 +55,13 @@ class Component(msgspec.Struct, frozen=True):
     """A daemon of a run with nodes on both machines, or its coordinator (``machine`` "").
 
     At ``port`` of this machine is the coordinator, or the end of ssh's way to it. ``address`` is where the
-    other machine reaches this one.
+    other machine reaches this one, and ``link_port`` its port for links; None: as the environment says.
     """
 
     port: int
     machine: str = ""
     address: str = ""
+    link_port: int | None = None
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -131,6 +132,8 @@ def _run_component(component: Component) -> int:
         return run_command_line(["coordinator", *options])
     options = ["--coordinator-addr", LOCALHOST, "--coordinator-port", str(port)]
     options += ["--machine-id", machine, "--interface", component.address]
+    if component.link_port is not None:
+        options += ["--link-port", str(component.link_port)]
     for coordinator in coordinators_of(machine):  # of daemons that were killed
         address, _, its_port = coordinator.rpartition(":")
         if address == LOCALHOST and running_daemon(LOCALHOST, int(its_port), machine) is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dora._paths import DEFAULT_LINK_PORT, DEFAULT_PORT, LOOPBACK
+from dora._paths import DEFAULT_LINK_PORT, DEFAULT_PORT, LINK_PORT_VARIABLE, LOOPBACK
 from dora.cli.argument_values import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.coordinator import absolute_path, coordinator_options
@@ -266,7 +266,7 @@ def _parse_ip_address(text: str) -> str:
     "--link-port",
     type=click.IntRange(0, 65535),
     default=None,
-    envvar="DORA_LINK_PORT",
+    envvar=LINK_PORT_VARIABLE,
     show_envvar=True,
     metavar="PORT",
     help="TCP port at which other machines reach this one, for the links of all dataflows; 0: none, it "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dora._paths import DEFAULT_LINK_PORT
 from dora.cli.argument_values import ParameterValue
 from dora.cli.command_run import CommandRun, command_run_options
 from dora.cli.dataflow_file import dataflow_argument
@@ -36,6 +37,14 @@ _over_ssh = all_of(
         is_flag=True,
         help="With --on: return when all nodes are ready, and leave the dataflow running there.",
     ),
+    click.option(
+        "--link-port",
+        type=click.IntRange(0, 65535),
+        default=None,
+        metavar="PORT",
+        help="With --on: TCP port at which this machine reaches the other one, for links with nodes that "
+        f"run here; 0: none, it connects to this one [{DEFAULT_LINK_PORT}, or any if that is taken].",
+    ),
 )
 
 
@@ -49,6 +58,7 @@ def run(
     path: str,
     robot: Machine | None,
     detach: bool,
+    link_port: int | None,
     command_run: CommandRun,
     locked: bool,
     write_lockfile: bool,
@@ -63,7 +73,11 @@ def run(
     if robot is not None:
         from dora.cli.run_over_ssh import run_over_ssh
 
-        return run_over_ssh(robot, path, command_run, lock, detach=detach)
+        return run_over_ssh(robot, path, command_run, lock, detach=detach, link_port=link_port)
     if detach:
         raise click.UsageError("--detach goes with --on; `dora up` and `dora start` leave a dataflow here")
+    if link_port is not None:
+        raise click.UsageError(
+            "--link-port goes with --on; other machines join with `dora daemon --link-port`"
+        )
     return command_run.run_file(path, lock)

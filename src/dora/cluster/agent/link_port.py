@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dora._ownership import UnsafeFile, connect_own
-from dora._paths import DEFAULT_LINK_PORT, host_and_port
+from dora._paths import DEFAULT_LINK_PORT, LINK_PORT_VARIABLE, host_and_port
 from dora.errors import DoraError
 from dora.wire.gateway_frame import ID_LENGTH
 
@@ -72,7 +72,8 @@ class LinkPort:
                 log.warning("port %d is taken, so links have another one (--link-port)", self._port)
             elif error.errno == errno.EADDRINUSE:
                 raise DoraError(
-                    f"port {self._port} for links is taken; give another one with --link-port"
+                    f"port {self._port} for links is taken; give another one with --link-port or "
+                    f"{LINK_PORT_VARIABLE}"
                 ) from None
             else:
                 raise DoraError(f"cannot listen for links at {where}: {error.strerror}") from None
