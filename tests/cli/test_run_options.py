@@ -23,7 +23,8 @@ from dora.cli.commands.run import run
 from dora.cli.commands.start import start
 from dora.cli.session import Order
 from dora.cluster.coordinator.openapi import document
-from dora.cluster.protocol import MachineView, RunSpec, SystemStatus
+from dora.cluster.http_api import MachineView, SystemStatus
+from dora.cluster.protocol import RunSpec
 from dora.daemon.options import (
     FileRunOptions,
     ForegroundRunOptions,

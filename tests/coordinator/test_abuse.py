@@ -18,7 +18,14 @@ from dora._version import __version__
 from dora.cluster.coordinator import api
 from dora.cluster.coordinator.store import Store
 from dora.cluster.http import server as connections
-from dora.cluster.protocol import Hello, RunDescription, RunReport, RunSpec, Usage, encode
+from dora.cluster.protocol import (
+    Hello,
+    RunDescription,
+    RunReport,
+    RunSpec,
+    Usage,
+    encode,
+)
 from dora.wire.node_protocol import PROTOCOL_VERSION
 
 LOOSE = {"id": "in", "source": {"type": "node", "node": "b", "output": "out"}}

@@ -12,7 +12,12 @@ import pytest
 
 from dora.cluster.agent.agent import Agent
 from dora.cluster.agent.worker_process import WorkerProcess
-from dora.cluster.protocol import MAX_MESSAGE, Answered, RunReport, ToCoordinator
+from dora.cluster.protocol import (
+    MAX_MESSAGE,
+    Answered,
+    RunReport,
+    ToCoordinator,
+)
 from dora.wire.daemon_protocol import Answer, DataflowEnded, Inspect, Parameters, Rejected
 from dora.wire.framing import encode_frame
 

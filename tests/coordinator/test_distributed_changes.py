@@ -16,6 +16,7 @@ from dora.cluster.coordinator.changes import generations_after, plan_change
 from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.store import Store
+from dora.cluster.http_api import MachineView
 from dora.cluster.protocol import (
     JUST_ENDED,
     AckEnd,
@@ -26,7 +27,6 @@ from dora.cluster.protocol import (
     Endpoints,
     Hello,
     MachineLost,
-    MachineView,
     ParametersSet,
     PeerReport,
     Prepare,

@@ -19,15 +19,14 @@ from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.fleet import FORGET_AFTER, LOST_AFTER
 from dora.cluster.coordinator.log_store import LogStore, log_store_directory
 from dora.cluster.coordinator.store import Store
+from dora.cluster.http_api import DataflowView, MachineView
 from dora.cluster.protocol import (
     AckLogs,
-    DataflowView,
     DropRecords,
     Endpoints,
     Hello,
     LogBatch,
     MachineLost,
-    MachineView,
     RunReport,
     RunSpec,
     StartRun,

@@ -12,7 +12,13 @@ from waiting import wait_until
 
 from dora.cluster.coordinator import fleet
 from dora.cluster.coordinator.store import Store
-from dora.cluster.protocol import DEFAULT_MACHINE, AckEnd, DataflowView, RunReport, RunSpec
+from dora.cluster.http_api import DataflowView
+from dora.cluster.protocol import (
+    DEFAULT_MACHINE,
+    AckEnd,
+    RunReport,
+    RunSpec,
+)
 from dora.cluster.refusal import Refusal
 from dora.daemon.supervisor.result import DataflowResult, NodeFailure
 from dora.errors import DoraError

@@ -13,7 +13,8 @@ from tokens import bearer
 from waiting import wait_until
 
 from dora.cluster.coordinator.metrics import Collector, RequestCounter, page
-from dora.cluster.protocol import DataflowView, GetMetrics, ToDaemon
+from dora.cluster.http_api import DataflowView
+from dora.cluster.protocol import GetMetrics, ToDaemon
 from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
 
 Samples = dict[tuple[str, tuple[str, ...]], float]

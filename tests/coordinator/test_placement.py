@@ -6,7 +6,8 @@ import pytest
 
 from dora.cluster.coordinator.distributed_run import DistributedRun, merged
 from dora.cluster.coordinator.placement import address_of, place
-from dora.cluster.protocol import MachineView, RunReport
+from dora.cluster.http_api import MachineView
+from dora.cluster.protocol import RunReport
 from dora.cluster.refusal import Refusal
 from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure
 from dora.daemon.supervisor.status import PeerStatus

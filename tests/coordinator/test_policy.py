@@ -13,7 +13,8 @@ from dora.cluster.coordinator import policy as rules
 from dora.cluster.coordinator import store
 from dora.cluster.coordinator.policy import find
 from dora.cluster.coordinator.store import MAX_ENDED, Store, back_up_store
-from dora.cluster.protocol import DataflowView, RunReport, RunSpec, RunStatus
+from dora.cluster.http_api import DataflowView
+from dora.cluster.protocol import RunReport, RunSpec, RunStatus
 from dora.cluster.refusal import Refusal
 from dora.daemon.supervisor.result import DataflowResult, NodeFailure
 from dora.errors import DoraError

@@ -17,7 +17,13 @@ from websockets.sync.client import ClientConnection
 from dora._version import __version__
 from dora.cluster.coordinator.store import Store
 from dora.cluster.http import relay
-from dora.cluster.protocol import CLOSE_WITH_REASON, Hello, ObserverRefused, OpenObserver, encode
+from dora.cluster.protocol import (
+    CLOSE_WITH_REASON,
+    Hello,
+    ObserverRefused,
+    OpenObserver,
+    encode,
+)
 from dora.wire.node_protocol import PROTOCOL_VERSION
 
 FLOW = {"spec": {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/tmp"}}}

@@ -14,12 +14,12 @@ import pytest
 from waiting import TIMEOUT, wait_until
 
 from dora.cluster.coordinator.changes import plan_change, undo_of
+from dora.cluster.http_api import MachineView
 from dora.cluster.protocol import (
     NO_TICKET,
     Answered,
     Apply,
     LogBatch,
-    MachineView,
     Partition,
     Prepare,
     RunReport,

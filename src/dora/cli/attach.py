@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dora.cli.run_reporter import RunReporter
     from dora.cli.running import RunningDataflow
     from dora.cluster.client import Client
-    from dora.cluster.protocol import DataflowView
+    from dora.cluster.http_api import DataflowView
 
 LOG_INTERVAL: Final = 0.1  # seconds between reads of the log files
 STATUS_INTERVAL: Final = 0.5  # seconds between requests to the coordinator

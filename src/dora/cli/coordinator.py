@@ -21,7 +21,7 @@ from dora._paths import (
 )
 from dora.cli.argument_values import InputFile, ParameterValue, parse_addresses
 from dora.cluster.client import Client
-from dora.cluster.protocol import DataflowView
+from dora.cluster.http_api import DataflowView
 from dora.errors import DoraError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

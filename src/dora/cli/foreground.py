@@ -12,7 +12,7 @@ import msgspec
 
 from dora.cli.coordinator import ask_which
 from dora.cli.select import foreground_runs
-from dora.cluster.protocol import DataflowView
+from dora.cluster.http_api import DataflowView
 from dora.errors import ConnectError, DoraError
 
 if TYPE_CHECKING:

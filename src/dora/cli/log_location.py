@@ -11,7 +11,8 @@ from dora.cli.coordinator import choose_dataflow
 from dora.cli.reports import failure_reason
 from dora.cli.select import NoRunningDataflow, find_run
 from dora.cluster.client import Client, RequestRefused, Unreachable
-from dora.cluster.protocol import ACTIVE, DataflowView
+from dora.cluster.http_api import DataflowView
+from dora.cluster.protocol import ACTIVE
 from dora.errors import DoraError
 from dora.transport.tokens import TokenError
 

@@ -24,7 +24,7 @@ from dora.dataflow.problems import listed
 
 if TYPE_CHECKING:
     from dora.cli.run_reporter import RunReporter
-    from dora.cluster.protocol import DataflowView
+    from dora.cluster.http_api import DataflowView
     from dora.daemon.supervisor.result import DataflowResult, NodeFailure
     from dora.recording.mcap.recording import Recording
     from dora.recording.recorder.options import Saved

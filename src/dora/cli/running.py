@@ -34,7 +34,7 @@ from dora.wire.operations import OperationResult, RestartOperation, StopOperatio
 
 if TYPE_CHECKING:
     from dora.cluster.client import Client
-    from dora.cluster.protocol import DataflowView
+    from dora.cluster.http_api import DataflowView
     from dora.cluster.remote_observer import ObserverConnection
     from dora.observe.observer import Observation
     from dora.observe.queries import TopicQuery
@@ -312,7 +312,7 @@ def _active_on_coordinator() -> list[DataflowView]:
 
 def running_views(wanted: str | None) -> list[DataflowView]:
     """Return what is known of the running dataflows that are meant; None: all. Asks nothing."""
-    from dora.cluster.protocol import DataflowView
+    from dora.cluster.http_api import DataflowView
 
     views = {view.uuid: view for view in _active_on_coordinator()}
     for run in connected_runs():

@@ -18,7 +18,7 @@ from dora.errors import DoraError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from dora.cluster.protocol import DataflowView
+    from dora.cluster.http_api import DataflowView
     from dora.wire.daemon_protocol import NodeView
 
     Items = list[CompletionItem[str]]

@@ -12,19 +12,21 @@ import msgspec
 
 from dora._paths import AUTHORITY_VARIABLE, NO_TLS, host_and_port, split_addresses
 from dora._version import __version__
-from dora.cluster.protocol import (
-    ACTIVE,
-    VERSION_HEADER,
+from dora.cluster.http_api import (
     DashboardView,
     DataflowView,
     DownRequest,
     Failure,
     MachineView,
     RestartView,
-    RunSpec,
     StartRequest,
     StopRequest,
     SystemStatus,
+)
+from dora.cluster.protocol import (
+    ACTIVE,
+    VERSION_HEADER,
+    RunSpec,
     TemplateView,
     encode,
 )

@@ -1,4 +1,4 @@
-"""Messages between the coordinator, the daemons of machines, and the commands (JSON).
+"""Messages between the coordinator and the daemons of machines (JSON).
 
 The daemon opens a WebSocket to the coordinator, sends `Hello` and is answered `Welcome` or
 `DaemonRejected`. Then the coordinator starts and stops runs, and the daemon reports on them. It repeats the
@@ -8,7 +8,7 @@ end of a run until it gets an `AckEnd`, so a broken connection loses no record.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -19,13 +19,12 @@ from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import FormerPart, PeerStatus
-from dora.wire.clock import ClockOffset
 from dora.wire.daemon_protocol import Answer, LookRequest, NodeRequest
 from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.node_config import TlsFiles
 from dora.wire.node_protocol import PROTOCOL_VERSION
-from dora.wire.operations import MAX_GRACE, ProposedChange
+from dora.wire.operations import ProposedChange
 
 MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
 VERSION_HEADER: Final = "dora-version"
@@ -460,87 +459,6 @@ ToDaemon = (
     | OpenObserver
     | Shutdown
 )
-
-# ----------------------------------------------------------------------- command → coordinator
-
-
-class DataflowView(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of one dataflow, as commands see it."""
-
-    uuid: str
-    name: str
-    status: RunStatus
-    nodes: list[str]
-    file: str | None = None
-    log_directory: str = ""
-    created: float = 0.0  # seconds since the Unix epoch
-    ended: float | None = None
-    cpu: float = 0.0  # percent of one core
-    memory: int = 0  # bytes
-    machines: list[str] = []  # that run a part of it
-    reason: str = ""  # why it failed, or did not start; while it runs, its first failure
-    result: DataflowResult | None = None
-
-
-class StartRequest(msgspec.Struct, frozen=True):
-    spec: RunSpec
-
-
-class StopRequest(msgspec.Struct, frozen=True):
-    """Stop a dataflow. ``grace``: seconds until SIGTERM; None: the default. ``force``: kill its nodes."""
-
-    grace: Annotated[float, msgspec.Meta(ge=0, le=MAX_GRACE)] | None = None
-    force: bool = False
-
-
-class RestartView(msgspec.Struct, frozen=True):
-    """A dataflow was restarted: its former UUID, and its new record."""
-
-    old: str
-    new: DataflowView
-
-
-class DownRequest(msgspec.Struct, frozen=True):
-    """End the daemons and the coordinator. ``force``: although dataflows run."""
-
-    force: bool = False
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """Why a request was refused: one sentence for the user."""
-
-    error: str
-
-
-class MachineView(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine whose daemon is connected, or was connected and may come back."""
-
-    id: str
-    labels: dict[str, str] = {}
-    address: str = ""  # where the coordinator sees it
-    daemon_id: str = ""
-    away_since: float | None = None  # seconds since the Unix epoch; None: it is connected
-    tls: bool = False  # it has a certificate, so its links are encrypted
-    clock: ClockOffset | None = None  # how far the coordinator's clock is ahead
-    link_port: int | None = None  # 0: it only dials; None: unknown until it has had links to other machines
-
-
-class SystemStatus(msgspec.Struct, frozen=True):
-    """The coordinator and its machines."""
-
-    version: str
-    pid: int  # of the coordinator
-    daemons: list[str]  # ids of the daemons that are connected
-    active_dataflows: int
-    machines: list[MachineView] = []
-    interface: str = ""  # the address that the coordinator listens on
-
-
-class DashboardView(msgspec.Struct, frozen=True):
-    """The address of the dashboard."""
-
-    path: str  # logs in a browser
-
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 decode_to_coordinator: Callable[[bytes | str], ToCoordinator] = json_decoder(ToCoordinator)

@@ -5,7 +5,12 @@ import sys
 
 import pytest
 
-from dora.cluster.protocol import OpenObserver, RunDescription, RunReport, RunSpec
+from dora.cluster.protocol import (
+    OpenObserver,
+    RunDescription,
+    RunReport,
+    RunSpec,
+)
 from dora.daemon.executor import traced
 from dora.daemon.logs.diagnostics import parse_directives, shown
 from dora.daemon.supervisor import events as on

@@ -25,7 +25,8 @@ from dora.cli.run_options import RunCommand
 from dora.cli.running_options import dataflow_names
 from dora.cli.tables import format_option, print_table
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.protocol import MachineView, RunSpec
+from dora.cluster.http_api import MachineView
+from dora.cluster.protocol import RunSpec
 from dora.daemon.options import FileRunOptions
 from dora.errors import DoraError
 from dora.observe.formatting import file_size

@@ -10,7 +10,8 @@ import click
 from dora.cli.coordinator import coordinator_options, is_coordinator_named
 from dora.cli.tables import format_option, print_table
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.protocol import ACTIVE, DataflowView
+from dora.cluster.http_api import DataflowView
+from dora.cluster.protocol import ACTIVE
 from dora.observe.formatting import megabytes
 
 STATUSES = ("running", "finished", "failed")

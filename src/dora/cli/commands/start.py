@@ -18,7 +18,8 @@ from dora.cli.run_options import RunCommand, run_options
 from dora.cli.run_reporter import RunReporter, reporter_for
 from dora.cli.running_options import dataflow_names
 from dora.cluster.client import Client, RequestRefused, Unreachable
-from dora.cluster.protocol import ACTIVE, DataflowView, RunSpec
+from dora.cluster.http_api import DataflowView
+from dora.cluster.protocol import ACTIVE, RunSpec
 from dora.daemon.options import FileRunOptions
 from dora.errors import DoraError
 from dora.wire.operations import MAX_GRACE

@@ -15,7 +15,8 @@ from dora.cli.options import CommandGroup
 from dora.cli.progress_bar import duration
 from dora.cli.tables import counted, format_option
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.protocol import MachineView, TemplateView
+from dora.cluster.http_api import MachineView
+from dora.cluster.protocol import TemplateView
 from dora.errors import DoraError
 from dora.wire.clock import ClockOffset
 

@@ -19,7 +19,8 @@ from dora.cli.commands.components import auth_option, tls_options
 from dora.cli.coordinator import coordinator_options
 from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cluster.client import Client, RequestRefused, Unreachable
-from dora.cluster.protocol import DEFAULT_MACHINE, SystemStatus
+from dora.cluster.http_api import SystemStatus
+from dora.cluster.protocol import DEFAULT_MACHINE
 from dora.errors import DoraError, cannot_write
 
 # Seconds. Both import a web server, which takes a minute on a slow core that others use. A process that

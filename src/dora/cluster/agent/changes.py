@@ -20,7 +20,13 @@ import msgspec
 
 from dora.cluster.agent.partition import LocalPartition, check_folder
 from dora.cluster.agent.worker_reports import Reports
-from dora.cluster.protocol import JUST_ENDED, NO_TICKET, STILL_STARTING, Apply, Prepare
+from dora.cluster.protocol import (
+    JUST_ENDED,
+    NO_TICKET,
+    STILL_STARTING,
+    Apply,
+    Prepare,
+)
 from dora.daemon.apply_operation import build_node, localized, running_dataflow
 from dora.daemon.client import DaemonClient
 from dora.daemon.daemon import Daemon

@@ -8,7 +8,12 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
-from dora.cluster.protocol import HEARTBEAT_INTERVAL, RunSpec, ToCoordinator, ToDaemon
+from dora.cluster.protocol import (
+    HEARTBEAT_INTERVAL,
+    RunSpec,
+    ToCoordinator,
+    ToDaemon,
+)
 from dora.wire.clock import ClockFilter, round_trip
 
 

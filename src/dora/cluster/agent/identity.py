@@ -14,7 +14,12 @@ import msgspec
 from dora._ownership import open_own
 from dora._paths import SOCKET_NAME, run_path
 from dora._version import __version__
-from dora.cluster.protocol import DEFAULT_MACHINE, Hello, RunReport, StartRun
+from dora.cluster.protocol import (
+    DEFAULT_MACHINE,
+    Hello,
+    RunReport,
+    StartRun,
+)
 from dora.daemon.run_directory import usable_root
 from dora.errors import DoraError
 from dora.wire.node_config import TlsFiles

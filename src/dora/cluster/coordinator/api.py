@@ -31,18 +31,20 @@ from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.http.auth import AuthMiddleware, Keys, failure
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
 from dora.cluster.http.relay import shortened
+from dora.cluster.http_api import (
+    DashboardView,
+    DownRequest,
+    Failure,
+    RestartView,
+    StartRequest,
+    StopRequest,
+)
 from dora.cluster.message_log import log_message
 from dora.cluster.protocol import (
     CLOSE_WITH_REASON,
     VERSION_HEADER,
-    DashboardView,
-    DownRequest,
-    Failure,
     Hello,
     Introduction,
-    RestartView,
-    StartRequest,
-    StopRequest,
     ToDaemon,
     decode_introduction,
     decode_to_coordinator,

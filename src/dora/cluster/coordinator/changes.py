@@ -35,7 +35,8 @@ from dora.cluster.coordinator.placement import check_files, place_one, text_betw
 from dora.cluster.coordinator.policy import dataflow_of
 from dora.cluster.coordinator.requests import MachineGone, Requests
 from dora.cluster.coordinator.store import Store
-from dora.cluster.protocol import MachineView, Prepare, RunSpec
+from dora.cluster.http_api import MachineView
+from dora.cluster.protocol import Prepare, RunSpec
 from dora.cluster.refusal import Refusal
 from dora.dataflow.edit import make_change, proposal_of
 from dora.dataflow.model import Dataflow, NodeSpec

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dora._paths import host_and_port
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.placement import address_of, is_loopback
-from dora.cluster.protocol import Hello, MachineView, RunReport, ToDaemon
+from dora.cluster.http_api import MachineView
+from dora.cluster.protocol import Hello, RunReport, ToDaemon
 from dora.wire.clock import ClockOffset
 
 

@@ -45,12 +45,12 @@ from dora.cluster.coordinator.requests import Requests
 from dora.cluster.coordinator.store import Store
 from dora.cluster.heartbeat import Heartbeat
 from dora.cluster.http.relay import Relay, RelayedSession
+from dora.cluster.http_api import DataflowView, SystemStatus
 from dora.cluster.protocol import (
     ACTIVE,
     DEFAULT_MACHINE,
     AckLogs,
     Answered,
-    DataflowView,
     GetMetrics,
     GetTemplates,
     GetUsage,
@@ -66,7 +66,6 @@ from dora.cluster.protocol import (
     RunSpec,
     RunUsage,
     Shutdown,
-    SystemStatus,
     TemplatesResult,
     TemplateView,
     ToCoordinator,

@@ -26,6 +26,7 @@ from dora.cluster.coordinator.log_store import log_store_directory
 from dora.cluster.coordinator.policy import lost_report, unreachable_after
 from dora.cluster.coordinator.store import Store
 from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
+from dora.cluster.http_api import DataflowView, MachineView
 from dora.cluster.protocol import (
     ACTIVE,
     DEFAULT_MACHINE,
@@ -33,7 +34,6 @@ from dora.cluster.protocol import (
     AckEnd,
     Apply,
     DaemonRejected,
-    DataflowView,
     DescribeRun,
     DropRecords,
     Endpoints,
@@ -41,7 +41,6 @@ from dora.cluster.protocol import (
     Introduction,
     Limits,
     MachineLost,
-    MachineView,
     Partition,
     PeerReport,
     ReleasePartition,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Mapping
 
 from dora._paths import data_folder
-from dora.cluster.protocol import DataflowView
+from dora.cluster.http_api import DataflowView
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.writer import LogFiles
 from dora.dataflow.model import LogOptions

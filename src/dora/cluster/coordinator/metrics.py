@@ -17,7 +17,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.core import Metric as Family
 
 from dora._version import __version__
-from dora.cluster.protocol import DataflowView, RunStatus, RunUsage, ToDaemon
+from dora.cluster.http_api import DataflowView
+from dora.cluster.protocol import RunStatus, RunUsage, ToDaemon
 from dora.wire.metrics import (
     LINK_METRICS,
     NETWORK_METRICS,

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dora._version import __version__
-from dora.cluster.protocol import (
-    VERSION_HEADER,
+from dora.cluster.http_api import (
     DashboardView,
     DataflowView,
     DownRequest,
@@ -17,8 +16,8 @@ from dora.cluster.protocol import (
     StartRequest,
     StopRequest,
     SystemStatus,
-    TemplateView,
 )
+from dora.cluster.protocol import VERSION_HEADER, TemplateView
 from dora.dataflow.model import Dataflow
 from dora.transport.proof import Proof
 from dora.wire.daemon_protocol import DataflowAnswer, DataflowRequest

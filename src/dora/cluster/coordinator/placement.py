@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from dora.cluster.protocol import DEFAULT_MACHINE, MachineView
+from dora.cluster.http_api import MachineView
+from dora.cluster.protocol import DEFAULT_MACHINE
 from dora.cluster.refusal import Refusal
 from dora.dataflow.layout import text_outputs
 from dora.dataflow.model import Dataflow, LogSource, NodeOutput, NodeSpec

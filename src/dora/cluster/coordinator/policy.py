@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from dora.cluster.protocol import ACTIVE, DataflowView, Limits, RunReport, RunSpec
+from dora.cluster.http_api import DataflowView
+from dora.cluster.protocol import (
+    ACTIVE,
+    Limits,
+    RunReport,
+    RunSpec,
+)
 from dora.cluster.refusal import Refusal
 from dora.dataflow.describe import document_fault
 from dora.dataflow.layout import text_outputs

@@ -16,7 +16,13 @@ from typing import Any, Final
 from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.fleet import Fleet
 from dora.cluster.coordinator.store import Store
-from dora.cluster.protocol import ACTIVE, JUST_ENDED, Answered, Ask, ToDaemon
+from dora.cluster.protocol import (
+    ACTIVE,
+    JUST_ENDED,
+    Answered,
+    Ask,
+    ToDaemon,
+)
 from dora.cluster.refusal import Refusal
 from dora.wire.daemon_protocol import LookRequest, NodeRequest, Rejected, answer_timeout
 

@@ -21,9 +21,9 @@ from typing import Any, Final
 import msgspec
 
 from dora._shared_folders import open_file
+from dora.cluster.http_api import DataflowView
 from dora.cluster.protocol import (
     ACTIVE,
-    DataflowView,
     ParametersSet,
     RunReport,
     RunSpec,

@@ -29,7 +29,8 @@ from dora.cluster.dashboard.pages import MAX_BODY, PUBLIC_PATHS, Dashboard, Subj
 from dora.cluster.http.auth import AuthMiddleware, failure, keys_for
 from dora.cluster.http.endpoints import json_response, read_body, with_refusals
 from dora.cluster.http.server import connection_limit, make_server
-from dora.cluster.protocol import DataflowView, RunStatus
+from dora.cluster.http_api import DataflowView
+from dora.cluster.protocol import RunStatus
 from dora.cluster.refusal import Refusal, check_request
 from dora.daemon.client import DaemonClient
 from dora.daemon.logs.diagnostics import configure

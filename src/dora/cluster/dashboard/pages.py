@@ -29,7 +29,7 @@ from dora.cluster.dashboard.yaml_text import source_of
 from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, secrets_equal
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
 from dora.cluster.http.relay import RelayedSession
-from dora.cluster.protocol import DataflowView
+from dora.cluster.http_api import DataflowView
 from dora.cluster.refusal import Refusal
 from dora.daemon.guardian import box_of
 from dora.errors import DoraError

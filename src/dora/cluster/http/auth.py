@@ -21,7 +21,8 @@ from typing import NamedTuple
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dora.cluster.protocol import Failure, encode
+from dora.cluster.http_api import Failure
+from dora.cluster.protocol import encode
 
 log = logging.getLogger("dora.coordinator.api")
 
