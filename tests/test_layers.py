@@ -23,6 +23,7 @@ WINGS = (
     "_shared_folders",
     "_paths",
     "_strict",
+    "_ending",
     "wire",
     "dataflow",
     "transport",

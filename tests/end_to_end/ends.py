@@ -209,6 +209,36 @@ def _end(text: str) -> str:
 NODES = {name: Program(_text(NODE, WITNESS, LEFT, _end(end), LOOP)) for name, end in ENDS.items()}
 # The framework is imported last, when the program has made most of its objects.
 NODES["late_import"] = Program(_text(WITNESS, LEFT, _end("pass"), NODE, LOOP))
+# With packages beside it, and nothing of the program's own.
+NODES["imports_first"] = Program(
+    _text(
+        "import numpy as np",
+        "import pyarrow as pa",
+        NODE,
+        WITNESS,
+        LEFT,
+        "np.left = Witness('what a package refers to')",
+        _end("pass"),
+        LOOP,
+    )
+)
+# A function and its module are a cycle. What hangs on it was made before the framework was imported.
+NODES["open_before_import"] = Program(
+    _text(
+        """
+        log = open("log", "w")
+        log.write("text")
+
+        def function():
+            pass
+        """,
+        NODE,
+        """
+        for event in Node():
+            pass
+        """,
+    )
+)
 NODES["with"] = Program(
     _text(
         NODE,

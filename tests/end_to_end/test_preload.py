@@ -86,7 +86,7 @@ AT_THE_END = """
     import sys
     import numpy
     from dora import Node
-    from dora.daemon.template import ending
+    from dora import _ending
 
     class Kept(list):
         def extend(self, modules, write=os.write, numpy=numpy):
@@ -98,17 +98,22 @@ AT_THE_END = """
         def __del__(self):
             pass
 
-    ending._kept = Kept()
+    _ending._kept = Kept()
     if sys.argv[1:]:
         numpy.noticed = Noticed()
     Node()
 """
 
 
-def test_a_forked_process_ends_without_copying_the_memory_of_packages(flow: Flow) -> None:
+@pytest.mark.both_ways
+def test_a_node_ends_without_emptying_the_modules_of_packages(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):  # imports one more package
+        monkeypatch.delenv(variable, raising=False)
     flow.node("a", AT_THE_END)
     flow.node("b", AT_THE_END, args="noticed")  # a package holds an object whose end can be noticed
-    flow.run(preload=True)
+    flow.run()
     assert (flow.printed("a"), flow.printed("b")) == (["numpy is whole"], [])
 
 

@@ -1,20 +1,18 @@
 """The process of a node: garbage collection, tracebacks, and memory that is not swapped.
 
 With NumPy and pyarrow loaded, a full garbage collection takes 8 ms, in the middle of the messages. So what
-a node has imported at its start is exempt (`freeze_gc`), until the program has ended: the namespace of
-``__main__`` is among it, and what hangs on an exempt cycle is never finalized, open files for example.
+a node has imported at its start is exempt (`freeze_gc`).
 """
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 import traceback
 from types import TracebackType
 from typing import Final
 
+from dora._ending import exempt_imports
 from dora.errors import DoraError, StartFailed
 from dora.wire.node_config import decode_address
 
@@ -27,10 +25,6 @@ def freeze_gc() -> None:
     """Import what this node is going to need, and exempt all that is loaded from garbage collection.
 
     Does nothing in a process that no dataflow started: it may live on after the node.
-
-    The exemption ends before the interpreter collects garbage at its end, which costs a plainly started
-    process 30 ms. Ending it after the first of these collections would save 8 ms. But that collection
-    sorts what it finds, so that the next one flushes the buffer of a file before it closes the file.
     """
     text = os.environ.get("DORA_NODE_CONFIG")
     if not text:
@@ -41,11 +35,10 @@ def freeze_gc() -> None:
         return  # `Node()` reports the error
     if address.data_inputs:
         import pyarrow as pa  # noqa: F401 - messages are decoded with it
-    # If it was forked, its template has imported this, and `dora.daemon.template.ending` has exempted all.
+    # If it was forked, its template has imported this and exempted all.
     # The number of exempt objects does not tell: CPython 3.12 begins with some.
     if "dora.node.before_fork" not in sys.modules:
-        gc.freeze()
-        atexit.register(gc.unfreeze)
+        exempt_imports()
 
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

@@ -19,10 +19,10 @@ from functools import cache
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
+from dora._ending import end_as_plain
 from dora.daemon.processes.scheduling import set_scheduling
 from dora.daemon.template import generators
 from dora.daemon.template.context import ignored_signals
-from dora.daemon.template.ending import end_as_plain
 from dora.daemon.template.program import PythonProgram
 from dora.daemon.template.protocol import Forked, ForkRequest, Refused, send_answer
 from dora.daemon.template.variables import Variables, change_variables, set_variables

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from traceback import format_exception
 from types import TracebackType
 
+from dora._ending import remember_modules
 from dora.daemon.template import generators
 from dora.daemon.template.checks import PackageFiles, Traces
 from dora.daemon.template.children import kill_descendants
-from dora.daemon.template.ending import remember_modules
 from dora.daemon.template.forked import memory_layout
 from dora.daemon.template.protocol import Refused
 from dora.daemon.template.variables import Variables, variables

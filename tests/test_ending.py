@@ -1,4 +1,4 @@
-"""A forked process leaves its end to the interpreter if it would be noticed that it does not."""
+"""A process leaves its end to the interpreter if it would be noticed that it does not."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dora.daemon.template import ending
-from dora.daemon.template.ending import _end_is_noticed, _left
+from dora import _ending
+from dora._ending import _end_is_noticed, _has_only_imports, _left
 
 
 class Plain:
@@ -86,7 +86,7 @@ def test_objects_of_packages_in_rust_are_looked_at_without_iceoryx2(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "iceoryx2._iceoryx2", raising=False)
-    monkeypatch.setattr(ending, "_noticed", {})
+    monkeypatch.setattr(_ending, "_noticed", {})
     assert not _end_is_noticed(pytest.importorskip("zenoh").Priority.REAL_TIME)
 
 
@@ -124,7 +124,69 @@ def test_an_object_that_the_collector_does_not_know_is_found(monkeypatch: pytest
     assert not gc.is_tracked(video)
     # Since Python 3.14, the collector knows each dict.
     known = [item for item in (holder, items) if gc.is_tracked(item)]
-    monkeypatch.setattr(ending.gc, "get_objects", lambda: list(known))
+    monkeypatch.setattr(_ending.gc, "get_objects", lambda: list(known))
     found = _left()
     monkeypatch.undo()
     assert any(item is video for item in found)
+
+
+IMPORTS = """
+from __future__ import annotations
+import numpy as np, os.path, sys
+from pathlib import Path
+from os import getcwd as folder
+from typing import TYPE_CHECKING, Any, Union
+from pyarrow import array, uint8
+"""
+
+
+def result_of(text: str) -> dict[str, Any]:
+    main: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(text, "main", "exec", dont_inherit=True), main)
+    return main
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the packages of pytest."""
+    for name, module in list(sys.modules.items()):
+        if not _ending._is_silent(name, module):
+            monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_program_that_has_only_imported_known_packages_is_found() -> None:
+    assert _has_only_imports(result_of(IMPORTS))
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def function(): pass",
+        "class Class: pass",
+        "function = lambda: 1",
+        "file = sys.stderr",
+        "write = sys.stderr.write",
+        "listed = [1]",
+        "path = Path()",
+        "objects = {}",
+    ],
+)
+def test_a_program_that_has_anything_of_its_own_is_found(text: str) -> None:
+    assert not _has_only_imports(result_of(IMPORTS + text))
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_module_of_the_program_is_found_also_under_a_name_of_python(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    main = result_of(IMPORTS)
+    module = type(sys)("queue")
+    module.__file__ = str(tmp_path / "queue.py")
+    monkeypatch.setitem(sys.modules, "queue", module)
+    assert not _has_only_imports(main)
+    monkeypatch.delitem(sys.modules, "queue")
+    assert _has_only_imports(main)
+    monkeypatch.setitem(sys.modules, "helper", type(sys)("helper"))
+    assert not _has_only_imports(main)

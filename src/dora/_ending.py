@@ -1,13 +1,17 @@
-"""Make a forked process end as a plain Python process does.
+"""Make a process end as Python does, without emptying the modules of packages.
 
-The interpreter ends a process by emptying all modules and by collecting all garbage. That would write to
-nearly all memory that the process shares with its template, and so copy it. `gc.unfreeze` at the end would
-be the simple way; it takes 60 ms of processor time more for each node (24 nodes: 2.5 s instead of 1.1 s for
-the whole run). To collect nothing loses what files and logs still have in their buffers.
+Early imports are exempt from garbage collection: in a forked process the packages of its template, in a
+plainly started one those that it has imported together with dora.
 
-So modules and objects of the template are left alone. That is right only while none of them refers to an
-object of the program whose end can be noticed, such as an open file in a handler of `logging`. `_End` finds
-out, and leaves everything to the interpreter if one does.
+The interpreter ends a process by emptying all modules and by collecting all garbage. In a forked process
+that would write to nearly all memory that it shares with its template, and so copy it. `gc.unfreeze` at the
+end would be the simple way. It takes 60 ms of processor time more for each forked node (24 nodes: 2.5 s
+instead of 1.1 s for the whole run), and 15 ms more for one that was started plainly. To collect nothing
+loses what files and logs still have in their buffers.
+
+So these modules and objects are left alone. That is right only while none of them refers to an object of
+the program whose end can be noticed, such as an open file in a handler of `logging`. `_End` finds out, and
+leaves everything to the interpreter if one does.
 """
 
 from __future__ import annotations
@@ -16,25 +20,85 @@ import atexit
 import builtins
 import ctypes
 import gc
+import os
 import sys
 import weakref
 from collections.abc import Set as AbstractSet
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType, NoneType
 from typing import Any, Final
 
-_of_template: list[str] = []  # names of modules
+_left_alone: list[str] = []  # names of modules
 _kept: list[ModuleType] = []  # this list is never destroyed
 
 
+# Packages beside Python's own whose end nobody notices, and modules that installers import.
+_SILENT: Final = frozenset(
+    (
+        *("dora", "flatbuffers", "iceoryx2", "msgspec", "numpy", "pyarrow", "cython_runtime"),
+        *("_distutils_hack", "_virtualenv"),
+    )
+)
+_CONSTANTS: Final = frozenset((bool, int, float, str, NoneType))
+_LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
+
+
+def exempt_imports() -> None:
+    """Exempt from garbage collection what a plainly started process has imported.
+
+    These modules are left alone at the end if the program has only imported packages that are known for
+    it, and has nothing of its own yet. Otherwise the exemption ends with the program, for 30 ms.
+    """
+    main = vars(sys.modules["__main__"])
+    if not _has_only_imports(main):
+        gc.freeze()
+        # Before the interpreter collects garbage at its end. After the first of these collections would
+        # save 8 ms. But that one sorts what it finds, so that the next one flushes the buffer of a file
+        # before it closes the file.
+        atexit.register(gc.unfreeze)
+        return
+    remember_modules()
+    # The program is going to define functions. Each forms a cycle with this namespace, and what hangs on
+    # an exempt cycle is never finalized.
+    namespace = ctypes.py_object(main)
+    ctypes.pythonapi.PyObject_GC_UnTrack(namespace)
+    end_as_plain()
+    ctypes.pythonapi.PyObject_GC_Track(namespace)
+
+
+def _has_only_imports(main: dict[str, Any]) -> bool:
+    """Return whether ``__main__`` has only what it has imported, from packages that are known."""
+    return all(
+        _is_silent(name, module) for name, module in sys.modules.items() if name != "__main__"
+    ) and all(name.startswith("__") or _is_imported(name, value) for name, value in main.items())
+
+
+def _is_silent(name: str, module: ModuleType) -> bool:
+    package = name.partition(".")[0]
+    if not _is_of_python(package):
+        return package in _SILENT or package.startswith("_cython_")
+    file = getattr(module, "__file__", None)
+    return file is None or file.startswith(_LIBRARY)  # else the program has a module of the same name
+
+
+def _is_imported(name: str, value: object) -> bool:
+    """Return whether a name stands for a module, or for what a module has under its name."""
+    if isinstance(value, ModuleType) or type(value) in _CONSTANTS:
+        return True
+    home = getattr(value, "__module__", None)
+    if home == "__main__" or home not in sys.modules:
+        return False
+    return vars(sys.modules[home]).get(getattr(value, "__name__", name)) is value
+
+
 def remember_modules() -> None:
-    """Remember, in the template, the modules that it has imported: its forks leave these alone."""
-    _of_template[:] = sys.modules.keys() - {"__main__", "builtins", "sys"}
+    """Remember the modules that are imported: this process, and those that it forks, leave them alone."""
+    _left_alone[:] = sys.modules.keys() - {"__main__", "builtins", "sys"}
 
 
 def end_as_plain() -> None:
-    """Have this forked process end as a plain one does; called before the program begins.
+    """Have this process end as a plain one does; called before the program has made anything.
 
-    All objects are exempt from garbage collection from now on: the program has made none of them.
+    All objects are exempt from garbage collection from now on.
     """
     gc.freeze()
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
@@ -54,14 +118,14 @@ class _End:
     def __del__(self) -> None:
         sys.meta_path = sys.path_hooks = None  # type: ignore[assignment]  # as the interpreter does next
         try:
-            _destroy(sys.modules.keys() - {"builtins", "sys", *_of_template})
+            _destroy(sys.modules.keys() - {"builtins", "sys", *_left_alone})
             noticed = any(_end_is_noticed(item) for item in _left())
         except Exception:  # noqa: BLE001 - the interpreter can do all of it
             noticed = True
         if noticed:
             gc.unfreeze()
         else:
-            _kept.extend(sys.modules.pop(name) for name in _of_template if name in sys.modules)
+            _kept.extend(sys.modules.pop(name) for name in _left_alone if name in sys.modules)
 
 
 def _destroy(names: AbstractSet[str]) -> None:
@@ -161,7 +225,8 @@ def _frees_only_memory(kind: type) -> bool:
         # The engine may be another one.
         iceoryx2 = sys.modules.get(_ICEORYX2_MODULE)
         return iceoryx2 is not None and vars(iceoryx2).get(kind.__name__) is kind
-    if _is_of_python(module) or _dealloc(kind) == _dealloc(object):
+    # Decoders of msgspec consist of types that it does not export.
+    if _is_of_python(module) or module == "msgspec._core" or _dealloc(kind) == _dealloc(object):
         return True
     return any(
         kind is known or issubclass(kind, known)
