@@ -57,6 +57,27 @@ def test_named_packages_are_in_memory_when_a_node_starts(flow: Flow) -> None:
     }
 
 
+IMPORTS = """
+    import sys
+    before = set(sys.modules)
+    from dora import Node
+    with Node() as node:
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("out", event["value"])
+                break
+    print(sorted(name for name in sys.modules.keys() - before if name.startswith("dora")))
+"""
+
+
+def test_a_forked_node_imports_nothing_of_dora(flow: Flow) -> None:
+    """Each node would hold such a module for itself."""
+    flow.node("clock", IMPORTS, inputs={"tick": "dora/timer/millis/10"}, outputs=["out"])
+    flow.node("relay", IMPORTS, inputs={"out": "clock/out"}, outputs=["out"])
+    flow.run(preload=True, black_box=30.0)
+    assert [flow.printed(name) for name in ("clock", "relay")] == [["[]"], ["[]"]]
+
+
 @pytest.mark.usefixtures("packages")
 def test_no_preload_starts_every_node_plainly(flow: Flow) -> None:
     flow.node("a", SHOWS, preload=["heavy"])

@@ -7,6 +7,8 @@ from importlib import import_module
 
 import msgspec
 
+import dora.node.interceptors.event_log
+import dora.node.send.kept_output  # noqa: F401 - both are for the black box, which nearly every run has
 from dora.transport.engines import ENGINES, EngineEntry, best_engine
 from dora.wire import decode
 from dora.wire.node_config import Address, decode_address, encode_address

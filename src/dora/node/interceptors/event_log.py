@@ -2,7 +2,7 @@
 
 It is written while a recorder runs. An entry names a message by its number, so it has 24 bytes, and writing
 it takes about two microseconds. Each entry is written at once, so the log of a killed node is complete. A
-node that is not recorded does not import this module.
+plainly started node imports this module when it is asked for a log.
 """
 
 from __future__ import annotations
