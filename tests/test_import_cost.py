@@ -47,6 +47,20 @@ def test_a_node_does_not_pay_for_what_it_does_not_use(statement: str) -> None:
     assert not loaded.intersection([*HEAVY, *SCREEN, *OTHER_SIDE, "dora.wire.daemon_protocol"])
 
 
+@pytest.mark.parametrize("switch", ["enable", "disable"])
+def test_no_garbage_is_collected_while_a_name_of_dora_is_imported(switch: str) -> None:
+    script = f"""
+import gc, dora
+gc.{switch}()
+begun = []
+gc.callbacks.append(lambda phase, _: begun.append(phase) if phase == "start" else None)
+dora.Node
+print(gc.isenabled(), len(begun) <= 1)  # one may follow at once
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(switch == "enable"), "True"]
+
+
 def test_the_engine_does_not_bring_numpy() -> None:
     pytest.importorskip("iceoryx2")
     loaded = loaded_by("from dora.transport.shm.iceoryx2 import load_iceoryx2; load_iceoryx2()")
