@@ -8,8 +8,9 @@ from typing import cast
 
 import pytest
 
+from dora.node.events import InputClosed
 from dora.node.receive.link_input import LinkInput
-from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, WORDS, Board
+from dora.transport.board import CONNECTED, DROPPED, FINAL, FIRST, RECEIVED, SENT, STATE, WORDS, Board
 from dora.wire.message import Encoding, Message, pack_head
 from dora.wire.node_config import InputConfig
 
@@ -99,6 +100,16 @@ def test_a_sender_waits_for_credit_before_the_first_message_of_a_link_is_chosen(
     config = InputConfig("in", "link", "source/out", queue_size=1, slot=LINK, output_slot=SENDER)
     LinkInput(config, Queue(), cast("Board", Watched()), joins_late=True)
     assert states == [CONNECTED]
+
+
+def test_what_an_ended_source_of_another_machine_sent_before_is_no_loss(board: Board) -> None:
+    board.set(SENDER, FINAL, 5)  # as its machine has reported; nothing came here, nobody wanted it
+    config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
+    port = LinkInput(config, Queue(), board, joins_late=True, crosses=True)
+    assert board.get(LINK, FIRST) == 5
+    port.source_closed()
+    assert isinstance(port.poll(), InputClosed)
+    assert [board.get(LINK, word) for word in (RECEIVED, DROPPED)] == [0, 0]
 
 
 def test_a_message_that_was_being_sent_while_another_process_took_over_is_received(board: Board) -> None:

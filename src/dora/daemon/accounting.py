@@ -339,9 +339,10 @@ class Accounting:
         return {output.id: self.board.get(output.slot, SENT) for output in outputs}
 
     def set_sent(self, node_id: str, sent: Mapping[str, int]) -> None:
-        """Set how many messages a node of another machine had sent when it ended.
+        """Set how many messages a node of another machine has sent, as that machine reports it.
 
-        The gateway writes ``SENT`` with each message that comes, so this is another word.
+        It does when an output is closed, and when the dataflow changes. The gateway writes ``SENT`` with
+        each message that comes, so this is another word.
         """
         for output in self._plan.configs[node_id].outputs:
             if output.id in sent:

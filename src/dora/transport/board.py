@@ -33,8 +33,9 @@ output      ``CLOCK_OFFSET``       of another machine's output: nanoseconds by w
 output      ``CLOCK_ERROR``        by how much that may be wrong (daemon)
 output      ``FORWARDED``          number of the last message that the gateway has passed on: that all other
                                    machines have, or, of another machine's output, that it has sent here
-output      ``FINAL``              of another machine's output: ``SENT`` there when it was closed: messages
-                                   up to this number may still come (daemon)
+output      ``FINAL``              of another machine's output: ``SENT`` there when it was closed, or when
+                                   the dataflow was changed last: messages up to this number may still come
+                                   (daemon)
 output      ``BYPASS``             changes with the connection on which the node sends to another machine
                                    itself (`dora.transport.bypass`); 0: there is none (gateway)
 output      ``BYPASSED``           number of the last message that the node has sent there

@@ -108,7 +108,9 @@ class LinkInput(InputPort):
         words[base + STATE] = CONNECTED
         if not self._joined:
             fence()  # a sender under back-pressure numbers no message without credit from here on
-            words[base + FIRST] = max(words[self._sent_word], words[self._begun_word] if crosses else 0)
+            # Of a sender on another machine, the gateway here may have got nothing yet.
+            sent = last_sent(words, self._output_slot)
+            words[base + FIRST] = max(sent, words[self._begun_word] if crosses else 0)
         self._received = words[self._received_word]
         self._sample_at = self._received + 1  # the number of the message to sample next
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
