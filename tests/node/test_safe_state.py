@@ -13,7 +13,7 @@ from waiting import wait_until
 
 from dora import Node
 from dora.node.receive.safe_state import Silence
-from dora.transport.board import SENT, STATE
+from dora.transport.board import FINAL, SENT, STATE
 from dora.wire.counters import IN_SAFE_STATE, SAFE_STATES
 from dora.wire.node_protocol import (
     DetachInput,
@@ -140,6 +140,18 @@ def test_a_message_that_was_numbered_before_the_safe_state_is_dropped(
     assert (left["type"], message["data"]) == ("SAFE_STATE_LEFT", b"new")
     inputs = receiver.statistics()["inputs"]["in"]
     assert (inputs["received"], inputs["dropped"]) == (1, 1)
+
+
+def test_a_message_that_the_network_brings_after_the_failure_is_dropped(start_flow: StartFlow) -> None:
+    daemon, sender, receiver = start(start_flow, "failed")
+    (slot,) = (output.slot for output in daemon.plan.configs["a"].outputs)
+    daemon.board.set(slot, FINAL, 1)  # as the other machine reports with the failure
+    lost(daemon)
+    assert types(receiver) == ["NODE_FAILED", *IN]
+    sender.send_output("out", b"late")
+    assert types(receiver) == []
+    sender.send_output("out", b"new")
+    assert types(receiver) == OUT
 
 
 def test_a_sender_that_is_started_again_counts_as_failed(start_flow: StartFlow) -> None:

@@ -70,6 +70,21 @@ def test_a_failure_is_announced_before_the_closing_and_is_in_every_result() -> N
         assert [failure.node_id for failure in each.supervisor.result("id").failures] == ["b"]
 
 
+def test_what_a_failed_node_has_sent_is_known_before_its_receivers_hear_of_the_failure() -> None:
+    run = Machines(A, B, C)
+    run.start()
+    run.end("b", 3)
+    run.commands["left"].clear()
+    run.exchange_status()
+    told = [
+        command
+        for command in run.commands["left"]
+        if isinstance(command, do.SetSentCounts)
+        or (isinstance(command, do.Send) and isinstance(command.message, NodeFailedFrame))
+    ]
+    assert [type(command) for command in told] == [do.SetSentCounts, do.Send]
+
+
 def test_a_restart_reopens_inputs_on_other_machines() -> None:
     restarting = msgspec.structs.replace(B, restart=RestartOptions(policy="always"))
     run = Machines(A, restarting, C)

@@ -98,13 +98,18 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
         run.count_restart(node, missed)
     if node.phase == "ended":
         return
+    is_back = status.reopen_count > node.reopen_count
+    if closed := set(status.outputs_closed) - (set() if is_back else node.outputs_closed):
+        # First: what the network still brings is older than the failure, and is no sign of life.
+        run.emit(do.SetSentCounts(node.id, status.sent))
     if status.announced_failures > node.announced_failures:
         node.announced_failures = status.announced_failures
         announce_failure(run, node, status.announcement)
-    if status.reopen_count > node.reopen_count:
+    if is_back:
         node.reopen_count = status.reopen_count
         reopen_outputs(run, node)
-    _mirror_closed_outputs(run, node, status)
+    if closed:
+        close_outputs(run, node, closed)
     before, node.phase = node.phase, status.phase
     if before == status.phase:
         return
@@ -119,12 +124,6 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
         node.absent = status.failure is None and not run.opened
         break_start_if_closed(run, node)
         try_finish(run)
-
-
-def _mirror_closed_outputs(run: RunState, node: NodeState, status: NodeStatus) -> None:
-    if closed := set(status.outputs_closed) - node.outputs_closed:
-        run.emit(do.SetSentCounts(node.id, status.sent))
-        close_outputs(run, node, closed)
 
 
 def lose_machine(run: RunState, machine: str, reason: str, *, may_return: bool) -> None:

@@ -24,7 +24,7 @@ from dora.node.events import (
     SafeStateLeft,
 )
 from dora.node.receive.input_port import InputPort, WrappingInput
-from dora.transport.board import SENT, WORDS, Board
+from dora.transport.board import WORDS, Board, last_sent
 from dora.wire.counters import IN_SAFE_STATE, SAFE_STATES
 from dora.wire.node_config import InputConfig
 from dora.wire.output_rules import SafeState
@@ -96,7 +96,7 @@ class SafeStateInput(WrappingInput):
         self._words = board.words
         self._entered_word = config.slot * WORDS + SAFE_STATES.word
         self._safe_word = config.slot * WORDS + IN_SAFE_STATE.word
-        self._sent_word = config.output_slot * WORDS + SENT
+        self._output_slot = config.output_slot
         self._words[self._safe_word] = 0  # of the former process
         self._reason = ""  # of the safe state, "" in the ordinary one
         self._since = 0
@@ -218,7 +218,7 @@ class SafeStateInput(WrappingInput):
             return
         self._reason = reason
         self._since = _monotonic()
-        self._last_stale = self._words[self._sent_word]
+        self._last_stale = last_sent(self._words, self._output_slot)
         if self._silence is not None:
             self._silence.end()
         self._words[self._entered_word] += 1
