@@ -369,6 +369,31 @@ def test_half_a_frame_ends_the_bypass_and_the_message_comes_over_the_road(folder
     rig.close()
 
 
+def test_no_number_encrypts_two_messages_if_a_signal_interrupts_the_sender(folder: Path) -> None:
+    rig = Rig(folder, is_encrypted=True)
+    rig.open()
+    rig.settle()
+    connection, sealer = rig.bypass._connection, rig.bypass._sealer
+    assert connection is not None and sealer is not None
+
+    class Interrupted:
+        def sendmsg(self, *arguments: Any) -> int:
+            connection.sendmsg(*arguments)
+            raise KeyboardInterrupt
+
+    used = sealer.number
+    rig.bypass._connection = Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        rig.send()
+    assert sealer.number == used + 1
+    rig.bypass._connection = connection
+    for _ in range(3):
+        rig.send()
+        rig.settle()
+    assert rig.received == list(range(1, rig.newest + 1))
+    rig.close()
+
+
 def test_large_messages_one_at_a_time_go_over_the_bypass(folder: Path) -> None:
     rig = Rig(folder)
     rig.open()

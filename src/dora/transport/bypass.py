@@ -114,19 +114,25 @@ class Bypass:
                 return False
             flags = ASKS_FOR_ACK if in_flight > MOST // 2 else 0
         header, sealer = HEADER.pack(DATA, flags, self._stream, size), self._sealer
-        frame = (header, message) if sealer is None else sealer.seal(header, message)
+        if sealer is None:
+            frame: tuple[bytes, bytes | memoryview] = (header, message)
+        else:
+            frame = sealer.seal(header, message)
+            # Before it is sent: the exception of a signal handler may come right after that, and a number
+            # that is used twice reveals what it encrypts.
+            sealer.number += 1
         try:
             # The socket does not block. It takes the whole frame or nothing as long as it has room.
             written = connection.sendmsg(frame, (), _NO_SIGNAL)
         except BlockingIOError:
+            if sealer is not None:
+                sealer.number -= 1  # nothing was sent
             return False
         except OSError:
             written = 0
         if written != len(frame[0]) + len(frame[1]):
             self._end()  # the gateway finds out, and sends the message
             return False
-        if sealer is not None:
-            sealer.number += 1
         self._last = words[self._bypassed_word] = sequence
         return True
 

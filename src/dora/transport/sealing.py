@@ -31,8 +31,8 @@ _receive: Final = socket.socket.recv_into
 class Sealer:
     """Seals the records of one connection. Not safe for several threads.
 
-    ``number``: of the next record. The sender adds one after each record that it has sent: one that was
-    not sent at all has used up no nonce.
+    ``number``: of the next record. The sender adds one before it sends a record, and takes it back if not a
+    byte of it was sent, which uses up no nonce.
     """
 
     def __init__(self, key: bytes) -> None:
