@@ -76,15 +76,11 @@ def _local_inputs(config: NodeConfig) -> list[InputConfig]:
     return [item for item in config.inputs if item.kind == "link" and not item.machine]
 
 
-def _is_missing(module: str, package: str) -> str:
+def _iceoryx2_fault() -> str:
     from importlib.machinery import PathFinder  # not importlib.util, which takes 5 ms to import
 
-    found = PathFinder.find_spec(module) is not None
-    return "" if found else f"is not installed here; try: pip install {package}"
-
-
-def _iceoryx2_fault() -> str:
-    return _is_missing("iceoryx2", "iceoryx2")
+    found = PathFinder.find_spec("iceoryx2") is not None
+    return "" if found else "is not installed here; try: pip install iceoryx2"
 
 
 def _iceoryx2_memory(config: NodeConfig) -> int:

@@ -4,10 +4,10 @@ The new code starts in a second process, the *replacement*, while the old proces
 that cannot be imported changes nothing. When the replacement reaches `Node()`, it is held there;
 the old process *drains*: it is asked to end (`ReloadFrame`, then `StopFrame`), and once it has ended, the
 replacement takes over. Two processes of one node may exist at the same time, but never two that
-send and receive. Where the engine allows it, the replacement *stands by*: it makes all its
-preparations before the old process drains, and its queues fill already, so it begins with the
-message after the last one that the old process took. A node for which even that is too much
-(``hot_reload: replace``) has no replacement; its new code starts once the old process has ended.
+send and receive. The replacement *stands by*: it makes all its preparations before the old process
+drains, and its queues fill already, so it begins with the message after the last one that the old
+process took. A node for which even that is too much (``hot_reload: replace``) has no replacement; its
+new code starts once the old process has ended.
 
 Operators are replaced inside their runtime, which does the same with objects.
 
@@ -94,7 +94,7 @@ def is_replacement(node: NodeState, event: on.Registering) -> bool:
 
 
 def replacement_registers(run: RunState, node: NodeState, connection: int) -> None:
-    """Prepare the replacement if it can stand by; otherwise drain the old process."""
+    """Prepare the replacement, which then stands by."""
     replacement = node.replacement
     assert replacement is not None
     replacement.connection = connection

@@ -79,12 +79,11 @@ class Supervisor:
 
         ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a node may go
         on after all its inputs closed and all other nodes are done (None: for ever); a node's own setting
-        wins. ``coordinated``: a
-        coordinator has started the dataflow, and commits its changes. ``elsewhere`` gives the machine of a
-        node on another machine. ``generations`` are as in `dora.dataflow.layout.Placement`. ``revision``
-        counts the changes of the dataflow so far, if it has run without this machine. ``former`` is the
-        status of this machine's nodes as the others know it, if this machine has lost them: it starts
-        those again that have not ended.
+        wins. ``coordinated``: a coordinator has started the dataflow, and commits its changes.
+        ``elsewhere`` gives the machine of a node on another machine. ``generations`` are as in
+        `dora.dataflow.layout.Placement`. ``revision`` counts the changes of the dataflow so far, if it has
+        run without this machine. ``former`` is the status of this machine's nodes as the others know it, if
+        this machine has lost them: it starts those again that have not ended.
         """
         self.state = RunState(
             dataflow,

@@ -501,8 +501,8 @@ class OutputPort:
         return until != 0 and until > time.monotonic_ns()
 
     def is_heard(self) -> bool:
-        """Return whether any receiver is running now, as far as the engine knows."""
-        # Over a network, a restarted receiver shows only with the first message that reaches it.
+        """Return whether any receiver is running now."""
+        # Outside of a dataflow there are no links, and recorded inputs or a terminal may still answer.
         return not self._rings or any(self._words[state] == CONNECTED for state in self._links)
 
     def _ring(self, *, bypassed: bool = False) -> bool:

@@ -25,9 +25,10 @@ def await_receivers(
 ) -> None:
     """Return once all receivers on other machines are there, apart from dynamic nodes.
 
-    ``interrupted`` as in `dora.transport.interface.Engine.connect`. Raises `ConnectError` after ``timeout``
-    seconds. After a restart it waits for a short time, and only for receivers that were never known: their
-    machine starts its part again. The network may be cut meanwhile.
+    ``interrupted`` tells whether the daemon has sent something, most likely that the start has failed; then
+    it returns soon. Raises `ConnectError` after ``timeout`` seconds. After a restart it waits for a short
+    time, and only for receivers that were never known: their machine starts its part again. The network may
+    be cut meanwhile.
     """
     if config.restart_count:
         timeout = min(timeout, _RESTARTED_TIMEOUT)

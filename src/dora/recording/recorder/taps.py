@@ -167,9 +167,8 @@ class RecorderTaps:
     ) -> None:
         """Tap the topics of these names, or all; raises `DoraError` if one cannot be tapped.
 
-        ``together``: nothing has been sent yet, so
-        everything is expected; otherwise messages that outputs have latched are taken first. ``begun_ns``:
-        the begin of the recording.
+        ``together``: nothing has been sent yet, so everything is expected; otherwise messages that outputs
+        have latched are taken first. ``begun_ns``: the begin of the recording.
         """
         topics = found_here(inspection, names)
         self.topics: list[RecordedTopic] = []
