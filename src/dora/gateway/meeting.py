@@ -151,11 +151,11 @@ class Meeting:
                 if len(key) != _KEY:  # an empty one would mean that nothing is encrypted
                     raise ValueError("it is no key")
                 connection = _end_tls(connection)
+            prepare_socket(connection, **self._options(greeting.number))
         except (OSError, ValueError, DecodeError):
             self._end_greeting(connection)
             return
         self._end_greeting(None)
-        prepare_socket(connection, **self._options(greeting.number))
         if greeting.number == BYPASS:
             self._on_made(NewBypass(greeting.machine, greeting.name, connection, key))
         else:

@@ -13,7 +13,7 @@ MOST_TOPICS: Final = 32  # of one question
 
 
 class About(msgspec.Struct, tag="about"):
-    """The facts about the recordings. Answer: JSON, see `dora.recording.history.answers.about`."""
+    """The facts about the recordings. Answer: JSON, see `dora.recording.history.answers`."""
 
 
 class Marks(msgspec.Struct, tag="marks"):
