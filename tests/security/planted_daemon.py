@@ -33,7 +33,7 @@ def answer(message: object, run_dir: str, board: str) -> object:
             nodes = [NodeView("camera", f"running{ESCAPES}", outputs=[OutputView("image", 0, "image")])]
             return Inspection(
                 *("01900000-0000-7000-8000-0123456789ab", "/flow.yml", "iceoryx2"),
-                *(run_dir, "dora_0123456789ab_", board, ""),
+                *(run_dir, "dora_0123456789ab_", board),
                 *(nodes, []),
             )
         case _:
