@@ -74,7 +74,7 @@ def _has_only_imports(main: dict[str, Any]) -> bool:
 
 def _is_silent(name: str, module: ModuleType) -> bool:
     package = name.partition(".")[0]
-    if not _is_of_python(package):
+    if not _is_of_python(package) and package != "sitecustomize":  # Debian's Python has one of its own
         return package in _SILENT or package.startswith("_cython_")
     file = getattr(module, "__file__", None)
     return file is None or file.startswith(_LIBRARY)  # else the program has a module of the same name
