@@ -225,12 +225,12 @@ if not TYPE_CHECKING:  # to a type checker it would mean that every name exists
         if home is None:
             return import_module(f"dora.{name}")
         # Imported modules stay. Collections meanwhile take a node up to 9 ms, and find next to nothing.
-        is_on = gc.isenabled()
+        was_enabled = gc.isenabled()
         gc.disable()
         try:
             value = getattr(import_module(home), name)
         finally:
-            if is_on:
+            if was_enabled:
                 gc.enable()
         globals()[name] = value
         return value

@@ -46,7 +46,7 @@ def exempt_imports() -> None:
     """Exempt from garbage collection what a plainly started process has imported.
 
     These modules are left alone at the end if the program has only imported packages that are known for
-    it, and has nothing of its own yet. Otherwise the exemption ends with the program, for 30 ms.
+    it, and has nothing of its own yet. Otherwise the exemption ends with the program: 15 ms more.
     """
     main = vars(sys.modules["__main__"])
     if not _has_only_imports(main):
@@ -167,7 +167,7 @@ _ICEORYX2_MODULE: Final = "iceoryx2._iceoryx2"  # dora keeps some of its objects
 
 
 def _left() -> list[object]:
-    """Return what the program has made and what is still there: something of the template refers to it.
+    """Return what the program has made and what is still there: a module that stays refers to it.
 
     An object that the collector does not know is found if one that it knows refers to it.
     """

@@ -74,12 +74,11 @@ class LinkInput(InputPort):
     ) -> None:
         """Connect the link on the board.
 
-        ``crosses``: the source is on another machine, so the network may still carry messages when it has
-        ended.
-        ``joins_late``: earlier messages of the output are not for this node.
-        ``takes_over``: the queue also has messages that the node's former process has received.
-        ``spill_folder``: where the sender puts messages that must not be dropped from the queue; "":
-        nowhere. ``meter``: samples the latencies of paths.
+        ``joins_late``: earlier messages of the output are not for this node. ``crosses``: the source is on
+        another machine, so the network may still carry messages when it has ended. ``takes_over``: the
+        queue also has messages that the node's former process has received. ``spill_folder``: where the
+        sender puts messages that must not be dropped from the queue; "": nowhere. ``meter``: samples the
+        latencies of paths.
         """
         self._meter = meter
         self._spill_folder = spill_folder
