@@ -1,9 +1,4 @@
-"""The sending side of one output: encode once, number, copy into shared memory, wake the receivers.
-
-Back-pressure works by credit. A receiver publishes on the board how far it has read; the sender of
-an output with back-pressured links sends message *n* only when each of these links has room for it,
-and otherwise sleeps on a doorbell of the output until a receiver rings.
-"""
+"""The sending side of one output: encode once, number, copy into shared memory, wake the receivers."""
 
 from __future__ import annotations
 
@@ -13,19 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from dora.errors import SendError
 from dora.node.current_event import CurrentEvent, Passed
 from dora.node.interceptor import Lent, SendInterceptor, surround
+from dora.node.send.credit import Credit
 from dora.transport.board import (
     ASLEEP,
     BEGUN,
     BYTES,
     CONNECTED,
     CONTROL,
-    CREDIT_WAITING,
-    DROPPED,
     FIRST,
     FLUSH,
     LINKS_VERSION,
@@ -33,15 +27,14 @@ from dora.transport.board import (
     RECEIVED,
     SENT,
     STATE,
-    STOPPED,
     TAPPED,
     WORDS,
     Board,
 )
 from dora.transport.doorbell import Bell, Doorbell, yield_cpu
-from dora.transport.fence import FENCED, begin_fence, end_fence, fence
+from dora.transport.fence import FENCED, begin_fence, end_fence
 from dora.transport.forking import RefusingLock, leak, refuse
-from dora.transport.interface import MAX_QUEUE, Loan, Sender
+from dora.transport.interface import Loan, Sender
 from dora.wire.array_shape import DESCRIBING, describe
 from dora.wire.correlation import CONTROL_KEYS, asks_to_flush, control_sections
 from dora.wire.counters import UNSENT
@@ -67,8 +60,6 @@ if TYPE_CHECKING:
     from dora.transport.bypass import Bypass
     from dora.transport.shm.ring_buffer import RingBufferWriter
     from dora.transport.spill import SpillWriter
-
-_CREDIT_CHECK: Final = 0.2  # seconds between two reads of the board while waiting for credit
 
 _now = time.time_ns
 _log = logging.getLogger("dora.node")
@@ -109,16 +100,13 @@ class OutputPort:
         self._bytes = words[self._bytes_word]
         self.tapped_word = config.slot * WORDS + TAPPED
         self.unsent = 0  # messages of this process that were given up, see `wait_for_credit`
-        self._stopped_word = None if node_slot is None else node_slot * WORDS + STOPPED
         self._lock = threading.Lock()  # a sender is for one at a time; numbers follow the order of sending
         self._closed = False
         self._flush_word = config.slot * WORDS + FLUSH
         self.links_version_word = config.slot * WORDS + LINKS_VERSION
         self.links_version = words[self.links_version_word]  # the last one that was applied here
         self._rings = rings
-        self._waiting_word = config.slot * WORDS + CREDIT_WAITING
-        self._make_doorbell = doorbell
-        self._credit_bell: Doorbell | None = None
+        self._credit = Credit(config.slot, node_slot, words, doorbell)
         self._bells: list[tuple[int, Bell]] = []
         self._bells_here: list[tuple[int, Bell]] = []  # without the gateway's
         self._bypass: Bypass | None = None  # to the only other machine with receivers
@@ -154,15 +142,9 @@ class OutputPort:
             self._bells_here = [
                 bell for bell, link in zip(self._bells, links, strict=True) if not link.machine
             ]
-            self._bypass = self._bypass_of({link.machine: link for link in links if link.machine})
-        pressure = [
-            (link.slot * WORDS, min(link.queue_size, MAX_QUEUE))
-            for link in links
-            if link.queue_policy == "backpressure"
-        ]
-        if pressure and self._credit_bell is None:
-            self._credit_bell = self._make_doorbell(self._config.credit_bell)
-        self._pressure = pressure  # empty: no send waits
+            self._apply_links_there([link for link in links if link.machine])
+        self._credit.apply_links(links, self._config.credit_bell)
+        self._pressure = self._credit.links  # empty: no send waits
         self._control_words = [link.node_slot * WORDS + CONTROL for link in links]
         self._links = [link.slot * WORDS + STATE for link in links]
         keep = frozenset(key for link in links for key in link.keep)
@@ -172,14 +154,14 @@ class OutputPort:
             self._spill = self._spill_writer if self._spill_writer.apply_links(links) else None
         self.has_links = bool(links) or self._config.latched is not None
 
-    def _bypass_of(self, links: Mapping[str, LinkConfig]) -> Bypass | None:
-        """Return the bypass of this output. ``links``: one to each other machine with receivers."""
-        if len(links) != 1 or self._config.priority not in (None, "control"):
-            return None
-        from dora.transport.bypass import Bypass
+    def _apply_links_there(self, links: Sequence[LinkConfig]) -> None:
+        """Derive from the links to other machines what only these need."""
+        bypass = None
+        if len({link.machine for link in links}) == 1 and self._config.priority in (None, "control"):
+            from dora.transport.bypass import Bypass
 
-        (link,) = links.values()
-        return self._bypass or Bypass(link, self._config.slot, self._words)
+            bypass = self._bypass or Bypass(links[0], self.slot, self._words)
+        self._bypass = bypass
 
     def warm_up(self) -> None:
         """Reserve memory for the first message, and open the doorbells of receivers that are there."""
@@ -535,44 +517,15 @@ class OutputPort:
                 rung = True
         return rung
 
-    def _has_credit(self) -> bool:
-        words = self._words
-        sequence = self._sequence
-        for base, queue_size in self._pressure:
-            if (
-                words[base + STATE] == CONNECTED
-                and sequence - words[base + FIRST] - words[base + RECEIVED] - words[base + DROPPED]
-                >= queue_size
-            ):
-                return False
-        return True
-
     def wait_for_credit(self) -> bool:
         """Wait until every back-pressured link has room for a message, or the output is closed.
 
         Returns False, and counts the message as not sent, if the node was asked to stop meanwhile.
-        The daemon writes that to the board, since the thread that waits here may be the one that receives.
         """
-        if self._has_credit() or self._credit_bell is None:
+        if self._credit.has_room(self._sequence) or self._credit.wait(self._sequence):
             return True
-        words = self._words
-        words[self._waiting_word] = 1  # before the look, with a fence: credit given after the look rings
-        try:
-            fence()
-            while not self._has_credit() and not self._closed:
-                seconds = self._seconds_to_wait()
-                if seconds <= 0:
-                    self._count_unsent()
-                    return False
-                self._credit_bell.wait(seconds)
-                self._credit_bell.rearm()
-        finally:
-            words[self._waiting_word] = 0
-        return True
-
-    def _seconds_to_wait(self) -> float:
-        stopped = 0 if self._stopped_word is None else self._words[self._stopped_word]
-        return min((stopped - time.monotonic_ns()) * 1e-9, _CREDIT_CHECK) if stopped else _CREDIT_CHECK
+        self._count_unsent()
+        return False
 
     def _count_unsent(self) -> None:
         """Count a message that is not sent on any link."""
@@ -594,7 +547,8 @@ class OutputPort:
 
     def close(self) -> None:
         """Refuse further sends. Messages that were sent stay receivable."""
-        self._closed = True  # not under the lock: a thread that waits for credit holds it, and looks here
+        self._closed = True  # not under the lock: a thread that waits for credit holds it
+        self._credit.close()
         self._sender.close()
         for sender in self._overflow_channels.values():
             sender.close()
