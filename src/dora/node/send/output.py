@@ -57,6 +57,7 @@ from dora.wire.trail import fit
 
 if TYPE_CHECKING:
     from dora.node.send.kept_output import KeptOutput
+    from dora.node.send.throttle import Throttle
     from dora.transport.bypass import Bypass
     from dora.transport.shm.ring_buffer import RingBufferWriter
     from dora.transport.spill import SpillWriter
@@ -110,6 +111,7 @@ class OutputPort:
         self._bells: list[tuple[int, Bell]] = []
         self._bells_here: list[tuple[int, Bell]] = []  # without the gateway's
         self._bypass: Bypass | None = None  # to the only other machine with receivers
+        self._throttle: Throttle | None = None  # of large messages to other machines
         self._prewake_bells = [
             (target.node_slot * WORDS + ASLEEP, target.node_slot * WORDS + PREWAKE, Bell(target.bell))
             for target in (config.prewake if rings else ())
@@ -156,12 +158,15 @@ class OutputPort:
 
     def _apply_links_there(self, links: Sequence[LinkConfig]) -> None:
         """Derive from the links to other machines what only these need."""
-        bypass = None
-        if len({link.machine for link in links}) == 1 and self._config.priority in (None, "control"):
+        bypass = throttle = None
+        if links:
+            from dora.node.send.throttle import throttle_for
             from dora.transport.bypass import Bypass
 
-            bypass = self._bypass or Bypass(links[0], self.slot, self._words)
-        self._bypass = bypass
+            throttle = throttle_for(links, self.slot, self._words)
+            if len({link.machine for link in links}) == 1 and self._config.priority in (None, "control"):
+                bypass = self._bypass or Bypass(links[0], self.slot, self._words)
+        self._bypass, self._throttle = bypass, throttle
 
     def warm_up(self) -> None:
         """Reserve memory for the first message, and open the doorbells of receivers that are there."""
@@ -345,6 +350,9 @@ class OutputPort:
         ``control``: the metadata section if it has control keys, see `dora.wire.correlation`.
         Returns whether it went over the bypass, too.
         """
+        throttle = self._throttle  # another thread may replace it
+        if throttle is not None:
+            throttle.wait(sequence, size)
         if self._spill is not None and (control or self._spill.pending):
             self._spill.before_send(sequence, control, loan.memory[:size].tobytes)
         copies: list[Loan] = []

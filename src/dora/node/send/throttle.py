@@ -1,0 +1,67 @@
+"""Lets another machine catch up with a sender that is megabytes ahead of it.
+
+A link without back-pressure takes whatever a node sends, and its queue may hold thousands of messages. But
+memory that nobody has used before costs more than the network: the system clears each page, and a gateway
+copies what is too much for shared memory. So a sender of large messages that runs ahead gives the network a
+moment, as the system does with a program that writes faster than its disk (``balance_dirty_pages``).
+
+Rejected: to wait until there is room. That is back-pressure, and an arm would stand still behind a network
+that is cut.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from dora.transport.board import FORWARDED, WORDS
+from dora.wire.node_config import LinkConfig
+
+_AHEAD: Final = 16 << 20  # bytes that may wait for the network; fewer would leave it idle now and then
+_LONGEST: Final = 900_000  # nanoseconds of a wait; with the rest of a send, it stays below 1 ms
+_NAP: Final = 0.0002  # seconds; a message of 1 MiB needs longer on any network
+
+
+class Throttle:
+    """Of one output. Used by one thread at a time.
+
+    While nothing arrives at the other machine, only one message waits: waiting does not help then.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        slot: int,
+        words: memoryview,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """``depth``: the length of the longest queue. ``slot``: line of the output on the board."""
+        self._depth = depth
+        self._words = words
+        self._word = slot * WORDS + FORWARDED
+        self._sleep = sleep
+        self._clock = clock
+        self._stuck_at = -1  # what had arrived when a wait ended in which nothing arrived
+
+    def wait(self, sequence: int, size: int) -> None:
+        """Wait before the message with this number, of ``size`` bytes, while too much is ahead of it."""
+        words, word = self._words, self._word
+        arrived = words[word]
+        # Messages that a queue has dropped are not ahead.
+        if min(sequence - arrived, self._depth) * size <= _AHEAD or arrived == self._stuck_at:
+            return
+        end = self._clock() + _LONGEST
+        while self._clock() < end:
+            self._sleep(_NAP)
+            if min(sequence - words[word], self._depth) * size <= _AHEAD:
+                return
+        self._stuck_at = arrived if words[word] == arrived else -1
+
+
+def throttle_for(links: Iterable[LinkConfig], slot: int, words: memoryview) -> Throttle | None:
+    """Return the throttle of an output; None if no message to another machine may run ahead."""
+    lengths = [each.queue_size for each in links if each.machine and each.queue_policy != "backpressure"]
+    return Throttle(max(lengths), slot, words) if lengths else None
