@@ -73,3 +73,15 @@ def test_the_receiver_on_another_machine_gets_the_safe_value(system: Spread) -> 
     wait_until(lambda: len(heard(system, dataflow)) == 3, lambda: system.logs(dataflow))
     assert heard(system, dataflow)[-1] in ("safe failed [-1.0]", "safe deadline [-1.0]")
     system.wait_for(dataflow, "Failed")
+
+
+def test_the_receiver_gets_the_safe_value_while_the_sender_is_started_again(system: Spread) -> None:
+    flow = FLOW.replace(", deadline: 500ms", "").replace(
+        "path: planner.py",
+        "path: planner.py\n        restart_policy: on-failure\n        restart_delay: 0.5",
+    )
+    system.write({"planner.py": PLANNER, "motor.py": MOTOR, "flow.yml": flow})
+    dataflow = system.start("flow.yml")
+    os.kill(int(said_by(system, dataflow, "planner", "plans ")), signal.SIGKILL)
+    wait_for(system, dataflow, ["safe failed [-1.0]", "left"])
+    system.dora("stop", dataflow)

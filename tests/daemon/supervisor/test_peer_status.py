@@ -14,10 +14,12 @@ from dora.wire.node_protocol import (
     InputsClosed,
     NodeFailedFrame,
     NodeRestartedFrame,
+    SourceFailed,
     Started,
     StartRefused,
     StopFrame,
 )
+from dora.wire.output_rules import OutputRules, SafeState
 
 
 def test_each_machine_starts_its_own_nodes_and_the_barrier_is_one() -> None:
@@ -97,6 +99,30 @@ def test_a_restart_reopens_inputs_on_other_machines() -> None:
     run.join("b", incarnation=1)
     run.exchange_status()
     assert run.received("c") == [NodeRestartedFrame("b")]
+
+
+def test_inputs_with_a_safe_state_hear_of_each_failed_process_on_another_machine() -> None:
+    safe = {"y": OutputRules(safe_state=SafeState((0,), "int64", ("failed",)))}
+    restarting = msgspec.structs.replace(
+        B, restart=RestartOptions(policy="on-failure", delay=0.1), output_rules=safe
+    )
+    run = Machines(A, restarting, C)
+    run.start()
+    for incarnation in (0, 1):
+        run.end("b", 3)
+        run.commands["left"].clear()
+        run.exchange_status()
+        told = [
+            command
+            for command in run.commands["left"]
+            if isinstance(command, do.SetSentCounts)
+            or (isinstance(command, do.Send) and isinstance(command.message, SourceFailed))
+        ]
+        # First: what the network still brings is older than the failure.
+        assert [type(command) for command in told] == [do.SetSentCounts, do.Send]
+        run.commands["right"] += run.runs["right"].after(0.1 * 2**incarnation)
+        run.join("b", incarnation=incarnation + 1)
+        run.exchange_status()
 
 
 def test_a_start_that_breaks_on_one_machine_breaks_on_all() -> None:

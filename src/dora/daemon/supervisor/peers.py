@@ -49,6 +49,7 @@ def known_status(run: RunState, machine: str) -> PeerStatus:
                 reopen_count=node.reopen_count,
                 announced_failures=node.announced_failures,
                 announcement=node.announcement,
+                failed_processes=node.failed_processes,
                 restarts=len(node.restarts),
                 failure=failures.get(node_id) if node.phase == "ended" else None,
             )
@@ -99,9 +100,14 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     if node.phase == "ended":
         return
     is_back = status.reopen_count > node.reopen_count
-    if closed := set(status.outputs_closed) - (set() if is_back else node.outputs_closed):
+    closed = set(status.outputs_closed) - (set() if is_back else node.outputs_closed)
+    has_failed = status.failed_processes > node.failed_processes
+    if closed or has_failed:
         # First: what the network still brings is older than the failure, and is no sign of life.
         run.emit(do.SetSentCounts(node.id, status.sent))
+    if has_failed:
+        node.failed_processes = status.failed_processes
+        source_failed(run, node)
     if status.announced_failures > node.announced_failures:
         node.announced_failures = status.announced_failures
         announce_failure(run, node, status.announcement)

@@ -44,6 +44,7 @@ def back_off(run: RunState, node: NodeState, delay: float, failure: NodeFailure 
     run.arm(node, "restart", delay)
     if failure is not None:
         run.mark("failed", node, why_failed(failure))
+        node.failed_processes += 1
         source_failed(run, node)
     reason = failure.message if failure is not None else words
     when = f"in {delay:g} s" if delay else "now"

@@ -46,7 +46,7 @@ def _has_ended(run: RunState, node: NodeState, former: PeerStatus) -> bool:
     if status is None or former.revision < node.generation:
         return False
     run.count_restart(node, status.restarts)
-    node.reopen_count = status.reopen_count
+    node.reopen_count, node.failed_processes = status.reopen_count, status.failed_processes
     node.announced_failures, node.announcement = status.announced_failures, status.announcement
     close_outputs(run, node, set(status.outputs_closed))
     return status.phase == "ended"

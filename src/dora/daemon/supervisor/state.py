@@ -131,6 +131,7 @@ class NodeState(ProcessState):
     reopen_count: int = 0  # how often its outputs opened again
     announced_failures: int = 0  # how many failures its consumers were informed of
     announcement: str = ""  # the latest of these failures
+    failed_processes: int = 0  # how many failed and were, or will be, followed by another one
     parameters: dict[str, Any] = {}
 
     @property

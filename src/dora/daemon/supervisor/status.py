@@ -25,10 +25,11 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
     phase: Phase
     outputs_closed: tuple[str, ...] = ()
-    sent: dict[str, int] = {}  # output → messages, of a node with closed outputs
+    sent: dict[str, int] = {}  # output → messages, of a node with closed outputs or failed processes
     reopen_count: int = 0  # how often its outputs opened again
     announced_failures: int = 0  # how many failures its consumers were informed of
     announcement: str = ""  # the latest of these failures
+    failed_processes: int = 0  # how many failed and were, or will be, followed by another one
     restarts: int = 0
     failure: NodeFailure | None = None  # of a node that has ended
 
@@ -90,7 +91,9 @@ class Peers:
             return
         self._last = status
         nodes = {
-            node_id: msgspec.structs.replace(item, sent=sent(node_id)) if item.outputs_closed else item
+            node_id: msgspec.structs.replace(item, sent=sent(node_id))
+            if item.outputs_closed or item.failed_processes
+            else item
             for node_id, item in status.nodes.items()
         }
         self._send(msgspec.structs.replace(status, nodes=nodes))
