@@ -13,18 +13,7 @@ from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.supervisor import Supervisor
-from dora.wire.node_protocol import (
-    Closing,
-    OperatorFailure,
-    OutputsClosed,
-    Ready,
-    SafeStateChanged,
-    SetOwnParameters,
-    Started,
-    StopDataflow,
-    ToDaemon,
-    ToNode,
-)
+from dora.wire.node_protocol import Started, ToNode
 
 Handle = Callable[[on.Event, float], list[do.Command]]
 
@@ -161,31 +150,14 @@ def traced(handle: Handle) -> Handle:
         commands = handle(event, now)
         is_routine = isinstance(event, (on.Progress, on.TimePassed)) and not commands
         level = LEVELS["trace" if is_routine else "debug"]
-        subject = event.request if isinstance(event, (on.RequestReceived, on.ChangeRequested)) else event
-        log.log(level, "%s -> %s", shown(subject), ", ".join(map(shown, commands)) or "nothing")
+        match event:
+            case on.RequestReceived() | on.ChangeRequested():
+                subject = shown(event.request)
+            case on.MessageReceived():
+                subject = f"{event.node_id}: {shown(event.message)}"
+            case _:
+                subject = shown(event)
+        log.log(level, "%s -> %s", subject, ", ".join(map(shown, commands)) or "nothing")
         return commands
 
     return handle_and_trace
-
-
-def event_of_message(node_id: str, message: ToDaemon) -> on.Event | None:
-    """Return the event of a message from a node; None if the supervisor needs none."""
-    match message:
-        case Ready():
-            return on.PortsReady(node_id)
-        case OutputsClosed(outputs=outputs):
-            return on.OutputsDone(node_id, tuple(outputs))
-        case Closing(undeclared=undeclared):
-            return on.NodeClosed(node_id, undeclared)
-        case OperatorFailure(operator=operator):
-            return on.OperatorFailed(node_id, operator)
-        case SafeStateChanged():
-            return on.SafeStateReported(
-                node_id, message.input, message.reason, message.entered, message.seconds
-            )
-        case SetOwnParameters(values=values):
-            return on.ParametersSetByNode(node_id, values)
-        case StopDataflow():
-            return on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL")
-        case _:
-            return None

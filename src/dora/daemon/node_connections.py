@@ -8,7 +8,6 @@ import msgspec
 
 from dora.daemon.accounting import Accounting
 from dora.daemon.control_server import Connection, ControlServer
-from dora.daemon.executor import event_of_message
 from dora.daemon.journal import Journal
 from dora.daemon.link_changes import LinkChanges
 from dora.daemon.node_table import NodeTable
@@ -112,7 +111,7 @@ class NodeConnections:
         if (standby := self._standby.pop(node_id, None)) is not None:
             self._connect(node_id, standby.connection)
             if standby.ready:
-                self._feed(on.PortsReady(node_id))
+                self._feed(on.MessageReceived(node_id, Ready()))
 
     def drop_replacement(self, node_id: str) -> None:
         """Forget the connection of a replacement, whose process is killed."""
@@ -159,8 +158,8 @@ class NodeConnections:
             self._link_changes.attached(node_id, message)
         elif isinstance(message, InputDetached):
             self._link_changes.detached(message)
-        elif (event := event_of_message(node_id, message)) is not None:
-            self._feed(event)
+        elif isinstance(message, on.NodeMessage):
+            self._feed(on.MessageReceived(node_id, message))
 
     # ----------------------------------------------------------------------- disconnection
 

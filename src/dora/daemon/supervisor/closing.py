@@ -40,7 +40,7 @@ def hold_expired(run: RunState, node: NodeState) -> None:
     close_outputs(run, node, set(run.graph.consumers[node.id]) - run.graph.text[node.id])
 
 
-def outputs_done(run: RunState, node: NodeState, outputs: tuple[str, ...]) -> None:
+def outputs_done(run: RunState, node: NodeState, outputs: list[str]) -> None:
     """Close outputs that a node is done with, unless another process of it may follow."""
     node.outputs_done.update(outputs)
     if not run.may_restart(node):

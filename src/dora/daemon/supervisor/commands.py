@@ -37,7 +37,7 @@ class SpawnReplacement(msgspec.Struct, frozen=True):
 class PromoteReplacement(msgspec.Struct, frozen=True):
     """The node's process has ended; its replacement is the node's process from now on.
 
-    Answer with `PortsReady` if the replacement was ready before.
+    Answer with `Ready` if the replacement was ready before.
     """
 
     node_id: str
