@@ -24,7 +24,6 @@ from dora.daemon.node_table import NodeTable
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import refusals
 from dora.daemon.supervisor import events as on
-from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.status import Phase
 from dora.daemon.supervisor.supervisor import Supervisor
@@ -403,7 +402,7 @@ class RequestHandler:
         if not of_node:
             return None
         number, failure = of_node[-1]  # it may have been started again
-        return FailureView(number, why_failed(failure, self._dataflow.working_dir))
+        return FailureView(number, failure.why(self._dataflow.working_dir))
 
     def run_view(self) -> Inspection:
         return Inspection(

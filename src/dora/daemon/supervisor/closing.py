@@ -7,7 +7,6 @@ from typing import Literal
 import msgspec
 
 from dora.daemon.supervisor import commands as do
-from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.handover import end_handover, renew_replacements
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import NodeState, PendingOperation, RunState
@@ -134,7 +133,7 @@ def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> Non
     if failure is not None:
         failure = with_root_cause(run, failure)
         run.failures.append(failure)
-        run.mark("failed", node, why_failed(failure))
+        run.mark("failed", node, failure.why())
         if run.opened and not run.stopping and failure.kind == "exit":
             # The others may go on for hours before the final report. (Other kinds are in the log already.)
             run.emit(_failure_note(run, failure))
@@ -186,7 +185,7 @@ def with_root_cause(run: RunState, failure: NodeFailure) -> NodeFailure:
 
 def _failure_note(run: RunState, failure: NodeFailure) -> do.Log:
     """Return the log entry of a failure: the exit, the error message, and the root cause."""
-    text = why_failed(failure, run.dataflow.working_dir)
+    text = failure.why(run.dataflow.working_dir)
     if not run.failures[:-1]:
         return do.Log("error", failure.node_id, f"{text} (first failure)", {"cause": "first"})
     if failure.follows:
