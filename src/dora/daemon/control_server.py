@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from typing import Literal
 
-from dora._ownership import is_own_peer
+from dora._ownership import is_own_peer, peer_of
 from dora.daemon.event_loop import READ, WRITE, Loop
 from dora.wire.daemon_protocol import Answer, Request, decode_to_daemon
 from dora.wire.decoders import DecodeError
@@ -124,7 +123,7 @@ class Connection:
     def _refuse(self, level: Literal["error", "warn"], reason: str) -> None:
         """Close the connection, and log its peer and the reason."""
         if self.open:
-            who = f"node `{self.node_id}`" if self.node_id else f"process {peer_process(self._socket)}"
+            who = f"node `{self.node_id}`" if self.node_id else f"process {_process_of(self._socket)}"
             self._write_log(level, None, f"the connection of {who} was closed: {reason}")
             self._lost()
 
@@ -206,9 +205,6 @@ class ControlServer:
         self.connections.clear()
 
 
-def peer_process(peer: socket.socket) -> int | str:
+def _process_of(peer: socket.socket) -> int | str:
     """Return the id of the process at the other end, for a message."""
-    if sys.platform == "linux":
-        process: int = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        return process
-    return "of this user"
+    return peer_of(peer)[0] if sys.platform == "linux" else "of this user"

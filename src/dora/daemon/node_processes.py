@@ -17,14 +17,13 @@ from dora.daemon.processes.launch_spec import CannotSpawn, launch_spec
 from dora.daemon.processes.process import PlainProcess, Process
 from dora.daemon.run_directory import RunDirectory
 from dora.daemon.supervisor import events as on
+from dora.daemon.template.client import PendingStart, TemplateClient, fork_request, why_plain
 from dora.daemon.template.protocol import Refused
-from dora.daemon.template.requests import fork_request, why_plain
 from dora.dataflow.model import Dataflow, TimerSource
 from dora.wire.excerpt import LINES_KEPT
 from dora.wire.node_config import Address
 
 if TYPE_CHECKING:
-    from dora.daemon.template.client import PendingStart, TemplateClient
     from dora.daemon.watchdog import Watchdog
 
 OnLine = Callable[[Stream, str], None]

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from dora._ownership import peer_of
 from dora.daemon.template.checks import different_variable, is_python_text, shadowed_module
 from dora.daemon.template.children import (
     MAX_CHILDREN,
@@ -30,20 +31,20 @@ from dora.daemon.template.children import (
 )
 from dora.daemon.template.context import context
 from dora.daemon.template.imports import Imports, fault_of, package_names
-from dora.daemon.template.process import peer
 from dora.daemon.template.program import PythonProgram, program_of
 from dora.daemon.template.protocol import (
     ExitStatus,
     ForkRequest,
     PassedOn,
     Refused,
+    TemplateState,
     pass_on,
     read_request,
     receive_answer,
     receive_descriptors,
     send_answer,
+    send_states,
 )
-from dora.daemon.template.state import TemplateState, encode_states
 
 IDLE_TIMEOUT: Final = 600.0  # seconds
 MEMORY_NEEDED: Final = 0.05  # of the memory of the machine has to be available to keep an idle template
@@ -193,7 +194,7 @@ class Template:
             connection, _ = listener.accept()
         except OSError:
             return
-        if peer(connection)[1] == os.getuid():
+        if peer_of(connection)[1] == os.getuid():
             self._add(connection)
         else:
             connection.close()
@@ -228,7 +229,7 @@ class Template:
                 names = package_names(wanted.modules)
                 states.append(TemplateState(child.pid, names, child.starts, child.since))
         try:
-            connection.send(encode_states(states))
+            send_states(connection, states)
         except OSError:
             pass
 
