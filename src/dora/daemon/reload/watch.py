@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
 from dora.daemon.event_loop import READ, Loop, Timer
-from dora.daemon.reload.imports import CodeFiles, Sources
-from dora.daemon.reload.programs import code_of, is_of_a_project
+from dora.daemon.reload.imports import CodeFiles, Sources, code_of, is_of_a_project
 from dora.daemon.supervisor.events import CodeChanged
 from dora.dataflow.model import Dataflow
 
