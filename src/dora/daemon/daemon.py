@@ -21,7 +21,7 @@ from dora.daemon.capacity import dynamic_nodes, needs_of, prepare_limits
 from dora.daemon.cleanup import Cleanup
 from dora.daemon.control_server import Connection, ControlServer
 from dora.daemon.event_loop import Loop
-from dora.daemon.executor import Executor, LiveCommand, traced
+from dora.daemon.executor import Executor, traced
 from dora.daemon.guardian import kill_run
 from dora.daemon.health import Health
 from dora.daemon.journal import Journal
@@ -396,7 +396,7 @@ class Daemon:
     def finish(self) -> None:
         """Do nothing: `run` checks whether the dataflow has ended."""
 
-    def perform(self, command: LiveCommand) -> None:
+    def perform(self, command: do.LiveCommand) -> None:
         """Perform a command about new code, clients or other machines."""
         match command:
             case do.SpawnReplacement(node_id=node_id, incarnation=incarnation):

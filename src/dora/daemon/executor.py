@@ -17,21 +17,6 @@ from dora.wire.node_protocol import Started, ToNode
 
 Handle = Callable[[on.Event, float], list[do.Command]]
 
-# Commands about new code, clients and other machines, which do not exist in virtual dataflows.
-LiveCommand = (
-    do.SpawnReplacement
-    | do.PromoteReplacement
-    | do.DropReplacement
-    | do.AdmitReplacement
-    | do.Disconnect
-    | do.ApplyDataflow
-    | do.Answer
-    | do.AnswerSentCounts
-    | do.AnswerNodeRemoved
-    | do.RecordParameters
-    | do.SetSentCounts
-)
-
 
 class Backend(Protocol):
     """Processes and connections of a daemon."""
@@ -57,7 +42,7 @@ class Backend(Protocol):
     def log(self, entry: LogEntry) -> None:
         """Write an entry of the daemon to the log."""
 
-    def perform(self, command: LiveCommand) -> None:
+    def perform(self, command: do.LiveCommand) -> None:
         """Perform a command that only occurs outside tests."""
 
     def idle(self) -> None:

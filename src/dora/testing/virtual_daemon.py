@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from dora.daemon.accounting import Accounting
-from dora.daemon.executor import Executor, LiveCommand
+from dora.daemon.executor import Executor
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.router import TextRouter
@@ -195,7 +195,7 @@ class VirtualDaemon:
         if not self._closing:
             self._text.entry(entry)
 
-    def perform(self, command: LiveCommand) -> None:
+    def perform(self, command: do.LiveCommand) -> None:
         """Fail: a virtual dataflow has no new code, no clients and no other machines."""
         raise AssertionError(f"a virtual dataflow cannot perform {command}")
 

@@ -50,17 +50,16 @@ def close_outputs(run: RunState, node: NodeState, outputs: set[str]) -> None:
     """Close outputs of a node and inform their consumers."""
     newly_closed = outputs - node.outputs_closed
     node.outputs_closed |= newly_closed
-    closed: dict[str, list[str]] = {}
-    for output in sorted(newly_closed):
-        for consumer_id, input_id in run.graph.consumers[node.id].get(output, ()):
-            if input_id not in run.nodes[consumer_id].inputs_closed:
-                closed.setdefault(consumer_id, []).append(input_id)
-    for consumer_id, inputs in closed.items():
+    affected = []
+    for consumer_id, inputs in run.graph.inputs_fed_by(node.id, newly_closed).items():
         consumer = run.nodes[consumer_id]
-        consumer.inputs_closed.update(inputs)
-        if consumer.present:
-            run.send(consumer, InputsClosed(inputs))
-    _review_consumers(run, list(closed))
+        closing = [input_id for input_id in inputs if input_id not in consumer.inputs_closed]
+        if closing:
+            affected.append(consumer_id)
+            consumer.inputs_closed.update(closing)
+            if consumer.present:
+                run.send(consumer, InputsClosed(closing))
+    _review_consumers(run, affected)
     if not run.has_stragglers:  # a closing cannot change that
         review_stragglers(run)
 
@@ -124,9 +123,7 @@ def announce_failure(run: RunState, node: NodeState, error: str) -> None:
 def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> None:
     """End a node for good."""
     if (operation := node.operation) is not None:  # the node ended before dora had to act
-        answer_operation(run, node, operation)
-        node.removing = operation.kind == "remove"
-        node.operation = None
+        end_operation(run, node, operation)
     node.awaits_machine = False
     end_handover(run, node)
     run.end_process(node, "ended")
@@ -147,11 +144,13 @@ def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> Non
     try_finish(run)
 
 
-def answer_operation(
+def end_operation(
     run: RunState, node: NodeState, operation: PendingOperation, *, was_running: bool = True
 ) -> None:
-    """Answer the client that has asked for the end of a node; if it leaves, before it is taken out."""
-    if operation.kind == "remove":
+    """End an operation, and answer its client. A node that leaves is taken out afterwards."""
+    node.operation = None
+    node.removing = operation.kind == "remove"
+    if node.removing:
         run.emit(do.AnswerNodeRemoved(operation.connection, node.id, was_running))
     else:
         run.reply(operation.connection, OperationResult(node.id, was_running))

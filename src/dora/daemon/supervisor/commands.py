@@ -185,25 +185,29 @@ class Finish(msgspec.Struct, frozen=True):
     """The dataflow ended; the last command."""
 
 
-Command = (
-    Spawn
-    | SpawnReplacement
+# About new code, clients and other machines, which do not exist in virtual dataflows.
+LiveCommand = (
+    SpawnReplacement
     | PromoteReplacement
     | DropReplacement
-    | Admit
     | AdmitReplacement
-    | Refuse
     | Disconnect
     | ApplyDataflow
     | Answer
     | AnswerSentCounts
     | AnswerNodeRemoved
+    | RecordParameters
+    | SetSentCounts
+)
+Command = (
+    LiveCommand
+    | Spawn
+    | Admit
+    | Refuse
     | Send
     | Signal
     | CloseReceivers
     | OpenReceivers
-    | RecordParameters
-    | SetSentCounts
     | Count
     | AddMark
     | Log

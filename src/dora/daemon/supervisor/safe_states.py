@@ -38,11 +38,7 @@ def changed(run: RunState, node: NodeState, change: SafeStateChanged) -> None:
 def source_failed(run: RunState, node: NodeState) -> None:
     """Inform inputs with a safe state that the process of their source has ended."""
     safe = {output for output, rules in node.spec.output_rules.items() if rules.safe_state is not None}
-    fed: dict[str, list[str]] = {}
-    for output in sorted(safe):
-        for consumer_id, input_id in run.graph.consumers[node.id].get(output, ()):
-            fed.setdefault(consumer_id, []).append(input_id)
-    for consumer_id, inputs in fed.items():
+    for consumer_id, inputs in run.graph.inputs_fed_by(node.id, safe).items():
         consumer = run.nodes[consumer_id]
         if consumer.present and consumer is not node:
             run.send(consumer, SourceFailed(inputs))

@@ -24,7 +24,8 @@ Rules that are less obvious than they look:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from dora.daemon.supervisor import (
     changes,
@@ -115,7 +116,7 @@ class Supervisor:
             del run.deadlines[key]
             node_id, name = key
             if node_id:
-                _node_deadline_expired(run, run.nodes[node_id], name)
+                _NODE_DEADLINES[name](run, run.nodes[node_id])
             else:
                 stopping.run_deadline_expired(run, name)
         commands, run.commands = run.commands, []
@@ -144,7 +145,7 @@ class Supervisor:
 
     def status(self) -> PeerStatus:
         """Return the status of this machine for its peers."""
-        return peers.status_of(self.state)
+        return peers.known_status(self.state, "")
 
     def known_status(self, machine: str) -> PeerStatus:
         """Return the status of another machine's nodes as it is known here."""
@@ -237,27 +238,16 @@ def _handle_message(run: RunState, node: NodeState, message: on.NodeMessage) -> 
             parameters.set_by_node(run, node, values)
 
 
-def _node_deadline_expired(run: RunState, node: NodeState, name: DeadlineName) -> None:
-    match name:
-        case "restart":
-            restart.restart_due(run, node)
-        case "startup":
-            processes.startup_expired(run, node)
-        case "health":
-            processes.health_expired(run, node)
-        case "finish":
-            processes.finish_grace_expired(run, node)
-        case "hold":
-            closing.hold_expired(run, node)
-        case "abandon":
-            processes.abandon(run, node)
-        case "operation":
-            operations.operation_expired(run, node)
-        case "operation-kill":
-            operations.operation_kill_expired(run, node)
-        case "replacement":
-            handover.startup_expired(run, node)
-        case "drain":
-            handover.drain_expired(run, node)
-        case "drain-kill":
-            handover.drain_kill_expired(run, node)
+_NODE_DEADLINES: Final[dict[DeadlineName, Callable[[RunState, NodeState], None]]] = {
+    "restart": restart.restart_due,
+    "startup": processes.startup_expired,
+    "health": processes.health_expired,
+    "finish": processes.finish_grace_expired,
+    "hold": closing.hold_expired,
+    "abandon": processes.abandon,
+    "operation": operations.operation_expired,
+    "operation-kill": operations.operation_kill_expired,
+    "replacement": handover.startup_expired,
+    "drain": handover.drain_expired,
+    "drain-kill": handover.drain_kill_expired,
+}
