@@ -15,7 +15,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -23,6 +23,7 @@ from dora._paths import SHARED_MEMORY
 from dora.daemon.event_loop import READ, Loop
 from dora.daemon.guardian import box_of
 from dora.daemon.journal import Journal
+from dora.daemon.logs.entry import WriteLog
 from dora.dataflow.layout import Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
@@ -120,13 +121,13 @@ class BlackBox:
         inspect: Callable[[], Inspection],
         is_open: Callable[[], bool],
         resume: Callable[[WriteEventLog], None],
-        log: Callable[[Literal["warn", "info"], None, str], None],
+        log: WriteLog,
     ) -> None:
         """Make the rings; without memory, or elsewhere than on Linux, it is off.
 
         ``seconds``: of the options; 0: off, None: as the dataflow says. ``directory``: of the logs.
         ``inspect`` returns the state of the run, ``is_open`` whether all nodes were ready. ``resume`` sends
-        a frame to all nodes. ``log`` writes to the log: level, None, text.
+        a frame to all nodes.
         """
         self._saved: list[str] = []
         self._working_dir = dataflow.working_dir

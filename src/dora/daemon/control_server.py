@@ -7,10 +7,11 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from typing import Literal
 
 from dora._ownership import is_own_peer, peer_of
 from dora.daemon.event_loop import READ, WRITE, Loop
+from dora.daemon.logs.entry import WriteLog
+from dora.dataflow.model import LogLevel
 from dora.wire.daemon_protocol import Answer, Request, decode_to_daemon
 from dora.wire.decoders import DecodeError
 from dora.wire.framing import FrameBuffer, FrameError, encode_frame
@@ -22,10 +23,6 @@ _MAX_INCOMING = 16 << 20
 # Nodes that connect while the daemon starts others; the kernel's own limit is 4,096 as well (somaxconn).
 _BACKLOG = 4096
 TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them
-
-
-WriteLog = Callable[[Literal["error", "warn", "info"], "str | None", str], None]
-"""Writes a line to the log: its level, the node that it is about (None: the daemon), its text."""
 
 
 class Connection:
@@ -120,7 +117,7 @@ class Connection:
             kind = type(message).__name__
             self._refuse("error", f"its {kind} cannot be handled: {type(error).__name__}: {error}")
 
-    def _refuse(self, level: Literal["error", "warn"], reason: str) -> None:
+    def _refuse(self, level: LogLevel, reason: str) -> None:
         """Close the connection, and log its peer and the reason."""
         if self.open:
             who = f"node `{self.node_id}`" if self.node_id else f"process {_process_of(self._socket)}"

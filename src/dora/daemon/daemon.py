@@ -469,7 +469,7 @@ class Daemon:
             self._gateway = GatewayProcess(
                 self.loop,
                 self._run.run_id,
-                lambda level, text: self.run_log.write(level, None, text),
+                self.run_log.write,
                 on_ended=self._on_gateway_ended,
             )
         self._gateway.apply(config)

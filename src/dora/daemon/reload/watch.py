@@ -15,9 +15,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, Literal
+from typing import Final
 
 from dora.daemon.event_loop import READ, Loop, Timer
+from dora.daemon.logs.entry import WriteLog
 from dora.daemon.reload.imports import CodeFiles, Sources, code_of, is_of_a_project
 from dora.daemon.supervisor.events import CodeChanged
 from dora.dataflow.model import Dataflow
@@ -92,7 +93,7 @@ class HotReload:
 
     Watched are scripts, programs that are Python scripts (such as those that pip makes), operators, and
     the modules of the project that they import. ``nodes`` are the ids of nodes with watched code.
-    ``on_change`` gets one event per node. ``write_log`` (level, node id, text) writes to the log.
+    ``on_change`` gets one event per node.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class HotReload:
         dataflow: Dataflow,
         loop: Loop,
         on_change: Callable[[CodeChanged], None],
-        write_log: Callable[[Literal["error", "info"], str | None, str], None],
+        write_log: WriteLog,
     ) -> None:
         self._loop = loop
         self._on_change = on_change

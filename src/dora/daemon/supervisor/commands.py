@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from dora.dataflow.model import Dataflow
+from dora.dataflow.model import Dataflow, LogLevel
 from dora.wire import daemon_protocol
 from dora.wire.counters import NodeCounter
 from dora.wire.journal import MarkKind
 from dora.wire.node_protocol import ToNode
-
-Level = Literal["error", "warn", "info"]
 
 
 class Spawn(msgspec.Struct, frozen=True):
@@ -175,7 +173,7 @@ class AddMark(msgspec.Struct, frozen=True):
 class Log(msgspec.Struct, frozen=True):
     """Write a sentence for the user to the log."""
 
-    level: Level
+    level: LogLevel
     node_id: str | None
     text: str
     fields: dict[str, str] = {}

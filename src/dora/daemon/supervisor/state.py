@@ -17,7 +17,7 @@ from dora.daemon.supervisor.consumer_graph import NodeGraph
 from dora.daemon.supervisor.events import CodeChanged
 from dora.daemon.supervisor.result import FailureKind, NodeFailure
 from dora.daemon.supervisor.status import PeerStatus, Phase
-from dora.dataflow.model import Dataflow, NodeSpec
+from dora.dataflow.model import Dataflow, LogLevel, NodeSpec
 from dora.dataflow.problems import no_node
 from dora.wire.counters import RELOADS, RESTARTS, NodeCounter
 from dora.wire.daemon_protocol import Answer, Rejected
@@ -362,6 +362,6 @@ class RunState(msgspec.Struct):
     def close_receivers(self, node: NodeState) -> None:
         self.emit(do.CloseReceivers(node.id))
 
-    def log(self, level: do.Level, node: NodeState, text: str) -> None:
+    def log(self, level: LogLevel, node: NodeState, text: str) -> None:
         """Write a sentence about a node to the log."""
         self.emit(do.Log(level, node.id, text))
