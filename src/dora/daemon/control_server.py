@@ -1,4 +1,4 @@
-"""The daemon's control socket and the connections on it."""
+"""The daemon's control socket, the connections on it, and which of them are nodes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dora._ownership import is_own_peer, peer_of
 from dora.daemon.event_loop import READ, WRITE, Loop
@@ -200,6 +200,38 @@ class ControlServer:
         for connection in self.connections.values():
             connection.close()
         self.connections.clear()
+
+
+class NodeTable:
+    """Node → its connection, from its admission until the connection is lost.
+
+    `dora.daemon.node_connections` adds and removes; everything else sends, or looks a connection up.
+    """
+
+    def __init__(self) -> None:
+        self._connections: dict[str, Connection] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._connections)
+
+    def get(self, node_id: str) -> Connection | None:
+        """Return the connection of a node, None if it is not connected."""
+        return self._connections.get(node_id)
+
+    def send(self, node_id: str, message: ToNode) -> bool:
+        """Send a frame to a node; return False if it is not connected."""
+        if (connection := self._connections.get(node_id)) is None:
+            return False
+        connection.send(message)
+        return True
+
+    def add(self, node_id: str, connection: Connection) -> None:
+        """Give a node this connection, instead of any other."""
+        self._connections[node_id] = connection
+
+    def remove(self, node_id: str) -> bool:
+        """Forget the connection of a node; return whether it had one."""
+        return self._connections.pop(node_id, None) is not None
 
 
 def _process_of(peer: socket.socket) -> int | str:

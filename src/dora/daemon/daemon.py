@@ -19,7 +19,7 @@ from dora.daemon.accounting import GATEWAY, Accounting
 from dora.daemon.black_box import BlackBox
 from dora.daemon.capacity import dynamic_nodes, needs_of, prepare_limits
 from dora.daemon.cleanup import Cleanup
-from dora.daemon.control_server import Connection, ControlServer
+from dora.daemon.control_server import Connection, ControlServer, NodeTable
 from dora.daemon.event_loop import Loop
 from dora.daemon.executor import Executor, traced
 from dora.daemon.guardian import kill_run
@@ -29,7 +29,6 @@ from dora.daemon.link_changes import LinkChanges, prepare_plan
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.node_connections import NodeConnections
 from dora.daemon.node_processes import NodeProcesses
-from dora.daemon.node_table import NodeTable
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import check_scheduling
 from dora.daemon.requests import RequestHandler, SupervisorRequest, event_of_request

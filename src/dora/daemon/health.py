@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 from dora.daemon.accounting import Accounting
+from dora.daemon.control_server import NodeTable
 from dora.daemon.event_loop import Loop
-from dora.daemon.node_table import NodeTable
 from dora.daemon.processes.process import is_stopped
 from dora.daemon.supervisor.events import Progress
 from dora.daemon.supervisor.state import RunState

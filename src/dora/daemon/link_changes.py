@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from dora.daemon.accounting import Accounting
+from dora.daemon.control_server import NodeTable
 from dora.daemon.event_loop import Loop
-from dora.daemon.node_table import NodeTable
 from dora.dataflow.layout import Link, Plan, RunContext
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan

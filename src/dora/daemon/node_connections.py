@@ -7,10 +7,9 @@ from collections.abc import Callable
 import msgspec
 
 from dora.daemon.accounting import Accounting
-from dora.daemon.control_server import Connection, ControlServer
+from dora.daemon.control_server import Connection, ControlServer, NodeTable
 from dora.daemon.journal import Journal
 from dora.daemon.link_changes import LinkChanges
-from dora.daemon.node_table import NodeTable
 from dora.daemon.requests import RequestHandler, registration_fault
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on

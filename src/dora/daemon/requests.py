@@ -17,10 +17,9 @@ from dora.daemon.accounting import Accounting
 from dora.daemon.black_box import BlackBox
 from dora.daemon.cleanup import Cleanup
 from dora.daemon.client import fits
-from dora.daemon.control_server import Connection
+from dora.daemon.control_server import Connection, NodeTable
 from dora.daemon.event_loop import Loop, Timer
 from dora.daemon.journal import Journal
-from dora.daemon.node_table import NodeTable
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import refusals
 from dora.daemon.supervisor import events as on

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dora.daemon.accounting import Accounting
+from dora.daemon.control_server import NodeTable
 from dora.daemon.event_loop import Loop
 from dora.daemon.logs.entry import LogEntry, Stream
-from dora.daemon.node_table import NodeTable
 from dora.daemon.supervisor.state import RunState
 from dora.dataflow.layout import Plan
 from dora.dataflow.model import Dataflow, LogLevel
