@@ -24,7 +24,7 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
 from dora.transport.board import CLOSED, LINKS_VERSION, STATE, UNCONNECTED, Board
 from dora.transport.doorbell import Doorbell
-from dora.wire.node_config import ChannelConfig, InputConfig, NodeConfig, OutputConfig
+from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
 from dora.wire.node_protocol import (
     AttachInput,
     AttachLink,
@@ -77,29 +77,26 @@ class LinkChanges:
         former, self._plan = self._plan, plan
         self._accounting.change(plan)
         self._remove_latches(former, plan)
-        channels = {item.slot: item.service for config in plan.configs.values() for item in config.inputs}
+        services = {item.slot: item.service for config in plan.configs.values() for item in config.inputs}
         for node_id, before, now in _both(former, plan):
             for was, is_ in _outputs(before, now):
+                known = {link.slot for link in was.links}
                 for link in is_.links:
-                    if link.slot not in {known.slot for known in was.links}:
-                        overflow_channel = _find_overflow_channel(is_, channels[link.slot])
-                        is_known = overflow_channel is None or overflow_channel in was.overflow_channels
-                        change = self._next_change(is_.slot)
-                        self._send(
-                            node_id,
-                            is_.slot,
-                            AttachLink(
-                                is_.id,
-                                link,
-                                change,
-                                is_.credit_bell,
-                                None if is_known else overflow_channel,
-                            ),
-                        )
+                    if link.slot not in known:
+                        self._attach_link(node_id, was, is_, link, services[link.slot])
         pending = self._attach_inputs(former, plan, on_applied)
         self._detach(former, plan)
         if not pending:
             on_applied("")
+
+    def _attach_link(
+        self, node_id: str, was: OutputConfig, output: OutputConfig, link: LinkConfig, service: str
+    ) -> None:
+        channel = next((item for item in output.overflow_channels if item.service == service), None)
+        if channel in was.overflow_channels:
+            channel = None  # the sender has it
+        change = self._next_change(output.slot)
+        self._send(node_id, output.slot, AttachLink(output.id, link, change, output.credit_bell, channel))
 
     def _remove_latches(self, former: Plan, plan: Plan) -> None:
         """Remove the latches of outputs that are gone: nobody can be connected to them any more."""
@@ -215,17 +212,10 @@ class LinkChanges:
         if output is None:
             return
         gone = self._accounting.channel_of(slot)
-        needed = {
-            output.service,
-            *(overflow_channel.service for overflow_channel in output.overflow_channels),
-        }
+        needed = {output.service, *(channel.service for channel in output.overflow_channels)}
         change = self._next_change(output.slot)
-        overflow_channel = "" if gone in needed else gone
-        self._send(
-            link.producer,
-            output.slot,
-            DetachLink(output.id, slot, change, overflow_channel),
-        )
+        frame = DetachLink(output.id, slot, change, "" if gone in needed else gone)
+        self._send(link.producer, output.slot, frame)
 
     def _next_change(self, slot: int) -> int:
         return self._accounting.board.get(slot, LINKS_VERSION) + 1
@@ -247,17 +237,6 @@ def _outputs(before: NodeConfig, now: NodeConfig) -> Iterator[tuple[OutputConfig
     for output in now.outputs:
         if output.slot in known:
             yield known[output.slot], output
-
-
-def _find_overflow_channel(output: OutputConfig, service: str) -> ChannelConfig | None:
-    return next(
-        (
-            overflow_channel
-            for overflow_channel in output.overflow_channels
-            if overflow_channel.service == service
-        ),
-        None,
-    )
 
 
 def _key(item: InputConfig) -> tuple[str, str, str, int]:
