@@ -30,6 +30,7 @@ from dora.errors import DoraError
 from dora.transport.board import BYTES, SENT, WORDS
 from dora.transport.fence import FENCED
 from dora.transport.shm.overwriting_ring import OverwritingRing, OverwritingWriter
+from dora.transport.shm.room import free_bytes
 from dora.wire.black_box import (
     LARGE,
     ORDER,
@@ -173,8 +174,7 @@ class BlackBox:
         return [path for path in self._saved if os.path.exists(path)]
 
     def _memory(self) -> int:
-        status = os.statvfs(SHARED_MEMORY)
-        free = status.f_bavail * status.f_frsize // _SHARE_OF_FREE
+        free = (free_bytes() or 0) // _SHARE_OF_FREE
         return min(self._settings.memory or default_memory(), free)
 
     # ----------------------------------------------------------------------- rings
@@ -276,8 +276,6 @@ class BlackBox:
                 self._sent[slot] = sent
                 self._journal.mark("note", name.partition("/")[0], f"`{name}` has sent a message")
                 self._plan_save("output")
-        if self._due is not None and now >= self._due:
-            self._save_by_itself()
 
     def _grow(self, ring: _Ring, most: int) -> None:
         """Enlarge a ring while there is memory, one for large messages to at most ``most`` bytes."""

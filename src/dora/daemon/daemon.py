@@ -308,7 +308,7 @@ class Daemon:
         For the daemon's thread only.
         """
         links = self._accounting.report(self.run_log.text.sent, self.run_log.text.dropped)
-        sent = sum(sum(self._accounting.sent(node_id).values()) for node_id in node_ids)
+        sent = sum(map(self._sent, node_ids))
         return sum(link.received for link in links), sum(link.dropped for link in links), sent
 
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:

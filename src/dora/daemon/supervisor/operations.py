@@ -18,7 +18,14 @@ from dora.daemon.supervisor.closing import end_node, end_operation, take_out, tr
 from dora.daemon.supervisor.events import OperationRequest
 from dora.daemon.supervisor.handover import end_handover
 from dora.daemon.supervisor.result import NodeFailure
-from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, OperationKind, PendingOperation, RunState
+from dora.daemon.supervisor.state import (
+    ABANDON_AFTER,
+    BEING_STOPPED,
+    NodeState,
+    OperationKind,
+    PendingOperation,
+    RunState,
+)
 from dora.wire.daemon_protocol import Rejected
 from dora.wire.node_protocol import StopFrame
 from dora.wire.operations import ProposedChange, RestartOperation, StopOperation
@@ -155,8 +162,8 @@ def cancel_requests(run: RunState, node: NodeState) -> None:
     if node.operation is not None:
         connection = node.operation.connection
         node.operation = None
-        run.reply(connection, Rejected("the dataflow is being stopped"))
+        run.reply(connection, Rejected(BEING_STOPPED))
     if node.added_by is not None:
-        run.reply(node.added_by, Rejected("the dataflow is being stopped"))
+        run.reply(node.added_by, Rejected(BEING_STOPPED))
         node.added_by = None
     run.disarm(node, "operation", "operation-kill")
