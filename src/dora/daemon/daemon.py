@@ -251,10 +251,9 @@ class Daemon:
         )
 
     def _watch_circles(self) -> None:
-        from dora.daemon.mutual_waits import MutualWaits
+        from dora.daemon.mutual_waits import watch_circles
 
-        state, accounting = self.supervisor.state, self._accounting
-        MutualWaits(self.dataflow, self.loop, state, accounting, self.run_log.warn).watch()
+        watch_circles(self.dataflow, self.loop, self.supervisor.state, self._accounting, self.run_log.warn)
 
     def _finish_recorders(self, failed: list[str]) -> None:
         """Wait until recorders have taken the last messages; these go with the shared memory."""
