@@ -193,6 +193,11 @@ class ControlServer:
         self.connections.pop(connection.number, None)
         self._on_closed(connection)
 
+    def drop(self, connection: Connection) -> None:
+        """Close a connection without telling ``on_closed``."""
+        self.connections.pop(connection.number, None)
+        connection.close()
+
     def close(self) -> None:
         """Close the socket and every connection."""
         self._loop.unwatch(self._socket.fileno())

@@ -17,7 +17,7 @@ import msgspec
 
 from dora.daemon.accounting import GATEWAY, Accounting
 from dora.daemon.black_box import BlackBox
-from dora.daemon.capacity import dynamic_nodes, needs_of, prepare_limits
+from dora.daemon.capacity import needs_of, prepare_limits
 from dora.daemon.cleanup import Cleanup
 from dora.daemon.control_server import Connection, ControlServer, NodeTable
 from dora.daemon.event_loop import Loop
@@ -104,7 +104,7 @@ class Daemon:
         self.context = context
         self._watchdog = watchdog
         self._plan = plan(dataflow, context)
-        prepare_limits(needs_of(self._plan, context, dynamic_nodes(dataflow)))
+        prepare_limits(needs_of(self._plan, context, dataflow))
         check_scheduling(dataflow, placement.elsewhere)
         for path in self._plan.bells:
             Doorbell.make(path)
@@ -119,7 +119,7 @@ class Daemon:
         state = self.supervisor.state
         self.journal = Journal(state)
         self._executor = Executor(
-            self.supervisor, self, self._accounting, time.monotonic, handle, self.journal.on_mark
+            self.supervisor, self, self._accounting, time.monotonic, handle, self.journal.mark
         )
         self._nodes = NodeTable()
         self._taps = Taps(self._plan)
@@ -153,7 +153,6 @@ class Daemon:
             self.loop, run.socket, self._on_message, self._on_closed, self.run_log.write
         )
         self._requests = RequestHandler(
-            dataflow,
             self._plan,
             context,
             run.name,
@@ -442,7 +441,7 @@ class Daemon:
             if node.id not in known:
                 self.journal.parameters(node.id, node.parameters)
         self.dataflow, self._plan = dataflow, self.prepare_plan(dataflow)
-        self._requests.change(dataflow, self._plan, self.context)
+        self._requests.change(self._plan, self.context)
         try:
             self.black_box.follow(dataflow, self._plan)
         except OSError as error:
@@ -473,7 +472,7 @@ class Daemon:
         self._gateway.apply(config)
 
     def _on_gateway_ended(self) -> None:
-        self._clean_up_after(GATEWAY)
+        self._cleanup.add(GATEWAY)
         self._cleanup.make_room(GATEWAY)
 
     def _on_log_broken(self) -> None:
@@ -502,7 +501,7 @@ class Daemon:
     def _on_process_ended(self, node_id: str, exit_code: int | None, number: int | None) -> None:
         self._connections.process_ended(node_id)
         self.run_log.text.end_traceback(node_id)
-        self._clean_up_after(node_id)
+        self._cleanup.add(node_id)
         lines = self.run_log.text.last_lines(node_id)
         remedy = self._remedy(node_id, lines, number) if exit_code or number else ""
         self.feed(on.ProcessEnded(node_id, exit_code, number, lines, remedy))
@@ -520,9 +519,6 @@ class Daemon:
         except CannotSpawn:  # its file has been removed meanwhile
             return ""
         return remedy(lines, number, failed_program(self.dataflow, node, spec.interpreter, command))
-
-    def _clean_up_after(self, node_id: str) -> None:
-        self._cleanup.add(node_id)
 
     # ----------------------------------------------------------------------- connections
 
@@ -561,4 +557,4 @@ class Daemon:
 
     def _on_node_disconnected(self, node_id: str) -> None:
         if (node := self.supervisor.state.nodes.get(node_id)) is not None and node.spec.is_dynamic:
-            self._clean_up_after(node_id)
+            self._cleanup.add(node_id)

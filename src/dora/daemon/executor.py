@@ -13,6 +13,7 @@ from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.supervisor import Supervisor
+from dora.wire.journal import MarkKind
 from dora.wire.node_protocol import Started, ToNode
 
 Handle = Callable[[on.Event, float], list[do.Command]]
@@ -62,17 +63,17 @@ class Executor:
         accounting: Accounting,
         clock: Callable[[], float],
         handle: Handle | None = None,
-        on_mark: Callable[[do.AddMark], None] = lambda _: None,
+        mark: Callable[[MarkKind, str, str], None] = lambda *_: None,
     ) -> None:
         """``clock`` returns seconds. ``handle`` is called instead of `Supervisor.handle`, to trace it.
 
-        ``on_mark`` gets the entries of the run's journal.
+        ``mark`` notes in the journal of the run what has happened to a node.
         """
         self._supervisor = supervisor
         self._backend = backend
         self._accounting = accounting
         self._clock = clock
-        self._on_mark = on_mark
+        self._mark = mark
         self._handle = handle or supervisor.handle
         self._events: deque[on.Event] = deque()
         self._handling = False
@@ -109,8 +110,8 @@ class Executor:
                 self._accounting.open_receivers(node_id)
             case do.Count(node_id=node_id, counter=counter, times=times):
                 self._accounting.count(node_id, counter, times)
-            case do.AddMark():
-                self._on_mark(command)
+            case do.AddMark(kind=kind, node_id=node_id, text=text):
+                self._mark(kind, node_id, text)
             case do.Log(level=level, node_id=node_id, text=text, fields=fields):
                 self._backend.log(LogEntry(time.time_ns(), level, node_id, text, "daemon", fields=fields))
             case do.Finish():

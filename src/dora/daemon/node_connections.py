@@ -81,9 +81,8 @@ class NodeConnections:
         """Answer a registration with a reason and close the connection."""
         if connection is None:
             return
-        self._server.connections.pop(connection.number, None)
         connection.send(RegistrationRefused(reason))
-        connection.close()
+        self._server.drop(connection)
         self.closed(connection)
 
     def admit(self, command: do.Admit, plan: Plan) -> None:
@@ -165,8 +164,7 @@ class NodeConnections:
     def disconnect(self, node_id: str) -> None:
         """Close the connection of a node."""
         if (connection := self._nodes.get(node_id)) is not None:
-            self._server.connections.pop(connection.number, None)
-            connection.close()
+            self._server.drop(connection)
             self.closed(connection)
 
     def closed(self, connection: Connection) -> None:
@@ -186,7 +184,6 @@ class NodeConnections:
             return
         connection.read_rest()
         if self._nodes.remove(node_id):
-            self._server.connections.pop(connection.number, None)
-            connection.close()
+            self._server.drop(connection)
             self._link_changes.node_disconnected(node_id)
             self._requests.node_disconnected(node_id)

@@ -153,15 +153,12 @@ def _stopped(fallen: Sequence[str]) -> str:
 
 
 def _orphans(fallen: Sequence[str]) -> str:
-    return f"{_names(fallen)} could not start, because not every node of the dataflow became ready"
-
-
-def _names(node_ids: Sequence[str]) -> str:
     """
-    >>> _names(["a"]), _names(["a", "b", "c"])
-    ('Node `a`', 'Nodes `a`, `b` and `c`')
+    >>> _orphans(["a", "b", "c"])
+    'Nodes `a`, `b` and `c` could not start, because not every node of the dataflow became ready'
     """
-    return f"{'Node' if len(node_ids) == 1 else 'Nodes'} {listed(node_ids)}"
+    who = "Node" if len(fallen) == 1 else "Nodes"
+    return f"{who} {listed(fallen)} could not start, because not every node of the dataflow became ready"
 
 
 def _culprit(failure: NodeFailure, *, first: bool, brief: bool) -> str:

@@ -238,7 +238,6 @@ class RequestHandler:
 
     def __init__(
         self,
-        dataflow: Dataflow,
         plan: Plan,
         context: RunContext,
         name: str,
@@ -262,24 +261,24 @@ class RequestHandler:
         self._name = name
         self._publishing: dict[int, tuple[Connection, str, Timer]] = {}  # by ticket: client, node, patience
         self._last_ticket = 0
-        self.black_box: BlackBox | None = None
-        self.change(dataflow, plan, context)
+        self.black_box: BlackBox  # it needs this object, so the daemon sets it
+        self.change(plan, context)
 
     @property
     def _machine(self) -> str:
         """The name of this machine; "" as long as the dataflow is on one machine."""
         return self._context.placement.machine if self._state.distributed else ""
 
-    def change(self, dataflow: Dataflow, plan: Plan, context: RunContext) -> None:
+    def change(self, plan: Plan, context: RunContext) -> None:
         """Change to another dataflow."""
-        self._dataflow, self._plan, self._context = dataflow, plan, context
+        self._plan, self._context = plan, context
         self._taps.change(plan)
 
     def description(self) -> Description:
         """Return the identity of this dataflow."""
-        nodes = [node.id for node in self._dataflow.nodes]
-        context, file = self._context, self._dataflow.file
-        return Description(context.dataflow_id, file, nodes, self._name, context.coordinator)
+        context, dataflow = self._context, self._state.dataflow
+        nodes = [node.id for node in dataflow.nodes]
+        return Description(context.dataflow_id, dataflow.file, nodes, self._name, context.coordinator)
 
     def handle(
         self,
@@ -305,10 +304,10 @@ class RequestHandler:
             case GetGraph():
                 from dora.dataflow.graph import graph_of
 
-                client.send(GraphText(msgspec.json.encode(graph_of(self._dataflow))))
+                client.send(GraphText(msgspec.json.encode(graph_of(self._state.dataflow))))
             case GetDataflow():
-                text = msgspec.json.encode(self._dataflow.descriptor, enc_hook=str)
-                client.send(DataflowText(text, self._dataflow.working_dir))
+                text = msgspec.json.encode(self._state.dataflow.descriptor, enc_hook=str)
+                client.send(DataflowText(text, self._state.dataflow.working_dir))
             case OpenTaps():
                 client.send(self._taps.open(client, request))
             case CloseTaps():
@@ -318,12 +317,9 @@ class RequestHandler:
                 self.event_logs.begin(client.number, request)
                 client.send(Ok())
             case SaveBlackBox(path=path, note=note):
-                if self.black_box is None:
-                    client.send(Rejected("this dataflow has no black box"))
-                else:
-                    self.black_box.save(path, note, client.send)
+                self.black_box.save(path, note, client.send)
             case ReadSavedFile(path=path, offset=offset):
-                part = None if self.black_box is None else self.black_box.read_saved(path, offset)
+                part = self.black_box.read_saved(path, offset)
                 client.send(Rejected(f"{path} is no file of this run") if part is None else FilePart(part))
             case GetJournal(after=after):
                 client.send(self._journal.entries(after))
@@ -401,12 +397,12 @@ class RequestHandler:
         if not of_node:
             return None
         number, failure = of_node[-1]  # it may have been started again
-        return FailureView(number, failure.why(self._dataflow.working_dir))
+        return FailureView(number, failure.why(self._state.dataflow.working_dir))
 
     def run_view(self) -> Inspection:
         return Inspection(
             dataflow_id=self._context.dataflow_id,
-            file=self._dataflow.file,
+            file=self._state.dataflow.file,
             engine=self._context.engine,
             run_dir=self._context.run_dir,
             prefix=self._context.prefix,

@@ -30,6 +30,8 @@ from dora.wire.daemon_protocol import Ok, Rejected
 from dora.wire.excerpt import error_line
 from dora.wire.node_protocol import ReloadFrame, StopFrame
 
+RELOAD_GRACE = 5.0  # seconds: the most that a process gets which is followed by one with new code
+
 
 def code_changed(run: RunState, node: NodeState, change: on.CodeChanged) -> None:
     """React to saved code, depending on what the node is doing."""
@@ -219,7 +221,7 @@ def _terminate(run: RunState, node: NodeState) -> None:
 
 
 def _grace(run: RunState, node: NodeState) -> float:
-    return run.reload_grace if node.program_change is None else node.program_change.grace
+    return min(run.grace, RELOAD_GRACE) if node.program_change is None else node.program_change.grace
 
 
 # --------------------------------------------------------------------------- after a process

@@ -27,7 +27,6 @@ from dora.wire.operations import ProposedChange
 
 DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 DEFAULT_FINISH_GRACE = 120.0
-RELOAD_GRACE = 5.0  # the most that a process gets which is followed by one with new code
 ABANDON_AFTER = 10.0  # seconds after SIGKILL
 BEING_STOPPED = "the dataflow is being stopped"
 
@@ -201,11 +200,6 @@ class RunState(msgspec.Struct):
 
     # ----------------------------------------------------------------------- questions
 
-    @property
-    def reload_grace(self) -> float:
-        """The grace period of a process that is followed by one with new code."""
-        return min(self.grace, RELOAD_GRACE)
-
     def processes(self) -> list[NodeState]:
         """Return the nodes of this machine that have a process."""
         return [node for node in self.nodes.values() if node.alive and not node.machine]
@@ -259,9 +253,6 @@ class RunState(msgspec.Struct):
     def add_node(self, spec: NodeSpec) -> NodeState:
         node = self.nodes[spec.id] = NodeState(spec, parameters=dict(spec.parameters))
         return node
-
-    def delete_node(self, node_id: str) -> None:
-        del self.nodes[node_id]
 
     def spawn(self, node: NodeState) -> None:
         """Start a process of a node."""
