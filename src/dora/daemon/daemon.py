@@ -31,7 +31,7 @@ from dora.daemon.node_connections import NodeConnections
 from dora.daemon.node_processes import NodeProcesses
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import check_scheduling
-from dora.daemon.requests import RequestHandler, SupervisorRequest, event_of_request
+from dora.daemon.requests import RequestHandler
 from dora.daemon.run_directory import RunDirectory
 from dora.daemon.run_log import RunLog
 from dora.daemon.supervisor import commands as do
@@ -113,8 +113,8 @@ class Daemon:
             self._accounting.resume(options.former)
         # Each of these gets those before it in its constructor. Events go up to the supervisor, and
         # commands come down from it. This circle is closed here alone: what sees events gets `feed`, or a
-        # method of this object that feeds, and the executor has this object as its `Backend`. None of them
-        # calls anything before `run`.
+        # method of this object that feeds; the executor has this object as its `Backend`, and requests have
+        # it as their `RunningDaemon`. None of them calls anything before `run`.
         handle = traced(self.supervisor.handle)
         state = self.supervisor.state
         self.journal = Journal(state)
@@ -153,10 +153,9 @@ class Daemon:
             self.loop, run.socket, self._on_message, self._on_closed, self.run_log.write
         )
         self._requests = RequestHandler(
+            self,
             self._plan,
-            context,
             run.name,
-            state,
             self._accounting,
             self._nodes,
             self._taps,
@@ -441,7 +440,7 @@ class Daemon:
             if node.id not in known:
                 self.journal.parameters(node.id, node.parameters)
         self.dataflow, self._plan = dataflow, self.prepare_plan(dataflow)
-        self._requests.change(self._plan, self.context)
+        self._requests.change(self._plan)
         try:
             self.black_box.follow(dataflow, self._plan)
         except OSError as error:
@@ -541,12 +540,10 @@ class Daemon:
     def _on_message(self, connection: Connection, message: ToDaemon | Request) -> None:
         if isinstance(message, Register):
             self._connections.register(connection, message)
-        elif not isinstance(message, Request):
-            self._connections.handle(connection, message)
-        elif not isinstance(message, SupervisorRequest):
+        elif isinstance(message, Request):
             self._requests.handle(connection, message)
-        elif (event := event_of_request(self, connection, message)) is not None:
-            self.feed(event)
+        else:
+            self._connections.handle(connection, message)
 
     def _on_closed(self, connection: Connection) -> None:
         if connection.node_id:
