@@ -254,11 +254,11 @@ class BlackBox:
         """Begin to look once a second."""
         if self.folder:
             self._write_state()  # rates follow from two states: a run that soon fails has one, too
-            self._loop.call_at(time.monotonic() + TICK, self._tick)
+            self._loop.call_later(TICK, self._tick)
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._loop.call_at(now + TICK, self._tick)
+        self._loop.call_later(TICK, self._tick)
         self._write_state()
         if now >= self._values_due:
             self._values_due = now + _REPEAT

@@ -219,7 +219,7 @@ class Daemon:
             self.loop.call_at(stop_after, self._stop_in_time)
         self._health.watch(self.dataflow)
         self.black_box.start()
-        self.loop.call_at(time.monotonic() + CIRCLES_AFTER, self._watch_circles)
+        self.loop.call_later(CIRCLES_AFTER, self._watch_circles)
         failures = 0
         while not self.supervisor.state.done:
             self.loop.run_once(self.supervisor.next_deadline())
@@ -363,7 +363,7 @@ class Daemon:
         self.feed(on.StopRequested(reason))
         if self._grace > SLOW_STOP_AFTER:
             sent = {node_id: self._sent(node_id) for node_id in self.supervisor.alive()}
-            self.loop.call_at(time.monotonic() + SLOW_STOP_AFTER, lambda: self._report_slow_stop(sent))
+            self.loop.call_later(SLOW_STOP_AFTER, lambda: self._report_slow_stop(sent))
 
     def _report_slow_stop(self, sent: dict[str, int]) -> None:
         """Name the nodes that have not ended. ``sent``: how many messages each had sent at the stop."""

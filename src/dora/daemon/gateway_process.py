@@ -101,7 +101,7 @@ class GatewayProcess:
         self._send()
 
     def _start_later(self) -> None:
-        self._loop.call_at(time.monotonic() + self._pause, self._start)
+        self._loop.call_later(self._pause, self._start)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _send(self) -> None:

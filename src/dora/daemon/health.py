@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from dora.daemon.accounting import Accounting
@@ -60,4 +59,4 @@ class Health:
             self._counters[node_id] = counters
             if (waits or moved) and not is_stopped(connection.pid):
                 self._feed(Progress(node_id))
-        self._loop.call_at(time.monotonic() + self._interval, self._check)
+        self._loop.call_later(self._interval, self._check)

@@ -13,7 +13,6 @@ closed.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 
 from dora.daemon.accounting import Accounting
@@ -153,7 +152,7 @@ class LinkChanges:
                     pending.append(item.slot)
                 connection.send(AttachInput(item))
         if pending:
-            self._loop.call_at(time.monotonic() + ATTACH_TIMEOUT, lambda: self._attach_timed_out(pending))
+            self._loop.call_later(ATTACH_TIMEOUT, lambda: self._attach_timed_out(pending))
         return bool(pending)
 
     def _attach_timed_out(self, slots: list[int]) -> None:
@@ -183,7 +182,7 @@ class LinkChanges:
                     self._end_link(item.slot)
         pending = list(self._detaching)
         if pending:
-            self._loop.call_at(time.monotonic() + DETACH_TIMEOUT, lambda: self._detach_timed_out(pending))
+            self._loop.call_later(DETACH_TIMEOUT, lambda: self._detach_timed_out(pending))
         if any(link.target_machine for link in self._detaching.values()):
             self._check_remote_receivers()
 
@@ -193,7 +192,7 @@ class LinkChanges:
             if link.target_machine and self._accounting.board.get(slot, STATE) in (CLOSED, UNCONNECTED):
                 self._end_link(slot)
         if any(link.target_machine for link in self._detaching.values()):
-            self._loop.call_at(time.monotonic() + CHECK_EVERY, self._check_remote_receivers)
+            self._loop.call_later(CHECK_EVERY, self._check_remote_receivers)
 
     def _detach_timed_out(self, slots: list[int]) -> None:
         """Release the senders of receivers that still have not taken everything."""

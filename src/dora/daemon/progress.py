@@ -107,7 +107,7 @@ def report_progress(
             return
         if daemon.supervisor.state.begun:
             measure()
-        daemon.loop.call_at(time.monotonic() + INTERVAL, tick)
+        daemon.loop.call_later(INTERVAL, tick)
 
     daemon.on_running = measure
     tick()

@@ -7,7 +7,6 @@ a node publishes for a client.
 
 from __future__ import annotations
 
-import time
 from typing import Final, Protocol
 
 import msgspec
@@ -342,9 +341,7 @@ class RequestHandler:
             f"node `{node_id}` has not polled for events for {PUBLISH_PATIENCE:g} s, so it has not sent "
             "the message yet"
         )
-        timer = self._loop.call_at(
-            time.monotonic() + PUBLISH_PATIENCE, lambda: self._end_publish(ticket, node_id, late)
-        )
+        timer = self._loop.call_later(PUBLISH_PATIENCE, lambda: self._end_publish(ticket, node_id, late))
         self._publishing[ticket] = (client, node_id, timer)
         member.send(PublishRequest(ticket, request.output, request.message))
         return None

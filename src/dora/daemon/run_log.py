@@ -66,7 +66,7 @@ class RunLog:
             self._dataflow_id,
             self._deliver,
             self._keep,
-            lambda seconds, call: self._loop.call_at(time.monotonic() + seconds, call),
+            self._loop.call_later,
         )
 
     @cached_property

@@ -13,7 +13,6 @@ import glob
 import os
 import struct
 import sys
-import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -134,7 +133,7 @@ class HotReload:
 
     def start(self) -> None:
         """Watch the files from now on, in the loop's thread."""
-        self._loop.call_at(time.monotonic() + POLL_EVERY, self._poll)
+        self._loop.call_later(POLL_EVERY, self._poll)
         if self._notifications.fileno() >= 0:
             self._loop.watch(self._notifications.fileno(), READ, lambda _: self._on_saved())
 
@@ -157,7 +156,7 @@ class HotReload:
             self._look(saved)
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(time.monotonic() + TOGETHER, self._look_at_saved)
+            self._timer = self._loop.call_later(TOGETHER, self._look_at_saved)
 
     def _look_at_saved(self) -> None:
         saved, self._saved = self._saved, set()
@@ -170,7 +169,7 @@ class HotReload:
     def _poll(self) -> None:
         self._look()
         pause = STABLE_FOR if self._files.has_unstable else POLL_EVERY
-        self._loop.call_at(time.monotonic() + pause, self._poll)
+        self._loop.call_later(pause, self._poll)
 
     def _report(self, changed: frozenset[str]) -> None:
         for file in changed:

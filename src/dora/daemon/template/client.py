@@ -119,7 +119,7 @@ class ForkedProcess:
             if status is not None or time.monotonic() >= deadline:
                 done(status)
             else:
-                timer = loop.call_at(time.monotonic() + 0.005, look)
+                timer = loop.call_later(0.005, look)
 
         def answered(_: int) -> None:
             try:
@@ -285,7 +285,7 @@ class TemplateClient:
         self._waiting.append(start)
         self.loop.call_at(0.0, self._send)
         if self._timer is None:
-            self._timer = self.loop.call_at(time.monotonic() + _LOOK_EVERY, self._look)
+            self._timer = self.loop.call_later(_LOOK_EVERY, self._look)
         return start
 
     def answered(self, start: PendingStart) -> None:
