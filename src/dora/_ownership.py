@@ -92,8 +92,7 @@ def is_own_peer(connection: socket.socket) -> bool:
     """
     try:
         if sys.platform == "linux":
-            answer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            user = struct.unpack("3i", answer)[1]
+            user = peer_of(connection)[1]
         elif sys.platform == "darwin":
             answer = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, 128)
             user = struct.unpack_from("2I", answer)[1]
@@ -102,6 +101,13 @@ def is_own_peer(connection: socket.socket) -> bool:
     except (OSError, struct.error):
         return False
     return user in (os.getuid(), 0)
+
+
+def peer_of(connection: socket.socket) -> tuple[int, int]:
+    """Return the process and the user at the other end of a Unix socket (Linux); raises ``OSError``."""
+    answer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    process, user, _ = struct.unpack("3i", answer)
+    return process, user
 
 
 def is_another_users(path: str) -> bool:

@@ -15,8 +15,7 @@ import pytest
 from system import System
 from waiting import wait_until
 
-from dora.daemon.logs.limited_lines import BAD_REQUESTS, LimitedLines, limit_lines
-from dora.daemon.logs.process_log import LIMIT
+from dora.daemon.logs.process_log import BAD_REQUESTS, LIMIT, LimitedLines, limit_lines
 from dora.transport.tokens import find_token
 
 HOST = b"Host: 127.0.0.1\r\n"
@@ -142,7 +141,7 @@ def test_all_handlers_write_the_lines_that_pass(monkeypatch: pytest.MonkeyPatch)
 
     handlers: list[logging.Handler] = [Handler(), Handler()]
     monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
-    monkeypatch.setattr("dora.daemon.logs.limited_lines._call_in_thread", lambda _, report: report())
+    monkeypatch.setattr("dora.daemon.logs.process_log._call_in_thread", lambda _, report: report())
     limit_lines()
     logging.getLogger(BAD_REQUESTS).warning("bad")
     logging.getLogger(BAD_REQUESTS).warning("bad again")

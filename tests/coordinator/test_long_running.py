@@ -215,7 +215,7 @@ def test_diagnostics_of_the_coordinator_and_the_daemon(
         f"machine `default` is told StartRun(dataflow_id={dataflow}, spec=RunSpec, partition=Partition)"
         in coordinator
     )
-    assert f"DEBUG dora.daemon.run: dataflow {dataflow}: PortsReady(node_id=waiter) -> Send" in daemon
+    assert f"DEBUG dora.daemon.run: dataflow {dataflow}: waiter: Ready() -> Send" in daemon
     assert f"INFO dora.daemon: dataflow {dataflow}: Running" in daemon
     assert "DEBUG dora.daemon:" not in daemon
     assert all("warning: RUST_LOG: `loud`" in text for text in (coordinator, daemon))

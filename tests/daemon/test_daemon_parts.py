@@ -17,7 +17,7 @@ from dora.daemon.processes.child import LineSplitter
 from dora.daemon.processes.launch_spec import CannotSpawn
 from dora.daemon.processes.process import PlainProcess
 from dora.daemon.supervisor.status import PeerStatus
-from dora.daemon.template.requests import fork_request
+from dora.daemon.template.client import fork_request
 from dora.dataflow.layout import Placement, RunContext
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.dataflow.plan import plan

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from dora.daemon.executor import Executor, event_of_message
+from dora.daemon.executor import Executor
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow, NodeSpec
-from dora.wire.node_protocol import Closing, OutputsClosed, Ready, Started, StopDataflow, StopFrame
+from dora.wire.node_protocol import Ready, Started, StopDataflow, StopFrame
 
 
 class RecordingBackend:
@@ -68,7 +68,12 @@ def test_an_event_fed_during_a_command_waits_for_its_turn() -> None:
 @pytest.mark.parametrize("connected", [True, False])
 def test_only_a_connected_node_is_released(connected: bool) -> None:
     backend = RecordingBackend(connected=connected)
-    for event in (on.Begin(), on.Registering(5, "a"), on.PortsReady("a"), on.StopRequested("test")):
+    for event in (
+        on.Begin(),
+        on.Registering(5, "a"),
+        on.MessageReceived("a", Ready()),
+        on.StopRequested("test"),
+    ):
         backend.executor.feed(event)
     calls = [call for call in backend.calls if call != ("idle",)]
     started, stop = ("send", "a", Started), ("send", "a", StopFrame)
@@ -83,13 +88,18 @@ def test_only_a_connected_node_is_released(connected: bool) -> None:
 
 def test_the_end_of_the_last_process_finishes_the_run() -> None:
     backend = RecordingBackend()
-    for event in (on.Begin(), on.Registering(5, "a"), on.PortsReady("a"), on.ProcessEnded("a", 0)):
+    for event in (
+        on.Begin(),
+        on.Registering(5, "a"),
+        on.MessageReceived("a", Ready()),
+        on.ProcessEnded("a", 0),
+    ):
         backend.executor.feed(event)
     assert backend.calls[-3:] == [("close receivers", "a"), ("finish",), ("idle",)]
 
 
-def test_messages_of_nodes_become_events() -> None:
-    assert event_of_message("a", Ready()) == on.PortsReady("a")
-    assert event_of_message("a", OutputsClosed(["x"])) == on.OutputsDone("a", ("x",))
-    assert event_of_message("a", Closing({"y": 3})) == on.NodeClosed("a", {"y": 3})
-    assert event_of_message("a", StopDataflow()) == on.StopRequested("an operator of `a` returned STOP_ALL")
+def test_an_operator_stops_the_dataflow() -> None:
+    backend = RecordingBackend()
+    backend.executor.feed(on.Begin())
+    backend.executor.feed(on.MessageReceived("a", StopDataflow()))
+    assert backend.supervisor.state.stopping

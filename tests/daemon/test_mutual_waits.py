@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dora.daemon import mutual_waits
-from dora.daemon.mutual_waits import MutualWaits, circles
+from dora.daemon.mutual_waits import circles, watch_circles
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 
 CIRCLE = {"ping": {"pong"}, "pong": {"ping"}}
@@ -37,7 +37,7 @@ class Run:
             for name, (source,) in CIRCLE.items()
         )
         parts: Any = self
-        MutualWaits(Dataflow(nodes, "/"), parts, parts, parts, self.warnings.append).watch()
+        watch_circles(Dataflow(nodes, "/"), parts, parts, parts, self.warnings.append)
 
     def call_at(self, when: float, call: Callable[[], None]) -> None:
         self.due.append((when, call))

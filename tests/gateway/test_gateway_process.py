@@ -60,7 +60,7 @@ class Rig:
         self.ended = 0
         self.said: list[tuple[str, str]] = []
         self.process = GatewayProcess(
-            self.loop, "id", lambda *words: self.said.append(words), self._on_ended
+            self.loop, "id", lambda level, _, text: self.said.append((level, text)), self._on_ended
         )
 
     def close(self) -> None:

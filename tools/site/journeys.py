@@ -97,7 +97,7 @@ JOURNEYS = {
             Step(2, 3, "over the control socket"),
             Step(3, 3, "`STOP`; then what is queued"),
             Step(4, 2, "`Closing`; end of the process"),
-            Step(2, 1, "`NodeClosed`, `ProcessEnded`"),
+            Step(2, 1, "`Closing`, `ProcessEnded`"),
             Step(1, 2, "`Send`: `InputsClosed` to receivers"),
             Step(1, 2, "if it takes too long: `Signal` SIGTERM, later SIGKILL"),
             Step(1, 2, "after the last node: `Finish`"),

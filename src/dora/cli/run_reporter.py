@@ -89,7 +89,7 @@ class RunReporter:
             threading.Thread(target=self._tell_of_build, args=(progress,), daemon=True).start()
 
     def watch(self, daemon: Daemon, counted: Collection[str] = ()) -> None:
-        """Follow a run that is about to begin; ``counted`` as in `ProgressReporter`."""
+        """Follow a run that is about to begin; ``counted`` as in `ProgressMeter`."""
         self._begun = time.monotonic()
         self.begin(sum(not node.is_dynamic for node in daemon.dataflow.nodes))
         if self.mode == "long waits":  # a quick start does not pay for it
@@ -132,10 +132,10 @@ class RunReporter:
     # ----------------------------------------------------------------------- facts
 
     def _follow(self, daemon: Daemon, counted: Collection[str]) -> None:
-        from dora.daemon.progress import ProgressReporter
+        from dora.daemon.progress import report_progress
 
         if self.mode != "long waits" or not daemon.supervisor.state.opened:
-            ProgressReporter(daemon, self.advance, counted)
+            report_progress(daemon, self.advance, counted)
 
     def _tell_of_build(self, progress: BuildProgress) -> None:
         """Write a line now and then while one thing of a build takes long."""

@@ -47,6 +47,7 @@ from dora.wire.counters import (
     STREAM_FIGURES,
     NodeCounter,
 )
+from dora.wire.node_config import InputConfig
 from dora.wire.node_protocol import StopFrame, ToNode
 
 GATEWAY = ""  # in place of a node: the gateway, which sends the outputs of other machines here
@@ -60,8 +61,7 @@ class Accounting:
         self.board = board
         self.clock: Callable[[], int] = time.monotonic_ns
         self._bells: dict[str, Bell] = {}
-        self._credit_bells: dict[int, str] = {}
-        self._channels: dict[int, str] = {}
+        self._inputs: dict[int, InputConfig] = {}  # by slot, also those that were removed
         # Link slot → messages sent when its receiver ended; later ones have no receiver.
         self._sent_at_end: dict[int, int] = {}
         self._sent_slots: dict[int, int] = {}
@@ -80,8 +80,7 @@ class Accounting:
             for item in config.inputs:
                 if item.kind == "link":
                     self._by_consumer[node_id].append(item.slot)
-                    self._credit_bells[item.slot] = item.credit_bell
-                    self._channels[item.slot] = item.service
+                    self._inputs[item.slot] = item
         self._by_producer: dict[str, list[Link]] = {}
         for link in plan.links:
             self._by_producer.setdefault(link.producer, []).append(link)
@@ -152,7 +151,7 @@ class Accounting:
 
     def channel_of(self, slot: int) -> str:
         """Return the name of the channel that a link uses or used."""
-        return self._channels[slot]
+        return self._inputs[slot].service
 
     def notify(self, node_id: str) -> None:
         """Wake a node for a control frame on its socket."""
@@ -177,8 +176,8 @@ class Accounting:
         if self.board.get(slot, STATE) == UNCONNECTED:
             return
         self.board.set(slot, STATE, CLOSED)
-        if self._credit_bells.get(slot):
-            self._ring(self._credit_bells[slot])
+        if (item := self._inputs.get(slot)) is not None and item.credit_bell:
+            self._ring(item.credit_bell)
 
     def reopen_receivers(self, node_id: str) -> None:
         """Prepare the links to a node for its new process, which has no stop to obey."""

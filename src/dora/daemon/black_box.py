@@ -15,7 +15,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -23,12 +23,14 @@ from dora._paths import SHARED_MEMORY
 from dora.daemon.event_loop import READ, Loop
 from dora.daemon.guardian import box_of
 from dora.daemon.journal import Journal
+from dora.daemon.logs.entry import WriteLog
 from dora.dataflow.layout import Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
 from dora.transport.board import BYTES, SENT, WORDS
 from dora.transport.fence import FENCED
 from dora.transport.shm.overwriting_ring import OverwritingRing, OverwritingWriter
+from dora.transport.shm.room import free_bytes
 from dora.wire.black_box import (
     LARGE,
     ORDER,
@@ -120,13 +122,13 @@ class BlackBox:
         inspect: Callable[[], Inspection],
         is_open: Callable[[], bool],
         resume: Callable[[WriteEventLog], None],
-        log: Callable[[Literal["warn", "info"], None, str], None],
+        log: WriteLog,
     ) -> None:
         """Make the rings; without memory, or elsewhere than on Linux, it is off.
 
         ``seconds``: of the options; 0: off, None: as the dataflow says. ``directory``: of the logs.
         ``inspect`` returns the state of the run, ``is_open`` whether all nodes were ready. ``resume`` sends
-        a frame to all nodes. ``log`` writes to the log: level, None, text.
+        a frame to all nodes.
         """
         self._saved: list[str] = []
         self._working_dir = dataflow.working_dir
@@ -172,8 +174,7 @@ class BlackBox:
         return [path for path in self._saved if os.path.exists(path)]
 
     def _memory(self) -> int:
-        status = os.statvfs(SHARED_MEMORY)
-        free = status.f_bavail * status.f_frsize // _SHARE_OF_FREE
+        free = (free_bytes() or 0) // _SHARE_OF_FREE
         return min(self._settings.memory or default_memory(), free)
 
     # ----------------------------------------------------------------------- rings
@@ -253,11 +254,11 @@ class BlackBox:
         """Begin to look once a second."""
         if self.folder:
             self._write_state()  # rates follow from two states: a run that soon fails has one, too
-            self._loop.call_at(time.monotonic() + TICK, self._tick)
+            self._loop.call_later(TICK, self._tick)
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._loop.call_at(now + TICK, self._tick)
+        self._loop.call_later(TICK, self._tick)
         self._write_state()
         if now >= self._values_due:
             self._values_due = now + _REPEAT
@@ -275,8 +276,6 @@ class BlackBox:
                 self._sent[slot] = sent
                 self._journal.mark("note", name.partition("/")[0], f"`{name}` has sent a message")
                 self._plan_save("output")
-        if self._due is not None and now >= self._due:
-            self._save_by_itself()
 
     def _grow(self, ring: _Ring, most: int) -> None:
         """Enlarge a ring while there is memory, one for large messages to at most ``most`` bytes."""

@@ -38,10 +38,11 @@ class Needs(msgspec.Struct, frozen=True):
     shared_memory: int  # bytes of the whole run, before the first large message
 
 
-def needs_of(planned: Plan, context: RunContext, dynamic: frozenset[str] = frozenset()) -> Needs:
-    """Return what a planned run needs on this machine. ``dynamic``: the nodes that dora does not start."""
+def needs_of(planned: Plan, context: RunContext, dataflow: Dataflow) -> Needs:
+    """Return what the planned run of a dataflow needs on this machine."""
     engine = ENGINES[context.engine]
     here = [c for name, c in planned.configs.items() if not context.placement.elsewhere(name)]
+    dynamic = {node.id for node in dataflow.nodes if node.is_dynamic}
     started = [config for config in here if config.node_id not in dynamic]
     largest = max(here, key=files_of, default=None)
     credit = sum(bool(output.credit_bell) for config in here for output in config.outputs)
@@ -58,11 +59,7 @@ def needs_of(planned: Plan, context: RunContext, dynamic: frozenset[str] = froze
 def needs_of_file(dataflow: Dataflow, engine: EngineName) -> Needs:
     """Return what a dataflow needs if all its nodes run on this machine, with an engine."""
     context = RunContext(dataflow_id="0" * 36, run_dir="", prefix="", board="", engine=engine)
-    return needs_of(plan(dataflow, context), context, dynamic_nodes(dataflow))
-
-
-def dynamic_nodes(dataflow: Dataflow) -> frozenset[str]:
-    return frozenset(node.id for node in dataflow.nodes if node.is_dynamic)
+    return needs_of(plan(dataflow, context), context, dataflow)
 
 
 def shortages(needs: Needs) -> Iterator[str]:

@@ -15,11 +15,10 @@ import msgspec
 
 from dora.daemon.event_loop import Loop
 from dora.daemon.processes.launch_spec import CannotSpawn, launch_spec
-from dora.daemon.template.client import ForkedProcess, TemplateClient
+from dora.daemon.template.client import ForkedProcess, TemplateClient, fork_request, why_plain
 from dora.daemon.template.process import open_template
 from dora.daemon.template.program import INTERPRETER_OPTION, program_of
 from dora.daemon.template.protocol import ForkRequest, Refused
-from dora.daemon.template.requests import fork_request, why_plain
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.wire.node_config import Address
 

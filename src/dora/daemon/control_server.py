@@ -1,17 +1,17 @@
-"""The daemon's control socket and the connections on it."""
+"""The daemon's control socket, the connections on it, and which of them are nodes."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-import struct
 import sys
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
 
-from dora._ownership import is_own_peer
+from dora._ownership import is_own_peer, peer_of
 from dora.daemon.event_loop import READ, WRITE, Loop
+from dora.daemon.logs.entry import WriteLog
+from dora.dataflow.model import LogLevel
 from dora.wire.daemon_protocol import Answer, Request, decode_to_daemon
 from dora.wire.decoders import DecodeError
 from dora.wire.framing import FrameBuffer, FrameError, encode_frame
@@ -23,10 +23,6 @@ _MAX_INCOMING = 16 << 20
 # Nodes that connect while the daemon starts others; the kernel's own limit is 4,096 as well (somaxconn).
 _BACKLOG = 4096
 TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them
-
-
-WriteLog = Callable[[Literal["error", "warn", "info"], "str | None", str], None]
-"""Writes a line to the log: its level, the node that it is about (None: the daemon), its text."""
 
 
 class Connection:
@@ -121,10 +117,10 @@ class Connection:
             kind = type(message).__name__
             self._refuse("error", f"its {kind} cannot be handled: {type(error).__name__}: {error}")
 
-    def _refuse(self, level: Literal["error", "warn"], reason: str) -> None:
+    def _refuse(self, level: LogLevel, reason: str) -> None:
         """Close the connection, and log its peer and the reason."""
         if self.open:
-            who = f"node `{self.node_id}`" if self.node_id else f"process {peer_process(self._socket)}"
+            who = f"node `{self.node_id}`" if self.node_id else f"process {_process_of(self._socket)}"
             self._write_log(level, None, f"the connection of {who} was closed: {reason}")
             self._lost()
 
@@ -197,6 +193,11 @@ class ControlServer:
         self.connections.pop(connection.number, None)
         self._on_closed(connection)
 
+    def drop(self, connection: Connection) -> None:
+        """Close a connection without telling ``on_closed``."""
+        self.connections.pop(connection.number, None)
+        connection.close()
+
     def close(self) -> None:
         """Close the socket and every connection."""
         self._loop.unwatch(self._socket.fileno())
@@ -206,9 +207,38 @@ class ControlServer:
         self.connections.clear()
 
 
-def peer_process(peer: socket.socket) -> int | str:
+class NodeTable:
+    """Node → its connection, from its admission until the connection is lost.
+
+    `dora.daemon.node_connections` adds and removes; everything else sends, or looks a connection up.
+    """
+
+    def __init__(self) -> None:
+        self._connections: dict[str, Connection] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._connections)
+
+    def get(self, node_id: str) -> Connection | None:
+        """Return the connection of a node, None if it is not connected."""
+        return self._connections.get(node_id)
+
+    def send(self, node_id: str, message: ToNode) -> bool:
+        """Send a frame to a node; return False if it is not connected."""
+        if (connection := self._connections.get(node_id)) is None:
+            return False
+        connection.send(message)
+        return True
+
+    def add(self, node_id: str, connection: Connection) -> None:
+        """Give a node this connection, instead of any other."""
+        self._connections[node_id] = connection
+
+    def remove(self, node_id: str) -> bool:
+        """Forget the connection of a node; return whether it had one."""
+        return self._connections.pop(node_id, None) is not None
+
+
+def _process_of(peer: socket.socket) -> int | str:
     """Return the id of the process at the other end, for a message."""
-    if sys.platform == "linux":
-        process: int = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        return process
-    return "of this user"
+    return peer_of(peer)[0] if sys.platform == "linux" else "of this user"

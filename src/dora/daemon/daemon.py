@@ -17,11 +17,11 @@ import msgspec
 
 from dora.daemon.accounting import GATEWAY, Accounting
 from dora.daemon.black_box import BlackBox
-from dora.daemon.capacity import dynamic_nodes, needs_of, prepare_limits
+from dora.daemon.capacity import needs_of, prepare_limits
 from dora.daemon.cleanup import Cleanup
-from dora.daemon.control_server import Connection, ControlServer
+from dora.daemon.control_server import Connection, ControlServer, NodeTable
 from dora.daemon.event_loop import Loop
-from dora.daemon.executor import Executor, LiveCommand, traced
+from dora.daemon.executor import Executor, traced
 from dora.daemon.guardian import kill_run
 from dora.daemon.health import Health
 from dora.daemon.journal import Journal
@@ -29,10 +29,9 @@ from dora.daemon.link_changes import LinkChanges, prepare_plan
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.node_connections import NodeConnections
 from dora.daemon.node_processes import NodeProcesses
-from dora.daemon.node_table import NodeTable
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import check_scheduling
-from dora.daemon.requests import RequestHandler, SupervisorRequest, event_of_request
+from dora.daemon.requests import RequestHandler
 from dora.daemon.run_directory import RunDirectory
 from dora.daemon.run_log import RunLog
 from dora.daemon.supervisor import commands as do
@@ -105,7 +104,7 @@ class Daemon:
         self.context = context
         self._watchdog = watchdog
         self._plan = plan(dataflow, context)
-        prepare_limits(needs_of(self._plan, context, dynamic_nodes(dataflow)))
+        prepare_limits(needs_of(self._plan, context, dataflow))
         check_scheduling(dataflow, placement.elsewhere)
         for path in self._plan.bells:
             Doorbell.make(path)
@@ -114,13 +113,13 @@ class Daemon:
             self._accounting.resume(options.former)
         # Each of these gets those before it in its constructor. Events go up to the supervisor, and
         # commands come down from it. This circle is closed here alone: what sees events gets `feed`, or a
-        # method of this object that feeds, and the executor has this object as its `Backend`. None of them
-        # calls anything before `run`.
+        # method of this object that feeds; the executor has this object as its `Backend`, and requests have
+        # it as their `RunningDaemon`. None of them calls anything before `run`.
         handle = traced(self.supervisor.handle)
         state = self.supervisor.state
         self.journal = Journal(state)
         self._executor = Executor(
-            self.supervisor, self, self._accounting, time.monotonic, handle, self.journal.on_mark
+            self.supervisor, self, self._accounting, time.monotonic, handle, self.journal.mark
         )
         self._nodes = NodeTable()
         self._taps = Taps(self._plan)
@@ -154,11 +153,9 @@ class Daemon:
             self.loop, run.socket, self._on_message, self._on_closed, self.run_log.write
         )
         self._requests = RequestHandler(
-            dataflow,
+            self,
             self._plan,
-            context,
             run.name,
-            state,
             self._accounting,
             self._nodes,
             self._taps,
@@ -222,7 +219,7 @@ class Daemon:
             self.loop.call_at(stop_after, self._stop_in_time)
         self._health.watch(self.dataflow)
         self.black_box.start()
-        self.loop.call_at(time.monotonic() + CIRCLES_AFTER, self._watch_circles)
+        self.loop.call_later(CIRCLES_AFTER, self._watch_circles)
         failures = 0
         while not self.supervisor.state.done:
             self.loop.run_once(self.supervisor.next_deadline())
@@ -252,10 +249,9 @@ class Daemon:
         )
 
     def _watch_circles(self) -> None:
-        from dora.daemon.mutual_waits import MutualWaits
+        from dora.daemon.mutual_waits import watch_circles
 
-        state, accounting = self.supervisor.state, self._accounting
-        MutualWaits(self.dataflow, self.loop, state, accounting, self.run_log.warn).watch()
+        watch_circles(self.dataflow, self.loop, self.supervisor.state, self._accounting, self.run_log.warn)
 
     def _finish_recorders(self, failed: list[str]) -> None:
         """Wait until recorders have taken the last messages; these go with the shared memory."""
@@ -309,7 +305,7 @@ class Daemon:
         For the daemon's thread only.
         """
         links = self._accounting.report(self.run_log.text.sent, self.run_log.text.dropped)
-        sent = sum(sum(self._accounting.sent(node_id).values()) for node_id in node_ids)
+        sent = sum(map(self._sent, node_ids))
         return sum(link.received for link in links), sum(link.dropped for link in links), sent
 
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
@@ -367,7 +363,7 @@ class Daemon:
         self.feed(on.StopRequested(reason))
         if self._grace > SLOW_STOP_AFTER:
             sent = {node_id: self._sent(node_id) for node_id in self.supervisor.alive()}
-            self.loop.call_at(time.monotonic() + SLOW_STOP_AFTER, lambda: self._report_slow_stop(sent))
+            self.loop.call_later(SLOW_STOP_AFTER, lambda: self._report_slow_stop(sent))
 
     def _report_slow_stop(self, sent: dict[str, int]) -> None:
         """Name the nodes that have not ended. ``sent``: how many messages each had sent at the stop."""
@@ -396,7 +392,7 @@ class Daemon:
     def finish(self) -> None:
         """Do nothing: `run` checks whether the dataflow has ended."""
 
-    def perform(self, command: LiveCommand) -> None:
+    def perform(self, command: do.LiveCommand) -> None:
         """Perform a command about new code, clients or other machines."""
         match command:
             case do.SpawnReplacement(node_id=node_id, incarnation=incarnation):
@@ -444,7 +440,7 @@ class Daemon:
             if node.id not in known:
                 self.journal.parameters(node.id, node.parameters)
         self.dataflow, self._plan = dataflow, self.prepare_plan(dataflow)
-        self._requests.change(dataflow, self._plan, self.context)
+        self._requests.change(self._plan)
         try:
             self.black_box.follow(dataflow, self._plan)
         except OSError as error:
@@ -469,13 +465,13 @@ class Daemon:
             self._gateway = GatewayProcess(
                 self.loop,
                 self._run.run_id,
-                lambda level, text: self.run_log.write(level, None, text),
+                self.run_log.write,
                 on_ended=self._on_gateway_ended,
             )
         self._gateway.apply(config)
 
     def _on_gateway_ended(self) -> None:
-        self._clean_up_after(GATEWAY)
+        self._cleanup.add(GATEWAY)
         self._cleanup.make_room(GATEWAY)
 
     def _on_log_broken(self) -> None:
@@ -504,7 +500,7 @@ class Daemon:
     def _on_process_ended(self, node_id: str, exit_code: int | None, number: int | None) -> None:
         self._connections.process_ended(node_id)
         self.run_log.text.end_traceback(node_id)
-        self._clean_up_after(node_id)
+        self._cleanup.add(node_id)
         lines = self.run_log.text.last_lines(node_id)
         remedy = self._remedy(node_id, lines, number) if exit_code or number else ""
         self.feed(on.ProcessEnded(node_id, exit_code, number, lines, remedy))
@@ -522,9 +518,6 @@ class Daemon:
         except CannotSpawn:  # its file has been removed meanwhile
             return ""
         return remedy(lines, number, failed_program(self.dataflow, node, spec.interpreter, command))
-
-    def _clean_up_after(self, node_id: str) -> None:
-        self._cleanup.add(node_id)
 
     # ----------------------------------------------------------------------- connections
 
@@ -547,12 +540,10 @@ class Daemon:
     def _on_message(self, connection: Connection, message: ToDaemon | Request) -> None:
         if isinstance(message, Register):
             self._connections.register(connection, message)
-        elif not isinstance(message, Request):
-            self._connections.handle(connection, message)
-        elif not isinstance(message, SupervisorRequest):
+        elif isinstance(message, Request):
             self._requests.handle(connection, message)
-        elif (event := event_of_request(self, connection, message)) is not None:
-            self.feed(event)
+        else:
+            self._connections.handle(connection, message)
 
     def _on_closed(self, connection: Connection) -> None:
         if connection.node_id:
@@ -563,4 +554,4 @@ class Daemon:
 
     def _on_node_disconnected(self, node_id: str) -> None:
         if (node := self.supervisor.state.nodes.get(node_id)) is not None and node.spec.is_dynamic:
-            self._clean_up_after(node_id)
+            self._cleanup.add(node_id)

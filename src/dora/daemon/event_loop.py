@@ -63,6 +63,10 @@ class Loop:
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` after so many seconds."""
+        return self.call_at(time.monotonic() + seconds, callback)
+
     def call_threadsafe(self, callback: Callable[[], None]) -> None:
         """Have the loop's thread make a call; may be called from other threads and signal handlers."""
         self._calls.append(callback)

@@ -13,35 +13,10 @@ from dora.daemon.logs.entry import LogEntry
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.supervisor import Supervisor
-from dora.wire.node_protocol import (
-    Closing,
-    OperatorFailure,
-    OutputsClosed,
-    Ready,
-    SafeStateChanged,
-    SetOwnParameters,
-    Started,
-    StopDataflow,
-    ToDaemon,
-    ToNode,
-)
+from dora.wire.journal import MarkKind
+from dora.wire.node_protocol import Started, ToNode
 
 Handle = Callable[[on.Event, float], list[do.Command]]
-
-# Commands about new code, clients and other machines, which do not exist in virtual dataflows.
-LiveCommand = (
-    do.SpawnReplacement
-    | do.PromoteReplacement
-    | do.DropReplacement
-    | do.AdmitReplacement
-    | do.Disconnect
-    | do.ApplyDataflow
-    | do.Answer
-    | do.AnswerSentCounts
-    | do.AnswerNodeRemoved
-    | do.RecordParameters
-    | do.SetSentCounts
-)
 
 
 class Backend(Protocol):
@@ -68,7 +43,7 @@ class Backend(Protocol):
     def log(self, entry: LogEntry) -> None:
         """Write an entry of the daemon to the log."""
 
-    def perform(self, command: LiveCommand) -> None:
+    def perform(self, command: do.LiveCommand) -> None:
         """Perform a command that only occurs outside tests."""
 
     def idle(self) -> None:
@@ -88,17 +63,17 @@ class Executor:
         accounting: Accounting,
         clock: Callable[[], float],
         handle: Handle | None = None,
-        on_mark: Callable[[do.AddMark], None] = lambda _: None,
+        mark: Callable[[MarkKind, str, str], None] = lambda *_: None,
     ) -> None:
         """``clock`` returns seconds. ``handle`` is called instead of `Supervisor.handle`, to trace it.
 
-        ``on_mark`` gets the entries of the run's journal.
+        ``mark`` notes in the journal of the run what has happened to a node.
         """
         self._supervisor = supervisor
         self._backend = backend
         self._accounting = accounting
         self._clock = clock
-        self._on_mark = on_mark
+        self._mark = mark
         self._handle = handle or supervisor.handle
         self._events: deque[on.Event] = deque()
         self._handling = False
@@ -135,8 +110,8 @@ class Executor:
                 self._accounting.open_receivers(node_id)
             case do.Count(node_id=node_id, counter=counter, times=times):
                 self._accounting.count(node_id, counter, times)
-            case do.AddMark():
-                self._on_mark(command)
+            case do.AddMark(kind=kind, node_id=node_id, text=text):
+                self._mark(kind, node_id, text)
             case do.Log(level=level, node_id=node_id, text=text, fields=fields):
                 self._backend.log(LogEntry(time.time_ns(), level, node_id, text, "daemon", fields=fields))
             case do.Finish():
@@ -161,31 +136,14 @@ def traced(handle: Handle) -> Handle:
         commands = handle(event, now)
         is_routine = isinstance(event, (on.Progress, on.TimePassed)) and not commands
         level = LEVELS["trace" if is_routine else "debug"]
-        subject = event.request if isinstance(event, (on.RequestReceived, on.ChangeRequested)) else event
-        log.log(level, "%s -> %s", shown(subject), ", ".join(map(shown, commands)) or "nothing")
+        match event:
+            case on.RequestReceived() | on.ChangeRequested():
+                subject = shown(event.request)
+            case on.MessageReceived():
+                subject = f"{event.node_id}: {shown(event.message)}"
+            case _:
+                subject = shown(event)
+        log.log(level, "%s -> %s", subject, ", ".join(map(shown, commands)) or "nothing")
         return commands
 
     return handle_and_trace
-
-
-def event_of_message(node_id: str, message: ToDaemon) -> on.Event | None:
-    """Return the event of a message from a node; None if the supervisor needs none."""
-    match message:
-        case Ready():
-            return on.PortsReady(node_id)
-        case OutputsClosed(outputs=outputs):
-            return on.OutputsDone(node_id, tuple(outputs))
-        case Closing(undeclared=undeclared):
-            return on.NodeClosed(node_id, undeclared)
-        case OperatorFailure(operator=operator):
-            return on.OperatorFailed(node_id, operator)
-        case SafeStateChanged():
-            return on.SafeStateReported(
-                node_id, message.input, message.reason, message.entered, message.seconds
-            )
-        case SetOwnParameters(values=values):
-            return on.ParametersSetByNode(node_id, values)
-        case StopDataflow():
-            return on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL")
-        case _:
-            return None

@@ -10,20 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import msgspec
 
 from dora.daemon.event_loop import READ, WRITE, Loop
 from dora.daemon.guardian import RUN_ID
+from dora.daemon.logs.entry import WriteLog
+from dora.dataflow.model import LogLevel
 from dora.wire.decoders import from_json
 from dora.wire.node_config import GatewayConfig
 
 _PAUSE: Final = 0.1  # seconds until it is started again, doubled up to the longest
 _LONGEST_PAUSE: Final = 2.0
 _HEALTHY_AFTER: Final = 5.0  # seconds
-
-Level = Literal["error", "warn", "info"]
 
 
 class GatewayProcess:
@@ -36,7 +36,7 @@ class GatewayProcess:
         self,
         loop: Loop,
         run_id: str,
-        log: Callable[[Level, str], None],
+        log: WriteLog,
         on_ended: Callable[[], None],
     ) -> None:
         self._loop = loop
@@ -91,7 +91,7 @@ class GatewayProcess:
                 process_group=0,
             )
         except OSError as error:
-            self._log("error", f"the gateway to other machines cannot be started: {error.strerror}")
+            self._log("error", None, f"the gateway to other machines cannot be started: {error.strerror}")
             self._start_later()
             return
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -101,7 +101,7 @@ class GatewayProcess:
         self._send()
 
     def _start_later(self) -> None:
-        self._loop.call_at(time.monotonic() + self._pause, self._start)
+        self._loop.call_later(self._pause, self._start)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _send(self) -> None:
@@ -140,7 +140,7 @@ class GatewayProcess:
                 self._applied += 1
                 self._call_waiting()
             elif level in ("error", "warn", "info"):
-                self._log(cast("Level", level), text)
+                self._log(cast("LogLevel", level), None, text)
 
     def _end(self) -> None:
         self._forget()
@@ -148,7 +148,7 @@ class GatewayProcess:
             return
         if time.monotonic() - self._began > _HEALTHY_AFTER:
             self._pause = _PAUSE
-        self._log("warn", "the gateway to other machines has ended, and is started again")
+        self._log("warn", None, "the gateway to other machines has ended, and is started again")
         self._on_ended()
         self._start_later()
 

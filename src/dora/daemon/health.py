@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from dora.daemon.accounting import Accounting
+from dora.daemon.control_server import NodeTable
 from dora.daemon.event_loop import Loop
-from dora.daemon.node_table import NodeTable
 from dora.daemon.processes.process import is_stopped
 from dora.daemon.supervisor.events import Progress
 from dora.daemon.supervisor.state import RunState
@@ -60,4 +59,4 @@ class Health:
             self._counters[node_id] = counters
             if (waits or moved) and not is_stopped(connection.pid):
                 self._feed(Progress(node_id))
-        self._loop.call_at(time.monotonic() + self._interval, self._check)
+        self._loop.call_later(self._interval, self._check)

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor.state import RunState
 from dora.wire.daemon_protocol import JournalEntries
 from dora.wire.journal import JournalEntry, Mark, MarkKind, Values
@@ -23,10 +22,6 @@ class Journal:
         self._kept: deque[JournalEntry] = deque(maxlen=KEPT)
         self.on_entry: Callable[[JournalEntry, bool], None] = lambda _entry, _save: None
         self._number = 1  # of the last entry; 1 is the begin
-
-    def on_mark(self, command: do.AddMark) -> None:
-        """Note what the supervisor says of a node."""
-        self.mark(command.kind, command.node_id, command.text)
 
     def mark(self, kind: MarkKind, node_id: str | None, text: str, *, save: bool = False) -> None:
         """Note that something has happened now, to a node or to the run.

@@ -13,18 +13,17 @@ closed.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 
 from dora.daemon.accounting import Accounting
+from dora.daemon.control_server import NodeTable
 from dora.daemon.event_loop import Loop
-from dora.daemon.node_table import NodeTable
 from dora.dataflow.layout import Link, Plan, RunContext
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
 from dora.transport.board import CLOSED, LINKS_VERSION, STATE, UNCONNECTED, Board
 from dora.transport.doorbell import Doorbell
-from dora.wire.node_config import ChannelConfig, InputConfig, NodeConfig, OutputConfig
+from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
 from dora.wire.node_protocol import (
     AttachInput,
     AttachLink,
@@ -77,29 +76,26 @@ class LinkChanges:
         former, self._plan = self._plan, plan
         self._accounting.change(plan)
         self._remove_latches(former, plan)
-        channels = {item.slot: item.service for config in plan.configs.values() for item in config.inputs}
+        services = {item.slot: item.service for config in plan.configs.values() for item in config.inputs}
         for node_id, before, now in _both(former, plan):
             for was, is_ in _outputs(before, now):
+                known = {link.slot for link in was.links}
                 for link in is_.links:
-                    if link.slot not in {known.slot for known in was.links}:
-                        overflow_channel = _find_overflow_channel(is_, channels[link.slot])
-                        is_known = overflow_channel is None or overflow_channel in was.overflow_channels
-                        change = self._next_change(is_.slot)
-                        self._send(
-                            node_id,
-                            is_.slot,
-                            AttachLink(
-                                is_.id,
-                                link,
-                                change,
-                                is_.credit_bell,
-                                None if is_known else overflow_channel,
-                            ),
-                        )
+                    if link.slot not in known:
+                        self._attach_link(node_id, was, is_, link, services[link.slot])
         pending = self._attach_inputs(former, plan, on_applied)
         self._detach(former, plan)
         if not pending:
             on_applied("")
+
+    def _attach_link(
+        self, node_id: str, was: OutputConfig, output: OutputConfig, link: LinkConfig, service: str
+    ) -> None:
+        channel = next((item for item in output.overflow_channels if item.service == service), None)
+        if channel in was.overflow_channels:
+            channel = None  # the sender has it
+        change = self._next_change(output.slot)
+        self._send(node_id, output.slot, AttachLink(output.id, link, change, output.credit_bell, channel))
 
     def _remove_latches(self, former: Plan, plan: Plan) -> None:
         """Remove the latches of outputs that are gone: nobody can be connected to them any more."""
@@ -156,7 +152,7 @@ class LinkChanges:
                     pending.append(item.slot)
                 connection.send(AttachInput(item))
         if pending:
-            self._loop.call_at(time.monotonic() + ATTACH_TIMEOUT, lambda: self._attach_timed_out(pending))
+            self._loop.call_later(ATTACH_TIMEOUT, lambda: self._attach_timed_out(pending))
         return bool(pending)
 
     def _attach_timed_out(self, slots: list[int]) -> None:
@@ -186,7 +182,7 @@ class LinkChanges:
                     self._end_link(item.slot)
         pending = list(self._detaching)
         if pending:
-            self._loop.call_at(time.monotonic() + DETACH_TIMEOUT, lambda: self._detach_timed_out(pending))
+            self._loop.call_later(DETACH_TIMEOUT, lambda: self._detach_timed_out(pending))
         if any(link.target_machine for link in self._detaching.values()):
             self._check_remote_receivers()
 
@@ -196,7 +192,7 @@ class LinkChanges:
             if link.target_machine and self._accounting.board.get(slot, STATE) in (CLOSED, UNCONNECTED):
                 self._end_link(slot)
         if any(link.target_machine for link in self._detaching.values()):
-            self._loop.call_at(time.monotonic() + CHECK_EVERY, self._check_remote_receivers)
+            self._loop.call_later(CHECK_EVERY, self._check_remote_receivers)
 
     def _detach_timed_out(self, slots: list[int]) -> None:
         """Release the senders of receivers that still have not taken everything."""
@@ -215,17 +211,10 @@ class LinkChanges:
         if output is None:
             return
         gone = self._accounting.channel_of(slot)
-        needed = {
-            output.service,
-            *(overflow_channel.service for overflow_channel in output.overflow_channels),
-        }
+        needed = {output.service, *(channel.service for channel in output.overflow_channels)}
         change = self._next_change(output.slot)
-        overflow_channel = "" if gone in needed else gone
-        self._send(
-            link.producer,
-            output.slot,
-            DetachLink(output.id, slot, change, overflow_channel),
-        )
+        frame = DetachLink(output.id, slot, change, "" if gone in needed else gone)
+        self._send(link.producer, output.slot, frame)
 
     def _next_change(self, slot: int) -> int:
         return self._accounting.board.get(slot, LINKS_VERSION) + 1
@@ -247,17 +236,6 @@ def _outputs(before: NodeConfig, now: NodeConfig) -> Iterator[tuple[OutputConfig
     for output in now.outputs:
         if output.slot in known:
             yield known[output.slot], output
-
-
-def _find_overflow_channel(output: OutputConfig, service: str) -> ChannelConfig | None:
-    return next(
-        (
-            overflow_channel
-            for overflow_channel in output.overflow_channels
-            if overflow_channel.service == service
-        ),
-        None,
-    )
 
 
 def _key(item: InputConfig) -> tuple[str, str, str, int]:

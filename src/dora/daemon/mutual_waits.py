@@ -16,60 +16,41 @@ AFTER: Final = 5.0  # seconds in which all nodes run, and these neither send nor
 _EVERY: Final = 1.0  # seconds
 
 
-class MutualWaits:
-    """Looks at the circles of a dataflow once all nodes run, until each of them has sent something."""
+def watch_circles(
+    dataflow: Dataflow,
+    loop: Loop,
+    state: RunState,
+    accounting: Accounting,
+    warn: Callable[[str], None],
+) -> None:
+    """Look at the circles of a dataflow now, and again until each of them has sent something."""
+    nodes = state.nodes
+    elsewhere = {node.id for node in nodes.values() if node.machine}
+    left = circles({node: None if node in elsewhere else fed for node, fed in inputs_of(dataflow).items()})
+    since: dict[str, float] = {}  # first node of a circle → since when all of it waits
 
-    def __init__(
-        self,
-        dataflow: Dataflow,
-        loop: Loop,
-        state: RunState,
-        accounting: Accounting,
-        warn: Callable[[str], None],
-    ) -> None:
-        elsewhere = {node.id for node in state.nodes.values() if node.machine}
-        self._circles = circles(
-            {node: None if node in elsewhere else fed for node, fed in inputs_of(dataflow).items()}
-        )
-        self._loop = loop
-        self._state = state
-        self._accounting = accounting
-        self._warn = warn
-        self._since: dict[str, float] = {}  # first node of a circle → since when all of it waits
+    def waits(node_id: str) -> bool:
+        return node_id in nodes and nodes[node_id].present and accounting.activity(node_id)[0]
 
-    def watch(self) -> None:
-        """Look now, and again as long as there is something to look at."""
+    def has_begun(node_id: str) -> bool:
+        """Return whether a node has sent something, or has gone."""
+        has_gone = node_id not in nodes or nodes[node_id].phase == "ended"
+        return has_gone or any(accounting.activity(node_id)[1])
+
+    def look() -> None:
         now = time.monotonic()
-        left = []
-        for circle in self._circles:
-            if self._has_begun(circle):
-                continue
-            if not self._wait(circle):
-                self._since[circle[0]] = now
-            elif now - self._since.setdefault(circle[0], now) >= AFTER:
-                self._warn(_sentence(circle))
-                continue
-            left.append(circle)
-        self._circles = left
+        for circle in left.copy():
+            if any(map(has_begun, circle)):
+                left.remove(circle)
+            elif not all(map(waits, circle)):
+                since[circle[0]] = now
+            elif now - since.setdefault(circle[0], now) >= AFTER:
+                warn(_sentence(circle))
+                left.remove(circle)
         if left:
-            self._loop.call_at(now + _EVERY, self.watch)
+            loop.call_at(now + _EVERY, look)
 
-    def _wait(self, circle: list[str]) -> bool:
-        """Return whether all nodes of a circle wait for events."""
-        nodes = self._state.nodes
-        return all(node_id in nodes and nodes[node_id].present for node_id in circle) and all(
-            self._accounting.activity(node_id)[0] for node_id in circle
-        )
-
-    def _has_begun(self, circle: list[str]) -> bool:
-        """Return whether one of the nodes has sent something, or has gone."""
-        nodes = self._state.nodes
-        return any(
-            node_id not in nodes
-            or nodes[node_id].phase == "ended"
-            or any(self._accounting.activity(node_id)[1])
-            for node_id in circle
-        )
+    look()
 
 
 def inputs_of(dataflow: Dataflow) -> dict[str, set[str] | None]:

@@ -7,11 +7,9 @@ from collections.abc import Callable
 import msgspec
 
 from dora.daemon.accounting import Accounting
-from dora.daemon.control_server import Connection, ControlServer
-from dora.daemon.executor import event_of_message
+from dora.daemon.control_server import Connection, ControlServer, NodeTable
 from dora.daemon.journal import Journal
 from dora.daemon.link_changes import LinkChanges
-from dora.daemon.node_table import NodeTable
 from dora.daemon.requests import RequestHandler, registration_fault
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
@@ -83,9 +81,8 @@ class NodeConnections:
         """Answer a registration with a reason and close the connection."""
         if connection is None:
             return
-        self._server.connections.pop(connection.number, None)
         connection.send(RegistrationRefused(reason))
-        connection.close()
+        self._server.drop(connection)
         self.closed(connection)
 
     def admit(self, command: do.Admit, plan: Plan) -> None:
@@ -112,7 +109,7 @@ class NodeConnections:
         if (standby := self._standby.pop(node_id, None)) is not None:
             self._connect(node_id, standby.connection)
             if standby.ready:
-                self._feed(on.PortsReady(node_id))
+                self._feed(on.MessageReceived(node_id, Ready()))
 
     def drop_replacement(self, node_id: str) -> None:
         """Forget the connection of a replacement, whose process is killed."""
@@ -159,16 +156,15 @@ class NodeConnections:
             self._link_changes.attached(node_id, message)
         elif isinstance(message, InputDetached):
             self._link_changes.detached(message)
-        elif (event := event_of_message(node_id, message)) is not None:
-            self._feed(event)
+        elif isinstance(message, on.NodeMessage):
+            self._feed(on.MessageReceived(node_id, message))
 
     # ----------------------------------------------------------------------- disconnection
 
     def disconnect(self, node_id: str) -> None:
         """Close the connection of a node."""
         if (connection := self._nodes.get(node_id)) is not None:
-            self._server.connections.pop(connection.number, None)
-            connection.close()
+            self._server.drop(connection)
             self.closed(connection)
 
     def closed(self, connection: Connection) -> None:
@@ -188,7 +184,6 @@ class NodeConnections:
             return
         connection.read_rest()
         if self._nodes.remove(node_id):
-            self._server.connections.pop(connection.number, None)
-            connection.close()
+            self._server.drop(connection)
             self._link_changes.node_disconnected(node_id)
             self._requests.node_disconnected(node_id)

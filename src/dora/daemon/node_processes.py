@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from dora.daemon.event_loop import Loop
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import Stream
@@ -17,14 +19,13 @@ from dora.daemon.processes.launch_spec import CannotSpawn, launch_spec
 from dora.daemon.processes.process import PlainProcess, Process
 from dora.daemon.run_directory import RunDirectory
 from dora.daemon.supervisor import events as on
+from dora.daemon.template.client import PendingStart, TemplateClient, fork_request, why_plain
 from dora.daemon.template.protocol import Refused
-from dora.daemon.template.requests import fork_request, why_plain
 from dora.dataflow.model import Dataflow, TimerSource
 from dora.wire.excerpt import LINES_KEPT
 from dora.wire.node_config import Address
 
 if TYPE_CHECKING:
-    from dora.daemon.template.client import PendingStart, TemplateClient
     from dora.daemon.watchdog import Watchdog
 
 OnLine = Callable[[Stream, str], None]
@@ -253,29 +254,18 @@ class NodeProcesses:
             start.over = True
 
 
-class _Start:
+class _Start(msgspec.Struct, eq=False):
     """The start of one process: what is to be called when it runs, fails or ends."""
 
-    def __init__(
-        self,
-        dataflow: Dataflow,
-        node_id: str,
-        incarnation: int,
-        *,
-        on_line: OnLine,
-        on_started: Callable[[Child], None],
-        on_failed: Callable[[str], None],
-        on_end: OnEnd,
-    ) -> None:
-        self.dataflow = dataflow
-        self.node_id = node_id
-        self.incarnation = incarnation
-        self.on_line = on_line
-        self.on_started = on_started
-        self.on_failed = on_failed
-        self.on_end = on_end
-        self.pending: PendingStart | None = None  # while a template has been asked
-        self.over = False
+    dataflow: Dataflow
+    node_id: str
+    incarnation: int
+    on_line: OnLine
+    on_started: Callable[[Child], None]
+    on_failed: Callable[[str], None]
+    on_end: OnEnd
+    pending: PendingStart | None = None  # while a template has been asked
+    over: bool = False
 
     def fail(self, reason: str) -> None:
         self.over = True

@@ -205,19 +205,9 @@ def options_of(kind: type[RunOptions]) -> tuple[Option, ...]:
         kind_of_value = types[0] if optional else declared
         if kind_of_value not in _TYPES and get_origin(kind_of_value) is not Literal:
             raise TypeError(f"{field.name}: commands and manual know no option of the type {kind_of_value}")
-        found.append(
-            Option(
-                field.name,
-                kind_of_value,
-                optional,
-                {} if field.default is msgspec.NODEFAULT else field.default,
-                meta.description,
-                "--" + (meta.extra["flag"] or field.name.replace("_", "-")),
-                meta.extra["value"],
-                meta.extra["variable"],
-                meta.extra["may_be_off"],
-            )
-        )
+        extra = meta.extra | {"flag": "--" + (meta.extra["flag"] or field.name.replace("_", "-"))}
+        default = {} if field.default is msgspec.NODEFAULT else field.default
+        found.append(Option(field.name, kind_of_value, optional, default, meta.description, **extra))
     return tuple(found)
 
 

@@ -89,31 +89,28 @@ def merged(parts: Sequence[RunProgress]) -> RunProgress:
     )
 
 
-class ProgressReporter:
-    """Measures the progress of a run each second, when all nodes have started, and at each stop.
+def report_progress(
+    daemon: MeasuredDaemon, report: Callable[[RunProgress], None], counted: Collection[str]
+) -> None:
+    """Measure the progress of a run each second, and when all nodes have started.
 
-    ``report`` is called on the daemon's thread and has to be quick.
+    To be called before `Daemon.run`. ``report`` is called on the daemon's thread and has to be quick.
+    ``counted`` as in `ProgressMeter`.
     """
+    meter = ProgressMeter(daemon, counted)
 
-    def __init__(
-        self, daemon: MeasuredDaemon, report: Callable[[RunProgress], None], counted: Collection[str] = ()
-    ) -> None:
-        """``counted`` as in `ProgressMeter`. To be created before `Daemon.run`."""
-        self._daemon = daemon
-        self._report = report
-        self._meter = ProgressMeter(daemon, counted)
-        daemon.on_running = self._measure
-        self._tick()
+    def measure() -> None:
+        report(meter.measure())
 
-    def _tick(self) -> None:
-        if self._daemon.supervisor.state.done:
+    def tick() -> None:
+        if daemon.supervisor.state.done:
             return
-        if self._daemon.supervisor.state.begun:
-            self._measure()
-        self._daemon.loop.call_at(time.monotonic() + INTERVAL, self._tick)
+        if daemon.supervisor.state.begun:
+            measure()
+        daemon.loop.call_later(INTERVAL, tick)
 
-    def _measure(self) -> None:
-        self._report(self._meter.measure())
+    daemon.on_running = measure
+    tick()
 
 
 class LoadingPackages:

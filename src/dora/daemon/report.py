@@ -91,14 +91,12 @@ def first_cause(result: DataflowResult, folder: str = "") -> str:
     >>> first_cause(DataflowResult("id", overdue=("a",), strict=True))
     '`a` did not end at STOP and had to be ended by SIGTERM (--strict)'
     """
-    from dora.daemon.supervisor.exits import why_failed
-
     if result.ok:
         return ""
     if not result.failures:
         return f"{troubles(result)[0]} (--strict)"
     failure = next((item for item in result.failures if item.kind != "cascading"), result.failures[0])
-    return f"node `{failure.node_id}` {why_failed(failure, folder)}"
+    return f"node `{failure.node_id}` {failure.why(folder)}"
 
 
 def troubles(result: DataflowResult) -> list[str]:
@@ -155,22 +153,17 @@ def _stopped(fallen: Sequence[str]) -> str:
 
 
 def _orphans(fallen: Sequence[str]) -> str:
-    return f"{_names(fallen)} could not start, because not every node of the dataflow became ready"
-
-
-def _names(node_ids: Sequence[str]) -> str:
     """
-    >>> _names(["a"]), _names(["a", "b", "c"])
-    ('Node `a`', 'Nodes `a`, `b` and `c`')
+    >>> _orphans(["a", "b", "c"])
+    'Nodes `a`, `b` and `c` could not start, because not every node of the dataflow became ready'
     """
-    return f"{'Node' if len(node_ids) == 1 else 'Nodes'} {listed(node_ids)}"
+    who = "Node" if len(fallen) == 1 else "Nodes"
+    return f"{who} {listed(fallen)} could not start, because not every node of the dataflow became ready"
 
 
 def _culprit(failure: NodeFailure, *, first: bool, brief: bool) -> str:
-    from dora.daemon.supervisor.exits import how_failed, why_failed
-
     who = "First cause: node" if first else "Node"
-    why = why_failed(failure, os.getcwd()) if brief else how_failed(failure)
+    why = failure.why(os.getcwd()) if brief else failure.how
     head = f"{who} `{failure.node_id}` {why}"
     if failure.follows:
         head += f", after the failure of `{failure.follows}`, which feeds it"

@@ -7,8 +7,7 @@ a node publishes for a client.
 
 from __future__ import annotations
 
-import time
-from typing import Final, Protocol, assert_never
+from typing import Final, Protocol
 
 import msgspec
 
@@ -17,15 +16,13 @@ from dora.daemon.accounting import Accounting
 from dora.daemon.black_box import BlackBox
 from dora.daemon.cleanup import Cleanup
 from dora.daemon.client import fits
-from dora.daemon.control_server import Connection
+from dora.daemon.control_server import Connection, NodeTable
 from dora.daemon.event_loop import Loop, Timer
 from dora.daemon.journal import Journal
-from dora.daemon.node_table import NodeTable
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import refusals
 from dora.daemon.supervisor import events as on
-from dora.daemon.supervisor.exits import why_failed
-from dora.daemon.supervisor.state import NodeState, RunState
+from dora.daemon.supervisor.state import NodeState
 from dora.daemon.supervisor.status import Phase
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.daemon.taps import Taps
@@ -64,6 +61,7 @@ from dora.wire.daemon_protocol import (
     Publish,
     ReadSavedFile,
     Rejected,
+    Request,
     RunProgress,
     SaveBlackBox,
     StartEventLogs,
@@ -96,9 +94,7 @@ class EventLogHooks:
         request = self._requested.pop(number, None)
         if request is not None and request not in self._requested.values():
             self._send(request, end=True)
-            remove_ring_buffers(
-                request.ring_buffers
-            )  # a recorder that was killed leaves them in shared memory
+            remove_ring_buffers(request.ring_buffers)  # a recorder that was killed leaves them
 
     def of(self, node_id: str) -> list[WriteEventLog]:
         """Return the event logs that a node has to write which starts now."""
@@ -122,88 +118,6 @@ class EventLogHooks:
 def _frame(request: StartEventLogs, node_id: str, *, end: bool = False) -> WriteEventLog:
     path = f"{request.directory}/{node_id}" if request.directory else ""
     return WriteEventLog(path, end, request.ring_buffers)
-
-
-# --------------------------------------------------------------------------- requests for the supervisor
-
-SupervisorRequest = (
-    on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel | GetProgress | Interrupt
-)
-
-
-class RunningDaemon(Protocol):
-    """The part of `dora.daemon.daemon.Daemon` that requests use."""
-
-    supervisor: Supervisor
-    options: LocalRunOptions
-    context: RunContext
-
-    def progress(self) -> RunProgress:
-        """Return how far the run is."""
-
-    def prepare_plan(self, dataflow: Dataflow, context: RunContext | None = None) -> Plan:
-        """Return the plan of a dataflow to come, with room for it; raises ``OSError``."""
-
-
-def event_of_request(
-    daemon: RunningDaemon, client: Connection, request: SupervisorRequest
-) -> on.Event | None:
-    """Return the event of a request; None if the request was answered here."""
-    revision = daemon.supervisor.state.revision
-    if fault := grace_fault(getattr(getattr(request, "proposal", request), "grace", None)):
-        client.send(Rejected(fault))
-        return None
-    match request:
-        case GetModel():
-            run = daemon.supervisor.state
-            dataflow = msgspec.to_builtins(run.dataflow)
-            programs = {program_key(node.id): node.program for node in run.nodes.values() if node.program}
-            client.send(Model(revision, dataflow, daemon.options.uv, programs))
-            return None
-        case GetProgress():
-            client.send(daemon.progress())
-            return None
-        case Interrupt():
-            client.send(Ok())
-            if request.force:
-                return on.KillRequested("was stopped with `--force`")
-            return on.StopRequested("stopped by `dora stop`", request.grace)
-        case CheckChange() | ApplyChange():
-            return _change_event(daemon, client, request)
-        case _:
-            return on.RequestReceived(client.number, request)
-
-
-def _change_event(daemon: RunningDaemon, client: Connection, request: on.ChangeRequest) -> on.Event | None:
-    """Make room for a change and return its event; None if the request was answered here."""
-    proposal = request.proposal
-    try:
-        wanted = from_plain(proposal.dataflow, Dataflow)
-        context = daemon.context
-        if request.machine:
-            placement = Placement(request.machine, proposal.machines, proposal.generations, request.remote)
-            context = msgspec.structs.replace(context, placement=placement)
-        if proposal.revision > daemon.supervisor.state.revision:  # otherwise the supervisor rejects it
-            daemon.prepare_plan(wanted, context)
-            if isinstance(request, ApplyChange):
-                daemon.context = context
-    except DecodeError as error:
-        client.send(Rejected(f"this is no dataflow: {error}"))
-        return None
-    except OSError as error:
-        client.send(Rejected(f"there is no room for the changed dataflow: {error.strerror}"))
-        return None
-    except DoraError as error:
-        client.send(Rejected(str(error)))
-        return None
-    elsewhere = {node.id: context.placement.elsewhere(node.id) for node in wanted.nodes}
-    if isinstance(request, CheckChange):
-        known = {node.id: node for node in daemon.supervisor.state.dataflow.nodes}
-        fresh = tuple(node for node in wanted.nodes if node != known.get(node.id))
-        if reason := "\n".join(refusals(msgspec.structs.replace(wanted, nodes=fresh), elsewhere.get)):
-            client.send(Rejected(reason))
-            return None
-    return on.ChangeRequested(client.number, request, wanted, elsewhere)
 
 
 def registration_fault(connection: Connection, message: Register, description: Description) -> str:
@@ -232,19 +146,31 @@ _STATUS: Final[dict[Phase, StatusWord]] = {
 }
 
 
-# --------------------------------------------------------------------------- requests answered here
+class RunningDaemon(Protocol):
+    """The part of `dora.daemon.daemon.Daemon` that requests use."""
+
+    supervisor: Supervisor
+    options: LocalRunOptions
+    context: RunContext
+
+    def progress(self) -> RunProgress:
+        """Return how far the run is."""
+
+    def prepare_plan(self, dataflow: Dataflow, context: RunContext | None = None) -> Plan:
+        """Return the plan of a dataflow to come, with room for it; raises ``OSError``."""
+
+    def feed(self, event: on.Event) -> None:
+        """Give an event to the supervisor and perform its commands, in order."""
 
 
 class RequestHandler:
-    """Answers the requests that need no decision of the supervisor."""
+    """Answers requests, or has the supervisor decide about them."""
 
     def __init__(
         self,
-        dataflow: Dataflow,
+        daemon: RunningDaemon,
         plan: Plan,
-        context: RunContext,
         name: str,
-        state: RunState,
         accounting: Accounting,
         nodes: NodeTable,
         taps: Taps,
@@ -253,52 +179,42 @@ class RequestHandler:
         journal: Journal,
     ) -> None:
         """``name``: given to the run at its start; "": the file's."""
-        self._loop = loop
-        self._journal = journal
-        self._state = state
+        self._daemon = daemon
+        self._state = daemon.supervisor.state
+        self._plan = plan
+        self._name = name
         self._accounting = accounting
         self._nodes = nodes
         self._taps = taps
         self._cleanup = cleanup
+        self._loop = loop
+        self._journal = journal
         self.event_logs = EventLogHooks(nodes)
-        self._name = name
+        self.black_box: BlackBox  # it needs this object, so the daemon sets it
         self._publishing: dict[int, tuple[Connection, str, Timer]] = {}  # by ticket: client, node, patience
         self._last_ticket = 0
-        self.black_box: BlackBox | None = None
-        self.change(dataflow, plan, context)
 
     @property
     def _machine(self) -> str:
         """The name of this machine; "" as long as the dataflow is on one machine."""
-        return self._context.placement.machine if self._state.distributed else ""
+        return self._daemon.context.placement.machine if self._state.distributed else ""
 
-    def change(self, dataflow: Dataflow, plan: Plan, context: RunContext) -> None:
-        """Change to another dataflow."""
-        self._dataflow, self._plan, self._context = dataflow, plan, context
+    def change(self, plan: Plan) -> None:
+        """Change to the plan of another dataflow."""
+        self._plan = plan
         self._taps.change(plan)
 
     def description(self) -> Description:
         """Return the identity of this dataflow."""
-        nodes = [node.id for node in self._dataflow.nodes]
-        context, file = self._context, self._dataflow.file
-        return Description(context.dataflow_id, file, nodes, self._name, context.coordinator)
+        context, dataflow = self._daemon.context, self._state.dataflow
+        nodes = [node.id for node in dataflow.nodes]
+        return Description(context.dataflow_id, dataflow.file, nodes, self._name, context.coordinator)
 
-    def handle(
-        self,
-        client: Connection,
-        request: DescribeDataflow
-        | Inspect
-        | GetGraph
-        | GetDataflow
-        | OpenTaps
-        | CloseTaps
-        | StartEventLogs
-        | GetJournal
-        | SaveBlackBox
-        | ReadSavedFile
-        | Publish,
-    ) -> None:
-        """Answer a request, now or once a node has carried it out."""
+    def handle(self, client: Connection, request: Request) -> None:
+        """Answer a request, now or once a node has carried it out or the supervisor has decided."""
+        if fault := grace_fault(getattr(getattr(request, "proposal", request), "grace", None)):
+            client.send(Rejected(fault))
+            return
         match request:
             case DescribeDataflow():
                 client.send(self.description())
@@ -307,10 +223,10 @@ class RequestHandler:
             case GetGraph():
                 from dora.dataflow.graph import graph_of
 
-                client.send(GraphText(msgspec.json.encode(graph_of(self._dataflow))))
+                client.send(GraphText(msgspec.json.encode(graph_of(self._state.dataflow))))
             case GetDataflow():
-                text = msgspec.json.encode(self._dataflow.descriptor, enc_hook=str)
-                client.send(DataflowText(text, self._dataflow.working_dir))
+                text = msgspec.json.encode(self._state.dataflow.descriptor, enc_hook=str)
+                client.send(DataflowText(text, self._state.dataflow.working_dir))
             case OpenTaps():
                 client.send(self._taps.open(client, request))
             case CloseTaps():
@@ -320,20 +236,67 @@ class RequestHandler:
                 self.event_logs.begin(client.number, request)
                 client.send(Ok())
             case SaveBlackBox(path=path, note=note):
-                if self.black_box is None:
-                    client.send(Rejected("this dataflow has no black box"))
-                else:
-                    self.black_box.save(path, note, client.send)
+                self.black_box.save(path, note, client.send)
             case ReadSavedFile(path=path, offset=offset):
-                part = None if self.black_box is None else self.black_box.read_saved(path, offset)
+                part = self.black_box.read_saved(path, offset)
                 client.send(Rejected(f"{path} is no file of this run") if part is None else FilePart(part))
             case GetJournal(after=after):
                 client.send(self._journal.entries(after))
             case Publish():
                 if (rejected := self._publish(client, request)) is not None:
                     client.send(rejected)
+            case GetModel():
+                nodes = self._state.nodes.values()
+                programs = {program_key(node.id): node.program for node in nodes if node.program}
+                dataflow = msgspec.to_builtins(self._state.dataflow)
+                uv = self._daemon.options.uv
+                client.send(Model(self._state.revision, dataflow, uv, programs))
+            case GetProgress():
+                client.send(self._daemon.progress())
+            case Interrupt():
+                client.send(Ok())
+                self._daemon.feed(
+                    on.KillRequested("was stopped with `--force`")
+                    if request.force
+                    else on.StopRequested("stopped by `dora stop`", request.grace)
+                )
+            case CheckChange() | ApplyChange():
+                self._ask_for_change(client, request)
             case _:
-                assert_never(request)
+                self._daemon.feed(on.RequestReceived(client.number, request))
+
+    def _ask_for_change(self, client: Connection, request: on.ChangeRequest) -> None:
+        """Make room for a change, and ask the supervisor for it."""
+        proposal = request.proposal
+        try:
+            wanted = from_plain(proposal.dataflow, Dataflow)
+            context = self._daemon.context
+            if request.machine:
+                placement = Placement(
+                    request.machine, proposal.machines, proposal.generations, request.remote
+                )
+                context = msgspec.structs.replace(context, placement=placement)
+            if proposal.revision > self._state.revision:  # otherwise the supervisor rejects it
+                self._daemon.prepare_plan(wanted, context)
+                if isinstance(request, ApplyChange):
+                    self._daemon.context = context
+        except DecodeError as error:
+            client.send(Rejected(f"this is no dataflow: {error}"))
+            return
+        except OSError as error:
+            client.send(Rejected(f"there is no room for the changed dataflow: {error.strerror}"))
+            return
+        except DoraError as error:
+            client.send(Rejected(str(error)))
+            return
+        elsewhere = {node.id: context.placement.elsewhere(node.id) for node in wanted.nodes}
+        if isinstance(request, CheckChange):
+            known = {node.id: node for node in self._state.dataflow.nodes}
+            fresh = tuple(node for node in wanted.nodes if node != known.get(node.id))
+            if reason := "\n".join(refusals(msgspec.structs.replace(wanted, nodes=fresh), elsewhere.get)):
+                client.send(Rejected(reason))
+                return
+        self._daemon.feed(on.ChangeRequested(client.number, request, wanted, elsewhere))
 
     def client_disconnected(self, client: Connection) -> None:
         """Drop everything that a client had requested for the time of its connection."""
@@ -378,9 +341,7 @@ class RequestHandler:
             f"node `{node_id}` has not polled for events for {PUBLISH_PATIENCE:g} s, so it has not sent "
             "the message yet"
         )
-        timer = self._loop.call_at(
-            time.monotonic() + PUBLISH_PATIENCE, lambda: self._end_publish(ticket, node_id, late)
-        )
+        timer = self._loop.call_later(PUBLISH_PATIENCE, lambda: self._end_publish(ticket, node_id, late))
         self._publishing[ticket] = (client, node_id, timer)
         member.send(PublishRequest(ticket, request.output, request.message))
         return None
@@ -403,18 +364,19 @@ class RequestHandler:
         if not of_node:
             return None
         number, failure = of_node[-1]  # it may have been started again
-        return FailureView(number, why_failed(failure, self._dataflow.working_dir))
+        return FailureView(number, failure.why(self._state.dataflow.working_dir))
 
     def run_view(self) -> Inspection:
+        context = self._daemon.context
         return Inspection(
-            dataflow_id=self._context.dataflow_id,
-            file=self._dataflow.file,
-            engine=self._context.engine,
-            run_dir=self._context.run_dir,
-            prefix=self._context.prefix,
-            board=self._context.board,
+            dataflow_id=context.dataflow_id,
+            file=self._state.dataflow.file,
+            engine=context.engine,
+            run_dir=context.run_dir,
+            prefix=context.prefix,
+            board=context.board,
             machine=self._machine,
-            coordinator=self._context.coordinator,
+            coordinator=context.coordinator,
             nodes=[self._node_view(node) for node in self._state.nodes.values()],
             links=[
                 LinkView(

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -53,14 +54,15 @@ def run_dataflow(
     finish_grace = finish_grace_from_environment()
     dataflow_id = dataflow_id or uuid7()
     run_id = options.run_id or dataflow_id
-    watchdog = Watchdog(run_id, run_path(run_id, usable_root()))
-    run: RunDirectory | None = None
-    daemon: Daemon | None = None
-    template: TemplateConnection | None = None
-    try:
+    with ExitStack() as stack:  # each is closed, whatever else fails
+        watchdog = Watchdog(run_id, run_path(run_id, usable_root()))
+        stack.callback(watchdog.dismiss)
         run = RunDirectory.create(dataflow_id, run_id)
+        stack.callback(run.remove)
         run.name = options.name
         template = template_for(dataflow, options, run_id, engine)
+        if template is not None:
+            stack.callback(template.close)
         placement = Placement() if options.join is None else options.join()
         context = RunContext(
             dataflow_id=run.dataflow_id,
@@ -74,25 +76,12 @@ def run_dataflow(
             coordinator=options.coordinator,
         )
         daemon = Daemon(dataflow, options, context, run, on_log, watchdog, finish_grace, template)
+        stack.callback(daemon.close)
         if on_daemon is not None:
             on_daemon(daemon)
         with _Interrupts(daemon):
             result = daemon.run(stop_after)
         log_error = daemon.run_log.error
-    finally:
-        try:
-            if daemon is not None:
-                daemon.close()
-        finally:
-            try:
-                if template is not None:
-                    template.close()
-            finally:
-                try:
-                    if run is not None:
-                        run.remove()
-                finally:
-                    watchdog.dismiss()
     if log_error is not None:
         raise log_error
     return result

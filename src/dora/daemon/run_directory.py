@@ -49,6 +49,7 @@ from dora.daemon.guardian import (
     rescue_black_box,
 )
 from dora.errors import DoraError, SharedMemoryFull
+from dora.transport.shm.room import free_bytes
 
 _RUN_ID = re.compile(r"[0-9a-f-]{12,64}")
 _LONGEST_ID = 64
@@ -282,16 +283,13 @@ def check_shared_memory(room: int) -> None:
     Raises `SharedMemoryFull` if it has less than ``room`` bytes left, `DoraError` if this user may not
     write to it.
     """
-    try:
-        status = os.statvfs(SHARED_MEMORY)
-    except OSError:
+    if (free := free_bytes()) is None:
         return
     if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
         raise DoraError(
             f"{SHARED_MEMORY} cannot be written to, and messages travel through it; mount it writable "
             f"(mount -o remount,rw {SHARED_MEMORY}) or give it its usual mode (chmod 1777 {SHARED_MEMORY})"
         )
-    free = status.f_bavail * status.f_frsize
     if free < room:
         raise SharedMemoryFull(
             f"{SHARED_MEMORY} has {free / 2**20:.1f} MiB left, and a dataflow needs at least "

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from dora.daemon.accounting import Accounting
+from dora.daemon.control_server import NodeTable
 from dora.daemon.event_loop import Loop
 from dora.daemon.logs.entry import LogEntry, Stream
-from dora.daemon.node_table import NodeTable
 from dora.daemon.supervisor.state import RunState
 from dora.dataflow.layout import Plan
-from dora.dataflow.model import Dataflow
+from dora.dataflow.model import Dataflow, LogLevel
 from dora.wire.node_protocol import TextInput
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class RunLog:
             self._dataflow_id,
             self._deliver,
             self._keep,
-            lambda seconds, call: self._loop.call_at(time.monotonic() + seconds, call),
+            self._loop.call_later,
         )
 
     @cached_property
@@ -81,7 +81,7 @@ class RunLog:
         self.text.change(dataflow, plan.links)
         self._options.update((node.id, node.log) for node in dataflow.nodes)
 
-    def write(self, level: Literal["error", "warn", "info"], node_id: str | None, text: str) -> None:
+    def write(self, level: LogLevel, node_id: str | None, text: str) -> None:
         """Log a message of the daemon; ``node_id``: the node that it is about."""
         self.text.entry(LogEntry(time.time_ns(), level, node_id, text, "daemon"))
 

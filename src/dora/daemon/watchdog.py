@@ -11,6 +11,7 @@ from typing import Final
 from dora._paths import prefix_of
 from dora.daemon import guardian
 from dora.daemon.event_loop import READ, Loop
+from dora.daemon.processes.process import open_pidfd
 
 MAX_STARTS: Final = 10
 _HAS_PROC: Final = os.path.isdir("/proc/self")
@@ -110,12 +111,10 @@ class Watchdog:
         self._watch_process()
 
     def _watch_process(self) -> None:
-        if self._loop is not None and self._process is not None and hasattr(os, "pidfd_open"):
-            try:
-                self._pidfd = os.pidfd_open(self._process.pid)
-            except OSError:
-                return
-            self._loop.watch(self._pidfd, READ, lambda _: self._ended())
+        if self._loop is not None and self._process is not None:
+            self._pidfd = open_pidfd(self._process.pid)
+            if self._pidfd >= 0:
+                self._loop.watch(self._pidfd, READ, lambda _: self._ended())
 
     def _ended(self) -> None:
         """Start a new guardian, since this one was killed."""

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from dora.daemon.accounting import Accounting
-from dora.daemon.executor import Executor, LiveCommand, event_of_message
+from dora.daemon.executor import Executor
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.router import TextRouter
@@ -195,7 +195,7 @@ class VirtualDaemon:
         if not self._closing:
             self._text.entry(entry)
 
-    def perform(self, command: LiveCommand) -> None:
+    def perform(self, command: do.LiveCommand) -> None:
         """Fail: a virtual dataflow has no new code, no clients and no other machines."""
         raise AssertionError(f"a virtual dataflow cannot perform {command}")
 
@@ -312,8 +312,8 @@ class VirtualDaemon:
     def _receive(self, node_id: str, channel: VirtualChannel, message: ToDaemon) -> None:
         if self._channels.get(node_id) is not channel or self.scheduler.closed:
             return
-        if (event := event_of_message(node_id, message)) is not None:
-            self.feed(event)
+        if isinstance(message, on.NodeMessage):
+            self.feed(on.MessageReceived(node_id, message))
         if isinstance(message, Closing):
             if self.dataflow.node(node_id).is_dynamic:
                 del self._channels[node_id]

@@ -14,6 +14,7 @@ from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.edit import without_node
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
 from dora.wire.daemon_protocol import ApplyChange
+from dora.wire.node_protocol import Ready
 from dora.wire.operations import ProposedChange, program_key
 
 # What `Supervised.ask` can ask for.
@@ -91,7 +92,7 @@ class Supervised:
         """Register and become ready."""
         commands = self.register(node_id, incarnation=incarnation, dynamic=dynamic)
         assert isinstance(commands[-1], do.Admit), commands
-        return commands + self(on.PortsReady(node_id))
+        return commands + self(on.MessageReceived(node_id, Ready()))
 
     def start(self) -> list[do.Command]:
         """Start the dataflow with all nodes that are not dynamic."""

@@ -11,6 +11,7 @@ from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import InputSpec, NodeSpec, RestartOptions
 from dora.wire.daemon_protocol import DeleteParameter, SetParameter
+from dora.wire.node_protocol import Closing, OutputsClosed, Ready
 
 GRAPH = {
     "source": ((), ("x", "y")),
@@ -126,7 +127,7 @@ class World:
         while self.became_ready:
             name = self.became_ready.pop()
             if not self.finished:
-                self.perform(self.run(on.PortsReady(name)))
+                self.perform(self.run(on.MessageReceived(name, Ready())))
         while self.to_disconnect:
             name = self.to_disconnect.pop()
             if name in self.connected:
@@ -146,18 +147,19 @@ class World:
                 self.report_spawn(name)
                 self.perform(run.register(name, incarnation=number, dynamic=is_dynamic))
             case "ready" if name in self.connected:
-                self.perform(run(on.PortsReady(name)))
+                self.perform(run(on.MessageReceived(name, Ready())))
             case "ready all":
                 for node_id, incarnation in list(self.processes.items()):
                     self.report_spawn(node_id)
                     if node_id not in self.connected:
                         self.perform(run.register(node_id, incarnation=incarnation))
                     if node_id in self.connected:
-                        self.perform(run(on.PortsReady(node_id)))
+                        self.perform(run(on.MessageReceived(node_id, Ready())))
             case "done" if name in self.connected:
-                self.perform(run(on.OutputsDone(name, spec.outputs if spec is not None else ())))
+                outputs = list(spec.outputs) if spec is not None else []
+                self.perform(run(on.MessageReceived(name, OutputsClosed(outputs))))
             case "closed" if name in self.connected:
-                self.perform(run(on.NodeClosed(name)))
+                self.perform(run(on.MessageReceived(name, Closing())))
             case "disconnect" if name in self.connected:
                 self.connected.discard(name)
                 self.perform(run(on.Disconnected(name)))

@@ -10,7 +10,15 @@ from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import NodeSpec, RestartOptions
 from dora.wire.daemon_protocol import Conflict, Ok, Rejected
-from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame, ReloadFrame, Started, StopFrame
+from dora.wire.node_protocol import (
+    Closing,
+    InputsClosed,
+    NodeRestartedFrame,
+    Ready,
+    ReloadFrame,
+    Started,
+    StopFrame,
+)
 from dora.wire.operations import OperationResult
 
 A = node("a", outputs=("x",))
@@ -93,7 +101,7 @@ def test_a_node_that_has_ended_can_be_started_again() -> None:
 def test_a_removed_node_leaves_with_its_links() -> None:
     run = started(A, B, C)
     run.ask("a", "remove")
-    run(on.NodeClosed("a"))
+    run(on.MessageReceived("a", Closing()))
     assert not sent(run.after(2.0), "b"), "its last messages are on their way"
     commands = run.end("a")
     assert applied(commands) == [["b", "c"]]
@@ -280,7 +288,7 @@ def test_a_replacement_prepares_before_the_old_process_drains() -> None:
     assert do.CloseReceivers("b") not in commands, "senders go on"
     assert answers(commands) == [Ok()]
     assert run.state.nodes["b"].spec.path == "new.py"
-    assert sent(run(on.PortsReady("b")), "c") == [NodeRestartedFrame("b")]
+    assert sent(run(on.MessageReceived("b", Ready())), "c") == [NodeRestartedFrame("b")]
 
 
 def test_a_replacement_that_does_not_start_changes_nothing() -> None:

@@ -11,7 +11,15 @@ from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import OperatorSpec, RestartOptions
 from dora.wire.counters import RELOADS
-from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame, ReloadFrame, Started, StopFrame
+from dora.wire.node_protocol import (
+    Closing,
+    InputsClosed,
+    NodeRestartedFrame,
+    Ready,
+    ReloadFrame,
+    Started,
+    StopFrame,
+)
 
 SAVED = on.CodeChanged("a")
 STOP = on.StopRequested("test")
@@ -40,14 +48,14 @@ def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
     commands = run(on.ReplacementReady("a", 1))
     assert sent(commands, "a") == [ReloadFrame(), StopFrame()]
     assert not any(isinstance(command, (do.Admit, do.Refuse)) for command in commands)
-    assert sent(run(on.NodeClosed("a")), "b") == []
+    assert sent(run(on.MessageReceived("a", Closing())), "b") == []
     commands = run.end("a")
     assert commands == [
         do.Count("a", RELOADS, 1),
         do.AddMark("reloaded", "a", "has new code"),
         do.PromoteReplacement("a", 1),
     ]
-    commands = run(on.PortsReady("a"))
+    commands = run(on.MessageReceived("a", Ready()))
     assert sent(commands, "a") == [Started(100_000_000_000)]
     assert sent(commands, "b") == [NodeRestartedFrame("a")]
     assert log_texts(commands) == ["runs its new code"]
@@ -73,7 +81,7 @@ def test_a_reload_is_no_restart() -> None:
         run(SAVED)
         run.stand_by("a", count)
         assert do.PromoteReplacement("a", count) in run.end("a")
-        run(on.PortsReady("a"))
+        run(on.MessageReceived("a", Ready()))
     assert spawned(run.end("a", 1)) == [("a", 4)]  # its one restart is still there
     run.join("a", incarnation=4)
     run.end("a", 1)
@@ -85,7 +93,7 @@ def test_the_exit_status_of_a_drained_process_is_no_failure() -> None:
     run(SAVED)
     run.stand_by("a", 1)
     run.end("a", 1)
-    run(on.PortsReady("a"))
+    run(on.MessageReceived("a", Ready()))
     run.end("a", 0)
     run.end("b", 0)
     assert run.supervisor.result("id").ok
@@ -240,7 +248,7 @@ def test_new_code_that_never_connects_is_replaced_by_newer_code() -> None:
     assert signals(run.stand_by("a", 2)) == [("a", SIGTERM)]
     assert signals(run.after(2.5)) == [("a", SIGKILL)]
     assert do.PromoteReplacement("a", 2) in run.end("a", signal=SIGKILL)
-    assert sent(run(on.PortsReady("a")), "b") == [NodeRestartedFrame("a")]
+    assert sent(run(on.MessageReceived("a", Ready())), "b") == [NodeRestartedFrame("a")]
 
 
 def test_new_code_that_connects_before_newer_code_drains_for_it() -> None:
@@ -262,7 +270,7 @@ def test_new_code_is_started_once_the_old_has_ended() -> None:
     commands = run(SAVED)
     assert sent(commands, "a") == [ReloadFrame(), StopFrame()]
     assert spawned(commands) == []
-    assert sent(run(on.NodeClosed("a")), "b") == []
+    assert sent(run(on.MessageReceived("a", Closing())), "b") == []
     assert spawned(run.end("a")) == [("a", 1)]
     assert sent(run.join("a", incarnation=1), "b") == [NodeRestartedFrame("a")]
 
@@ -328,7 +336,7 @@ def test_a_node_whose_new_code_cannot_be_started_awaits_a_fix() -> None:
 
 def test_code_saved_between_a_crash_and_the_exit_is_started() -> None:
     run = started()
-    run(on.NodeClosed("a"))
+    run(on.MessageReceived("a", Closing()))
     assert run(SAVED) == []
     assert spawned(run.end("a", 1)) == [("a", 1)]
 

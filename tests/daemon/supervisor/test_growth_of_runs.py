@@ -11,6 +11,7 @@ from supervision import node
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow, NodeSpec
+from dora.wire.node_protocol import Closing, Ready
 
 Nodes = list[NodeSpec]
 
@@ -39,12 +40,12 @@ class Run:
         for number, name in enumerate(self.nodes):
             self.feed(on.Registering(number, name, 0, False))
         for name in self.nodes:
-            self.feed(on.PortsReady(name))
+            self.feed(on.MessageReceived(name, Ready()))
         assert self.supervisor.state.opened
 
     def finish(self) -> None:
         for name in self.nodes:
-            self.feed(on.NodeClosed(name, {}))
+            self.feed(on.MessageReceived(name, Closing({})))
             self.feed(on.ProcessEnded(name, 0, None))
         assert self.supervisor.state.done
 

@@ -18,7 +18,7 @@ from dora.wire.daemon_protocol import (
     Rejected,
     SetParameter,
 )
-from dora.wire.node_protocol import ParamDeletedFrame, ParamUpdateFrame, Started
+from dora.wire.node_protocol import ParamDeletedFrame, ParamUpdateFrame, SetOwnParameters, Started
 from dora.wire.operations import OperationResult
 
 
@@ -67,7 +67,7 @@ def test_a_parameter_set_to_the_same_value_is_sent_again() -> None:
 def test_a_node_sets_parameters_of_its_own_together() -> None:
     run = supervised()
     run.start()
-    commands = run(on.ParametersSetByNode("a", {"gain": 2.5, "limits": {"low": 1}}))
+    commands = run(on.MessageReceived("a", SetOwnParameters({"gain": 2.5, "limits": {"low": 1}})))
     assert sent(commands, "a") == [ParamUpdateFrame("gain", 2.5), ParamUpdateFrame("limits", {"low": 1})]
     assert values(run) == {"gain": 2.5, "limits": {"low": 1}}
     recorded = [command for command in commands if isinstance(command, do.RecordParameters)]
@@ -77,7 +77,11 @@ def test_a_node_sets_parameters_of_its_own_together() -> None:
 def test_of_the_parameters_that_a_node_sets_an_impossible_one_is_left_out() -> None:
     run = supervised()
     run.start()
-    run(on.ParametersSetByNode("a", {"": 1, "gain": float("nan"), "mode": "x" * 70_000, "good": 1}))
+    run(
+        on.MessageReceived(
+            "a", SetOwnParameters({"": 1, "gain": float("nan"), "mode": "x" * 70_000, "good": 1})
+        )
+    )
     assert values(run) == {"gain": 0.5, "good": 1}
 
 

@@ -14,6 +14,7 @@ from dora.wire.node_protocol import (
     InputsClosed,
     NodeFailedFrame,
     NodeRestartedFrame,
+    Ready,
     SourceFailed,
     Started,
     StartRefused,
@@ -218,7 +219,7 @@ def test_all_machines_end_equally_in_any_order_of_messages(
             if what == "join" and state.phase == "starting" and not state.connected:
                 run.commands[machine] += run.runs[machine].register(who, incarnation=state.incarnation)
                 if state.connected:
-                    run(machine, on.PortsReady(who))
+                    run(machine, on.MessageReceived(who, Ready()))
             elif what in ("end", "fail") and state.alive:
                 run.end(who, 1 if what == "fail" else 0)
 

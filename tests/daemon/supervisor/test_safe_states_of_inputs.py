@@ -10,7 +10,7 @@ from supervision import Supervised, node, sent
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import NodeSpec, RestartOptions
-from dora.wire.node_protocol import NodeFailedFrame, SafeStateFrame, SourceFailed
+from dora.wire.node_protocol import NodeFailedFrame, SafeStateChanged, SafeStateFrame, SourceFailed
 from dora.wire.output_rules import OutputRules, SafeState
 
 ON_FAILURE = RestartOptions(policy="on-failure")
@@ -46,9 +46,9 @@ def test_one_that_failed_for_good_is_announced_as_ever() -> None:
 def test_sender_and_log_are_informed() -> None:
     run = Supervised(planner(), node("b", inputs=("a/x",)))
     run.start()
-    entered = run(on.SafeStateReported("b", "a/x", "silent", True))
+    entered = run(on.MessageReceived("b", SafeStateChanged("a/x", "silent", True)))
     assert sent(entered, "a") == [SafeStateFrame("x", "b/a/x", "silent", True)]
-    left = run(on.SafeStateReported("b", "a/x", "silent", False, 0.25))
+    left = run(on.MessageReceived("b", SafeStateChanged("a/x", "silent", False, 0.25)))
     assert sent(left, "a") == [SafeStateFrame("x", "b/a/x", "silent", False, 0.25)]
     logged = [command for command in (*entered, *left) if isinstance(command, do.Log)]
     assert [(command.level, command.text) for command in logged] == [
@@ -60,4 +60,4 @@ def test_sender_and_log_are_informed() -> None:
 def test_an_input_that_was_removed_meanwhile_is_ignored() -> None:
     run = Supervised(planner(), node("b", inputs=("a/x",)))
     run.start()
-    assert run(on.SafeStateReported("b", "gone", "silent", True)) == []
+    assert run(on.MessageReceived("b", SafeStateChanged("gone", "silent", True))) == []

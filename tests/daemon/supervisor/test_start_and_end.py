@@ -11,9 +11,12 @@ from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import RestartOptions
 from dora.wire.node_protocol import (
+    Closing,
     InputsClosed,
     NodeFailedFrame,
     NodeRestartedFrame,
+    OutputsClosed,
+    Ready,
     Started,
     StartRefused,
     StopFrame,
@@ -115,7 +118,7 @@ def test_a_node_that_is_still_connecting_is_refused_after_a_broken_start() -> No
     run.register("a")
     (refusal,) = sent(run.end("b", 3), "a")
     assert isinstance(refusal, StartRefused)
-    assert sent(run(on.PortsReady("a")), "a") == []
+    assert sent(run(on.MessageReceived("a", Ready())), "a") == []
     run.end("a", 1)
     assert run.failures == [("b", "exit"), ("a", "cascading")]
 
@@ -153,7 +156,9 @@ def test_a_node_whose_program_has_gone_before_its_restart_breaks_the_start() -> 
 def test_node_failed_comes_before_the_closing() -> None:
     run = Supervised(*PAIR)
     run.start()
-    assert run(on.NodeClosed("a")) == []  # first the node object goes, then the process fails
+    assert (
+        run(on.MessageReceived("a", Closing())) == []
+    )  # first the node object goes, then the process fails
     run(on.Disconnected("a"))
     failed, closed = sent(run.end("a", 1), "b")
     assert failed == NodeFailedFrame("a", "node `a` failed: exited with status 1", ["a/x"])
@@ -216,7 +221,7 @@ def test_a_failure_is_logged_once() -> None:
 def test_a_process_that_lives_on_after_closing_its_node_does_not_hold_up_the_others() -> None:
     run = Supervised(*PAIR)
     run.start()
-    run(on.NodeClosed("a"))
+    run(on.MessageReceived("a", Closing()))
     assert sent(run.after(9.9), "b") == []
     assert sent(run.after(0.2), "b") == [InputsClosed(["a/x"])]
     assert sent(run.end("a"), "b") == []
@@ -225,7 +230,7 @@ def test_a_process_that_lives_on_after_closing_its_node_does_not_hold_up_the_oth
 def test_a_failure_after_the_closing_is_announced_late() -> None:
     run = Supervised(*PAIR, node("c", inputs=("timer/",)))
     run.start()
-    run(on.NodeClosed("a"))
+    run(on.MessageReceived("a", Closing()))
     assert sent(run.after(10.1), "b") == [InputsClosed(["a/x"])]
     assert sent(run.end("a", 1), "b") == [
         NodeFailedFrame("a", "node `a` failed: exited with status 1", ["a/x"])
@@ -235,7 +240,7 @@ def test_a_failure_after_the_closing_is_announced_late() -> None:
 def test_a_delayed_daemon_announces_the_failure_before_the_closing() -> None:
     run = Supervised(*PAIR)
     run.start()
-    run(on.NodeClosed("a"))
+    run(on.MessageReceived("a", Closing()))
     run.now += 50  # in which no event was handled
     assert sent(run(on.Progress("b")) + run.end("a", 1) + run(on.TimePassed()), "b") == [
         NodeFailedFrame("a", "node `a` failed: exited with status 1", ["a/x"]),
@@ -246,7 +251,7 @@ def test_a_delayed_daemon_announces_the_failure_before_the_closing() -> None:
 def test_outputs_that_a_node_is_done_with_close_at_once() -> None:
     run = Supervised(node("a", outputs=("x", "y")), node("b", inputs=("a/x", "a/y")))
     run.start()
-    assert sent(run(on.OutputsDone("a", ("x",))), "b") == [InputsClosed(["a/x"])]
+    assert sent(run(on.MessageReceived("a", OutputsClosed(["x"]))), "b") == [InputsClosed(["a/x"])]
     assert sent(run.end("a", 1), "b") == [
         NodeFailedFrame("a", "node `a` failed: exited with status 1", ["a/y"]),
         InputsClosed(["a/y"]),
@@ -261,7 +266,7 @@ def test_captured_output_stays_open_until_the_process_ends() -> None:
         node("b", inputs=("a/x", "a/log")),
     )
     run.start()
-    run(on.NodeClosed("a"))
+    run(on.MessageReceived("a", Closing()))
     assert sent(run.after(20), "b") == [InputsClosed(["a/x"])]
     assert sent(run.end("a"), "b") == [InputsClosed(["a/log"])]
 
@@ -315,7 +320,7 @@ def test_dynamic_nodes_do_not_hold_the_barrier_and_join_leave_and_rejoin() -> No
     assert sent(run.join("d", dynamic=True), "d") == [Started(100_000_000_000)]
     (refused,) = run.register("d", dynamic=True)
     assert isinstance(refused, do.Refuse)
-    run(on.NodeClosed("d"))
+    run(on.MessageReceived("d", Closing()))
     assert sent(run(on.Disconnected("d")), "b") == [InputsClosed(["d/x"])]
     assert sent(run.join("d", dynamic=True), "b") == [NodeRestartedFrame("d")]
     commands = run(on.Disconnected("d"))  # without a goodbye
@@ -394,5 +399,5 @@ def test_timers_keep_a_node_running_unless_the_dataflow_says_otherwise() -> None
 def test_undeclared_outputs_are_counted_in_the_result() -> None:
     run = Supervised(*PAIR)
     run.start()
-    run(on.NodeClosed("a", {"y": 3}))
+    run(on.MessageReceived("a", Closing({"y": 3})))
     assert run.supervisor.result("id").undeclared == {"a": {"y": 3}}

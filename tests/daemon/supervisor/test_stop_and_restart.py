@@ -11,7 +11,16 @@ from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import RestartOptions
 from dora.wire.counters import RESTARTS
-from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame, Started, StartRefused, StopFrame
+from dora.wire.node_protocol import (
+    Closing,
+    InputsClosed,
+    NodeRestartedFrame,
+    OutputsClosed,
+    Ready,
+    Started,
+    StartRefused,
+    StopFrame,
+)
 
 STOP = on.StopRequested("test")
 ALWAYS = RestartOptions(policy="always")
@@ -103,7 +112,9 @@ def test_a_stop_during_the_start_refuses_all_nodes_and_is_no_failure() -> None:
         (refusal,) = sent(commands, name)
         assert isinstance(refusal, StartRefused)
     assert signals(commands) == [("imports", SIGTERM)]
-    assert sent(run(on.PortsReady("connected")), "connected") == []  # its refusal is on its way
+    assert (
+        sent(run(on.MessageReceived("connected", Ready())), "connected") == []
+    )  # its refusal is on its way
     for name in ("waits", "connected"):
         run.end(name, 1)
     run.end("imports", signal=SIGTERM)
@@ -210,7 +221,7 @@ def test_outputs_stay_open_while_a_node_may_be_restarted() -> None:
         node("c", inputs=("b/y", "b/z")),
     )
     run.start()
-    assert sent(run(on.OutputsDone("b", ("y",))), "c") == []
+    assert sent(run(on.MessageReceived("b", OutputsClosed(["y"]))), "c") == []
     assert sent(run.end("a"), "c") == [InputsClosed(["b/y"])]  # b cannot be restarted any more
     assert sent(run.end("b"), "c") == [InputsClosed(["b/z"])]
 
@@ -273,6 +284,6 @@ def test_a_delayed_daemon_handles_progress_before_it_kills_a_node() -> None:
 def test_health_is_not_checked_after_a_node_closed() -> None:
     run = Supervised(node("a", health_check_timeout=3.0))
     run.start()
-    run(on.NodeClosed("a"))
+    run(on.MessageReceived("a", Closing()))
     run(on.Progress("a"))
     assert signals(run.after(100)) == []

@@ -406,7 +406,8 @@ def upgrade(file: str, wheel: str | None, force: bool, progress: str) -> None:
     import tempfile
 
     from dora.cluster.ssh.daemons import upgrade as upgrade_daemon
-    from dora.daemon.build.own_wheel import wheel_name, write_wheel
+    from dora.daemon.build.own_wheel import write_wheel
+    from dora.daemon.processes.interpreter import WHEEL
     from dora.daemon.work import Work
     from dora.transport.tokens import make_token
 
@@ -415,7 +416,7 @@ def upgrade(file: str, wheel: str | None, force: bool, progress: str) -> None:
     client = _client(found, token)
     with _coordinator(found, client), tempfile.TemporaryDirectory(prefix="dora-") as folder:
         if wheel is None:
-            wheel = f"{folder}/{wheel_name()}"
+            wheel = f"{folder}/{WHEEL}"
             write_wheel(wheel, with_files=True)
         for done, machine in enumerate(found.machines):
             if not force and (busy := [v.name for v in client.active() if machine.id in v.machines]):

@@ -34,8 +34,7 @@ auth_option = ignored_option(
 
 def _begin_log(quiet: bool, file: str) -> None:
     """Log to standard error, which is the file from now on unless it is ""."""
-    from dora.daemon.logs.limited_lines import limit_lines
-    from dora.daemon.logs.process_log import ProcessLog
+    from dora.daemon.logs.process_log import ProcessLog, limit_lines
 
     if file:
         try:

@@ -99,8 +99,8 @@ def _upstream() -> Iterator[Finding]:
 def _libraries() -> Iterator[Finding]:
     from importlib.metadata import version
 
-    from dora.daemon.build.own_wheel import NAME
     from dora.daemon.build.pip import faults
+    from dora.daemon.build.shadowing import NAME
 
     wrong = [str(fault) for fault in faults([NAME])]
     for name in ("numpy", "pyarrow"):

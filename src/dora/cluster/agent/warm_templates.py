@@ -13,8 +13,7 @@ from typing import Final
 import psutil
 
 from dora.cluster.protocol import TemplateView
-from dora.daemon.template.process import BACKLOG, start_template, warm_address
-from dora.daemon.template.state import ask_states
+from dora.daemon.template.process import BACKLOG, ask_states, start_template, warm_address
 from dora.daemon.watchdog import Watchdog
 from dora.errors import DoraError
 from dora.wire.correlation import uuid7

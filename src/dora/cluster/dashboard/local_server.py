@@ -34,7 +34,7 @@ from dora.cluster.protocol import RunStatus
 from dora.cluster.refusal import Refusal, check_request
 from dora.daemon.client import DaemonClient
 from dora.daemon.logs.diagnostics import configure
-from dora.daemon.logs.limited_lines import limit_lines
+from dora.daemon.logs.process_log import limit_lines
 from dora.daemon.report import first_cause
 from dora.daemon.supervisor.result import DataflowResult
 from dora.wire.daemon_protocol import Answer, NodeRequest

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dora.cluster.protocol import MAX_MESSAGE
-from dora.daemon.logs.limited_lines import BAD_REQUESTS
+from dora.daemon.logs.process_log import BAD_REQUESTS
 from dora.transport.proof import is_own_machine
 from dora.transport.tls import ServerContext
 

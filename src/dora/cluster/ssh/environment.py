@@ -19,7 +19,8 @@ import msgspec
 
 from dora.cluster.ssh.file import Machine
 from dora.cluster.ssh.ssh import CountedReads, MachineFault, piped, reason
-from dora.daemon.build.own_wheel import content_digest, wheel_name, write_wheel
+from dora.daemon.build.own_wheel import content_digest, write_wheel
+from dora.daemon.processes.interpreter import WHEEL
 from dora.daemon.work import Work, installer_progress
 from dora.errors import DoraError
 
@@ -201,7 +202,7 @@ def provide(machine: Machine, found: MachineFacts, work: Work) -> str:
 
 def _make(machine: Machine, name: str, installing: str, work: Work) -> None:
     with tempfile.TemporaryDirectory(prefix="dora-") as folder:
-        own = os.path.join(folder, wheel_name())
+        own = os.path.join(folder, WHEEL)
         write_wheel(own, with_files=True)
         wheels = {"dora": own, "pip": _pip_wheel()}
         about = {name: (os.path.basename(path), os.path.getsize(path)) for name, path in wheels.items()}

@@ -24,9 +24,9 @@ from packaging.version import Version
 from dora._shared_folders import open_file
 from dora.daemon.build.environments import EnvironmentMaker, require_uv
 from dora.daemon.build.inline_script import with_inline_environments
-from dora.daemon.build.own_wheel import NAME, write_wheel
+from dora.daemon.build.own_wheel import write_wheel
 from dora.daemon.build.pip import Fault, faults, pip_command, plan
-from dora.daemon.build.shadowing import has_upstream, installer_environment, mend
+from dora.daemon.build.shadowing import NAME, has_upstream, installer_environment, mend
 from dora.daemon.build.subprocesses import BuildLog, Processes, Stopped
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import BuildOptions

@@ -12,25 +12,19 @@ from typing import TYPE_CHECKING
 from dora._paths import PACKAGE
 from dora._shared_folders import write_file
 from dora._version import INTERFACE, __version__
-from dora.daemon.build.shadowing import metadata, stand_ins
+from dora.daemon.build.shadowing import NAME, metadata, stand_ins
 from dora.errors import BuildError
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
     from zipfile import ZipInfo
 
-NAME = "dora-dataflow"
 _STEM = f"dora_dataflow-{__version__}"
 
 
 def requirements() -> list[str]:
     """Return what dora requires, without its extras."""
     return [line for line in _distribution().requires or () if "extra ==" not in line]
-
-
-def wheel_name() -> str:
-    """Return the name of the wheel's file, as pip wants it."""
-    return f"{_STEM}-py3-none-any.whl"
 
 
 def content_digest() -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 
@@ -43,17 +43,14 @@ class LocalBuild(msgspec.Struct, frozen=True):
     confined_nodes: list[str] = []  # nodes from the hub of dora-rs; there are none
 
 
-class SessionFile(msgspec.Struct, frozen=True):
+class SessionFile(msgspec.Struct, frozen=True, kw_only=True):
     """``build_id`` is the same for as long as ``build_fingerprint`` and ``git_sources`` are."""
 
-    session_id: Id
     build_id: Id | None = None
+    session_id: Id
     git_sources: dict[str, GitCommit] = {}
     local_build: LocalBuild | None = None
     build_fingerprint: str | None = None
-
-
-_ORDER: Final = ("build_id", "session_id", "git_sources", "local_build", "build_fingerprint")
 
 
 def session_path(dataflow: Dataflow) -> str:
@@ -166,6 +163,5 @@ def _write(path: str, session: SessionFile) -> None:
     """Write the file atomically; raises ``OSError``."""
     import yaml
 
-    values = msgspec.to_builtins(session)
-    text = yaml.safe_dump({key: values[key] for key in _ORDER}, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(msgspec.to_builtins(session), sort_keys=False, allow_unicode=True)
     write_file(path, text.encode(), below=os.path.dirname(os.path.dirname(path)))

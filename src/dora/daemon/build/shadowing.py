@@ -25,6 +25,9 @@ from collections.abc import Iterable, Iterator, Mapping
 PROVIDED = ("dora-rs", "dora-rs-cli")
 """The distributions that are never installed, because dora takes their place."""
 
+NAME = "dora-dataflow"
+"""The distribution that dora is."""
+
 LOCAL = "dora.dataflow"
 _RELEASES_TEXT = """
 0.1.0 0.1.1 0.1.2 0.1.3 0.2.0 0.2.1 0.2.2 0.2.3 0.2.4 0.2.5 0.2.6 0.3.0 0.3.1 0.3.2 0.3.3 0.3.4 0.3.5 0.3.6
@@ -66,12 +69,11 @@ def _where_from() -> str:
     import json
     from importlib.metadata import PackageNotFoundError, distribution
 
-    name = "dora-dataflow"
     try:
-        origin = json.loads(distribution(name).read_text("direct_url.json") or "{}")
+        origin = json.loads(distribution(NAME).read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
-        return name
-    url = shlex.quote(origin.get("url", "")) if "url" in origin else name
+        return NAME
+    url = shlex.quote(origin.get("url", "")) if "url" in origin else NAME
     return f"-e {url}" if origin.get("dir_info", {}).get("editable") else url
 
 

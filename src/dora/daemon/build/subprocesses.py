@@ -16,7 +16,7 @@ from dora.daemon.guardian import RUN_ID
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry, Stream
 from dora.daemon.processes.process import why_not_started
-from dora.daemon.supervisor.exits import describe_exit
+from dora.daemon.supervisor.result import describe_exit
 from dora.daemon.watchdog import Watchdog
 from dora.daemon.work import BuildProgress, ReadLine, Work
 from dora.dataflow.model import LogLevel

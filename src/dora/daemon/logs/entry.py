@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -11,6 +11,9 @@ import msgspec
 from dora.dataflow.model import LOG_LEVELS, LogLevel
 
 Stream = Literal["stdout", "stderr", "daemon"]
+
+WriteLog = Callable[[LogLevel, "str | None", str], None]
+"""Writes a line to the log: its level, the node that it is about (None: the daemon), its text."""
 
 
 class LogEntry(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,28 +10,13 @@ import os
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
-import msgspec
-
-from dora.daemon.logs.entry import LogEntry, Stream
+from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import DAEMON_NAME
 from dora.daemon.logs.parse import nanoseconds
-from dora.dataflow.model import LogLevel
+from dora.daemon.logs.writer import FileRecord
 from dora.wire.decoders import DecodeError, json_decoder
 
-
-class _Record(msgspec.Struct):
-    ts: str
-    level: LogLevel
-    node: str
-    stream: Stream
-    msg: str
-    target: str | None = None
-    fields: dict[str, str] = {}
-    file: str | None = None
-    line: int | None = None
-
-
-_decode = json_decoder(_Record)
+_decode = json_decoder(FileRecord)
 
 
 def read_record(line: bytes) -> LogEntry | None:

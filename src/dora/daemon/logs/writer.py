@@ -16,14 +16,13 @@ import errno
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 
 from dora._shared_folders import open_file, rotate_file
-from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.entry import LogEntry, Stream
 from dora.daemon.logs.formats import DAEMON_NAME, rfc3339
-from dora.dataflow.model import LogOptions
+from dora.dataflow.model import LogLevel, LogOptions
 
 RETRY_AFTER = 5.0  # seconds between attempts after a failed write
 
@@ -32,23 +31,33 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _encode = msgspec.json.Encoder().encode
 
 
+class FileRecord(msgspec.Struct, omit_defaults=True):
+    """A line of a log file."""
+
+    ts: str
+    level: LogLevel
+    node: str
+    stream: Stream
+    msg: str
+    target: str | None = None
+    fields: dict[str, str] = {}
+    file: str | None = None
+    line: int | None = None
+
+
 def file_record(entry: LogEntry) -> bytes:
     """Return the line of a log file for an entry, with its newline."""
-    record: dict[str, Any] = {
-        "ts": rfc3339(entry.timestamp_ns),
-        "level": entry.level,
-        "node": entry.node_id or DAEMON_NAME,
-        "stream": entry.stream,
-        "msg": entry.message,
-    }
-    if entry.target is not None:
-        record["target"] = entry.target
-    if entry.fields:
-        record["fields"] = entry.fields
-    if entry.file is not None:
-        record["file"] = entry.file
-    if entry.line is not None:
-        record["line"] = entry.line
+    record = FileRecord(
+        ts=rfc3339(entry.timestamp_ns),
+        level=entry.level,
+        node=entry.node_id or DAEMON_NAME,
+        stream=entry.stream,
+        msg=entry.message,
+        target=entry.target,
+        fields=entry.fields,
+        file=entry.file,
+        line=entry.line,
+    )
     return _encode(record) + b"\n"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 
 from dora.daemon.event_loop import READ, Loop, Timer
@@ -158,7 +157,7 @@ class Child:
         for fd in list(self._splitters):
             self._read(fd)
         if self._splitters:
-            self._linger = self._loop.call_at(time.monotonic() + LINGER, self._finish)
+            self._linger = self._loop.call_later(LINGER, self._finish)
         else:
             self._finish()
 

@@ -15,6 +15,7 @@ import msgspec
 from dora._version import __version__
 from dora.dataflow.model import Dataflow, NodeSpec
 
+WHEEL = f"dora_dataflow-{__version__}-py3-none-any.whl"  # of this dora, as pip wants the name
 FOLDER = ".dora"  # in the dataflow's working directory: environments, locks, clones
 
 
@@ -89,4 +90,4 @@ def project_above(directory: str) -> bool:
 
 def wheel_path(working_dir: str) -> str:
     """Return the path of the wheel of this dora, for environments that need it."""
-    return f"{working_dir}/{FOLDER}/dora_dataflow-{__version__}-py3-none-any.whl"
+    return f"{working_dir}/{FOLDER}/{WHEEL}"

@@ -1,4 +1,4 @@
-"""Finds the files of a project that a Python program imports, by parsing them.
+"""Finds the Python files that nodes run, and the files of the project that these import, by parsing them.
 
 Imports anywhere in a file count, also in functions. Only modules that lie in the given
 *roots* count: what is installed does not change while a dataflow runs. Imports at run
@@ -13,12 +13,56 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
+from dora.daemon.processes.programs import find_program
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.yaml.files import read_bytes
 
 OURS = "dora"
 MAX_FILES = 300  # of one program, the nearest ones; reading more would hold up the start for seconds
 
 _Import = tuple[int, str]  # leading dots, dotted name
+
+
+def code_of(node: NodeSpec, dataflow: Dataflow) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (operator id, main file, folders of its imports) for what a node runs."""
+    beside = [
+        *node.env.get("PYTHONPATH", dataflow.env.get("PYTHONPATH", "")).split(os.pathsep),
+        *(path for path in sys.path if is_of_a_project(path)),
+    ]
+    roots = [os.path.abspath(path) for path in beside if path]
+    for operator in node.operators:
+        main = os.path.abspath(os.path.join(dataflow.working_dir, operator.python))
+        yield operator.id, main, [dataflow.working_dir, os.path.dirname(main), *roots]
+    if node.path is None or node.is_dynamic or node.is_shell:
+        return
+    path = os.path.abspath(os.path.join(dataflow.directory_of(node), os.path.expanduser(node.path)))
+    if node.path.endswith(".py"):
+        yield "", path, [os.path.dirname(path), *roots]
+    elif os.path.isfile(path):
+        yield "", path, roots
+    elif (program := find_program(node.path)) is not None and _is_python(program):
+        yield "", program, roots
+
+
+def is_of_a_project(path: str) -> bool:
+    """Whether a directory holds no libraries: an editable installation's does not, say."""
+    libraries = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    absolute = os.path.abspath(path)
+    return os.path.isdir(absolute) and not any(
+        absolute == library or absolute.startswith(library + os.sep) for library in libraries
+    )
+
+
+def _is_python(program: str) -> bool:
+    try:
+        with open(program, "rb") as file:
+            first = file.readline(200)
+    except OSError:
+        return False
+    return first.startswith(b"#!") and b"python" in first
+
+
+# --------------------------------------------------------------------------- imports
 
 
 class Sources:

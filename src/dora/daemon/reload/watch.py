@@ -13,13 +13,12 @@ import glob
 import os
 import struct
 import sys
-import time
 from collections.abc import Callable, Iterable
-from typing import Final, Literal
+from typing import Final
 
 from dora.daemon.event_loop import READ, Loop, Timer
-from dora.daemon.reload.imports import CodeFiles, Sources
-from dora.daemon.reload.programs import code_of, is_of_a_project
+from dora.daemon.logs.entry import WriteLog
+from dora.daemon.reload.imports import CodeFiles, Sources, code_of, is_of_a_project
 from dora.daemon.supervisor.events import CodeChanged
 from dora.dataflow.model import Dataflow
 
@@ -93,7 +92,7 @@ class HotReload:
 
     Watched are scripts, programs that are Python scripts (such as those that pip makes), operators, and
     the modules of the project that they import. ``nodes`` are the ids of nodes with watched code.
-    ``on_change`` gets one event per node. ``write_log`` (level, node id, text) writes to the log.
+    ``on_change`` gets one event per node.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class HotReload:
         dataflow: Dataflow,
         loop: Loop,
         on_change: Callable[[CodeChanged], None],
-        write_log: Callable[[Literal["error", "info"], str | None, str], None],
+        write_log: WriteLog,
     ) -> None:
         self._loop = loop
         self._on_change = on_change
@@ -134,7 +133,7 @@ class HotReload:
 
     def start(self) -> None:
         """Watch the files from now on, in the loop's thread."""
-        self._loop.call_at(time.monotonic() + POLL_EVERY, self._poll)
+        self._loop.call_later(POLL_EVERY, self._poll)
         if self._notifications.fileno() >= 0:
             self._loop.watch(self._notifications.fileno(), READ, lambda _: self._on_saved())
 
@@ -157,7 +156,7 @@ class HotReload:
             self._look(saved)
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(time.monotonic() + TOGETHER, self._look_at_saved)
+            self._timer = self._loop.call_later(TOGETHER, self._look_at_saved)
 
     def _look_at_saved(self) -> None:
         saved, self._saved = self._saved, set()
@@ -170,7 +169,7 @@ class HotReload:
     def _poll(self) -> None:
         self._look()
         pause = STABLE_FOR if self._files.has_unstable else POLL_EVERY
-        self._loop.call_at(time.monotonic() + pause, self._poll)
+        self._loop.call_later(pause, self._poll)
 
     def _report(self, changed: frozenset[str]) -> None:
         for file in changed:

@@ -26,23 +26,20 @@ behind.
 
 from __future__ import annotations
 
+from typing import Final
+
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor.closing import finish
 from dora.daemon.supervisor.events import ChangeRequest, ChangeRequested
 from dora.daemon.supervisor.handover import drop_replacement, end_handover, start_replacement
-from dora.daemon.supervisor.operations import (
-    NODE_GRACE,
-    end_for,
-    why_busy,
-    why_in_operation,
-    why_no_change,
-    why_only_coordinator,
-)
+from dora.daemon.supervisor.operations import end_for, grace_of, why_in_operation, why_no_change
 from dora.daemon.supervisor.reconcile import reconcile
 from dora.daemon.supervisor.state import NodeState, PendingOperation, ProgramChange, RunState
 from dora.dataflow.model import Dataflow
+from dora.dataflow.problems import being_replaced
 from dora.wire.daemon_protocol import CheckChange, Conflict, Ok, Rejected
-from dora.wire.operations import ProposedChange
+
+_ONLY_COORDINATOR: Final = "only the coordinator that started the dataflow changes it"
 
 
 def request_change(run: RunState, event: ChangeRequested) -> None:
@@ -68,7 +65,7 @@ def request_change(run: RunState, event: ChangeRequested) -> None:
     elif is_check:
         run.emit(do.AnswerSentCounts(event.connection))
     elif leaving is not None:
-        end_for(run, leaving, PendingOperation("remove", event.connection, _grace(proposal)))
+        end_for(run, leaving, PendingOperation("remove", event.connection, grace_of(proposal)))
     elif replaced is not None:
         _replace_program(run, replaced, event)
     else:
@@ -95,21 +92,25 @@ def _leaving(run: RunState, dataflow: Dataflow) -> NodeState | None:
     return next((node for key, node in run.nodes.items() if key not in wanted and not node.machine), None)
 
 
-def _grace(proposal: ProposedChange) -> float:
-    return NODE_GRACE if proposal.grace is None else proposal.grace
-
-
 def _why_not_now(
     run: RunState, request: ChangeRequest, leaving: NodeState | None, *, replaces: bool
 ) -> str:
     """Return why the dataflow cannot be changed now; "" if it can."""
     return (
         why_no_change(run)
-        or ("" if request.machine else why_only_coordinator(run))
+        or ("" if request.machine or not run.coordinated else _ONLY_COORDINATOR)
         or ("" if leaving is None else why_in_operation(leaving))
-        or why_busy(run, apart_from="" if leaving is None else leaving.id)
+        or _why_busy(run, apart_from=leaving)
         or (_why_operation(run) if replaces else "")
     )
+
+
+def _why_busy(run: RunState, apart_from: NodeState | None) -> str:
+    """Return which node is being replaced, as a reason to wait; "" if there is none."""
+    for node in run.nodes.values():
+        if node.program_change is not None and node is not apart_from:
+            return being_replaced(node.id)
+    return ""
 
 
 def _why_no_input(run: RunState, dataflow: Dataflow, apart_from: NodeState | None) -> str:
@@ -140,7 +141,7 @@ def _replace_program(run: RunState, node: NodeState, event: ChangeRequested) -> 
         reconcile(run, event)
         return
     end_handover(run, node)
-    node.program_change = ProgramChange(event.dataflow, proposal, event.connection, _grace(proposal))
+    node.program_change = ProgramChange(event.dataflow, proposal, event.connection, grace_of(proposal))
     run.log("info", node, "is being replaced; the replacement is being started")
     start_replacement(run, node)
 

@@ -7,7 +7,6 @@ from typing import Literal
 import msgspec
 
 from dora.daemon.supervisor import commands as do
-from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.handover import end_handover, renew_replacements
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import NodeState, PendingOperation, RunState
@@ -40,7 +39,7 @@ def hold_expired(run: RunState, node: NodeState) -> None:
     close_outputs(run, node, set(run.graph.consumers[node.id]) - run.graph.text[node.id])
 
 
-def outputs_done(run: RunState, node: NodeState, outputs: tuple[str, ...]) -> None:
+def outputs_done(run: RunState, node: NodeState, outputs: list[str]) -> None:
     """Close outputs that a node is done with, unless another process of it may follow."""
     node.outputs_done.update(outputs)
     if not run.may_restart(node):
@@ -51,17 +50,16 @@ def close_outputs(run: RunState, node: NodeState, outputs: set[str]) -> None:
     """Close outputs of a node and inform their consumers."""
     newly_closed = outputs - node.outputs_closed
     node.outputs_closed |= newly_closed
-    closed: dict[str, list[str]] = {}
-    for output in sorted(newly_closed):
-        for consumer_id, input_id in run.graph.consumers[node.id].get(output, ()):
-            if input_id not in run.nodes[consumer_id].inputs_closed:
-                closed.setdefault(consumer_id, []).append(input_id)
-    for consumer_id, inputs in closed.items():
+    affected = []
+    for consumer_id, inputs in run.graph.inputs_fed_by(node.id, newly_closed).items():
         consumer = run.nodes[consumer_id]
-        consumer.inputs_closed.update(inputs)
-        if consumer.present:
-            run.send(consumer, InputsClosed(inputs))
-    _review_consumers(run, list(closed))
+        closing = [input_id for input_id in inputs if input_id not in consumer.inputs_closed]
+        if closing:
+            affected.append(consumer_id)
+            consumer.inputs_closed.update(closing)
+            if consumer.present:
+                run.send(consumer, InputsClosed(closing))
+    _review_consumers(run, affected)
     if not run.has_stragglers:  # a closing cannot change that
         review_stragglers(run)
 
@@ -125,16 +123,14 @@ def announce_failure(run: RunState, node: NodeState, error: str) -> None:
 def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> None:
     """End a node for good."""
     if (operation := node.operation) is not None:  # the node ended before dora had to act
-        answer_operation(run, node, operation)
-        node.removing = operation.kind == "remove"
-        node.operation = None
+        end_operation(run, node, operation)
     node.awaits_machine = False
     end_handover(run, node)
     run.end_process(node, "ended")
     if failure is not None:
         failure = with_root_cause(run, failure)
         run.failures.append(failure)
-        run.mark("failed", node, why_failed(failure))
+        run.mark("failed", node, failure.why())
         if run.opened and not run.stopping and failure.kind == "exit":
             # The others may go on for hours before the final report. (Other kinds are in the log already.)
             run.emit(_failure_note(run, failure))
@@ -148,11 +144,13 @@ def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> Non
     try_finish(run)
 
 
-def answer_operation(
+def end_operation(
     run: RunState, node: NodeState, operation: PendingOperation, *, was_running: bool = True
 ) -> None:
-    """Answer the client that has asked for the end of a node; if it leaves, before it is taken out."""
-    if operation.kind == "remove":
+    """End an operation, and answer its client. A node that leaves is taken out afterwards."""
+    node.operation = None
+    node.removing = operation.kind == "remove"
+    if node.removing:
         run.emit(do.AnswerNodeRemoved(operation.connection, node.id, was_running))
     else:
         run.reply(operation.connection, OperationResult(node.id, was_running))
@@ -186,7 +184,7 @@ def with_root_cause(run: RunState, failure: NodeFailure) -> NodeFailure:
 
 def _failure_note(run: RunState, failure: NodeFailure) -> do.Log:
     """Return the log entry of a failure: the exit, the error message, and the root cause."""
-    text = why_failed(failure, run.dataflow.working_dir)
+    text = failure.why(run.dataflow.working_dir)
     if not run.failures[:-1]:
         return do.Log("error", failure.node_id, f"{text} (first failure)", {"cause": "first"})
     if failure.follows:

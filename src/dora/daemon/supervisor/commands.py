@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from dora.dataflow.model import Dataflow
+from dora.dataflow.model import Dataflow, LogLevel
 from dora.wire import daemon_protocol
 from dora.wire.counters import NodeCounter
 from dora.wire.journal import MarkKind
 from dora.wire.node_protocol import ToNode
-
-Level = Literal["error", "warn", "info"]
 
 
 class Spawn(msgspec.Struct, frozen=True):
@@ -37,7 +35,7 @@ class SpawnReplacement(msgspec.Struct, frozen=True):
 class PromoteReplacement(msgspec.Struct, frozen=True):
     """The node's process has ended; its replacement is the node's process from now on.
 
-    Answer with `PortsReady` if the replacement was ready before.
+    Answer with `Ready` if the replacement was ready before.
     """
 
     node_id: str
@@ -175,7 +173,7 @@ class AddMark(msgspec.Struct, frozen=True):
 class Log(msgspec.Struct, frozen=True):
     """Write a sentence for the user to the log."""
 
-    level: Level
+    level: LogLevel
     node_id: str | None
     text: str
     fields: dict[str, str] = {}
@@ -185,25 +183,29 @@ class Finish(msgspec.Struct, frozen=True):
     """The dataflow ended; the last command."""
 
 
-Command = (
-    Spawn
-    | SpawnReplacement
+# About new code, clients and other machines, which do not exist in virtual dataflows.
+LiveCommand = (
+    SpawnReplacement
     | PromoteReplacement
     | DropReplacement
-    | Admit
     | AdmitReplacement
-    | Refuse
     | Disconnect
     | ApplyDataflow
     | Answer
     | AnswerSentCounts
     | AnswerNodeRemoved
+    | RecordParameters
+    | SetSentCounts
+)
+Command = (
+    LiveCommand
+    | Spawn
+    | Admit
+    | Refuse
     | Send
     | Signal
     | CloseReceivers
     | OpenReceivers
-    | RecordParameters
-    | SetSentCounts
     | Count
     | AddMark
     | Log

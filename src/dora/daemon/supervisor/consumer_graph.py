@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from dora.dataflow.layout import text_outputs
 from dora.dataflow.model import Dataflow, LogSource, NodeOutput, TimerSource
 
@@ -40,11 +42,12 @@ class NodeGraph:
                 data.clear()
             self.work[node.id] = frozenset(data)
 
-    def inputs_fed_by(self, node_id: str) -> dict[str, list[str]]:
-        """Return consumer → its inputs that this node feeds."""
+    def inputs_fed_by(self, node_id: str, outputs: Collection[str] | None = None) -> dict[str, list[str]]:
+        """Return consumer → its inputs that this node feeds. ``outputs``: only by these; None: by all."""
         fed: dict[str, list[str]] = {}
-        for pairs in self.consumers.get(node_id, {}).values():
-            for consumer, input_id in pairs:
+        consumers = self.consumers.get(node_id, {})
+        for output in consumers if outputs is None else sorted(outputs):
+            for consumer, input_id in consumers.get(output, ()):
                 fed.setdefault(consumer, []).append(input_id)
         return fed
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import Dataflow
-from dora.wire import daemon_protocol
+from dora.wire import daemon_protocol, node_protocol
 from dora.wire.operations import RestartOperation, StopOperation
 
 ParameterRequest = (
@@ -16,6 +14,15 @@ ParameterRequest = (
 )
 OperationRequest = StopOperation | RestartOperation
 ChangeRequest = daemon_protocol.CheckChange | daemon_protocol.ApplyChange
+NodeMessage = (
+    node_protocol.Ready
+    | node_protocol.OutputsClosed
+    | node_protocol.Closing
+    | node_protocol.OperatorFailure
+    | node_protocol.SafeStateChanged
+    | node_protocol.SetOwnParameters
+    | node_protocol.StopDataflow
+)
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -87,48 +94,11 @@ class Registering(msgspec.Struct, frozen=True):
     dynamic: bool = False
 
 
-class PortsReady(msgspec.Struct, frozen=True):
-    """Every port of the node exists."""
+class MessageReceived(msgspec.Struct, frozen=True):
+    """An admitted node has sent a message."""
 
     node_id: str
-
-
-class OutputsDone(msgspec.Struct, frozen=True):
-    """The node will not send to these outputs any more."""
-
-    node_id: str
-    outputs: tuple[str, ...]
-
-
-class NodeClosed(msgspec.Struct, frozen=True):
-    """The node object was closed; the process may live on."""
-
-    node_id: str
-    undeclared: dict[str, int] = {}
-
-
-class OperatorFailed(msgspec.Struct, frozen=True):
-    """The code of an operator of the node has raised an error; the process is about to end."""
-
-    node_id: str
-    operator: str
-
-
-class SafeStateReported(msgspec.Struct, frozen=True):
-    """An input of the node begins the safe state of its source, or leaves it after so many seconds."""
-
-    node_id: str
-    input_id: str
-    reason: str
-    entered: bool
-    seconds: float = 0.0
-
-
-class ParametersSetByNode(msgspec.Struct, frozen=True):
-    """The node has set parameters of its own."""
-
-    node_id: str
-    values: dict[str, Any]
+    message: NodeMessage
 
 
 class Disconnected(msgspec.Struct, frozen=True):
@@ -229,12 +199,7 @@ NodeEvent = (
     | CodeChanged
     | ReplacementEnded
     | ReplacementReady
-    | PortsReady
-    | OutputsDone
-    | NodeClosed
-    | OperatorFailed
-    | SafeStateReported
-    | ParametersSetByNode
+    | MessageReceived
     | Disconnected
     | Progress
 )

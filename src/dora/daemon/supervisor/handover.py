@@ -23,13 +23,14 @@ import signal
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
-from dora.daemon.supervisor.exits import describe_exit, why_failed
-from dora.daemon.supervisor.result import NodeFailure
+from dora.daemon.supervisor.result import NodeFailure, describe_exit
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, Replacement, RunState
 from dora.daemon.supervisor.topology import apply_dataflow, take_parameters
 from dora.wire.daemon_protocol import Ok, Rejected
 from dora.wire.excerpt import error_line
 from dora.wire.node_protocol import ReloadFrame, StopFrame
+
+RELOAD_GRACE = 5.0  # seconds: the most that a process gets which is followed by one with new code
 
 
 def code_changed(run: RunState, node: NodeState, change: on.CodeChanged) -> None:
@@ -220,7 +221,7 @@ def _terminate(run: RunState, node: NodeState) -> None:
 
 
 def _grace(run: RunState, node: NodeState) -> float:
-    return run.reload_grace if node.program_change is None else node.program_change.grace
+    return min(run.grace, RELOAD_GRACE) if node.program_change is None else node.program_change.grace
 
 
 # --------------------------------------------------------------------------- after a process
@@ -295,7 +296,7 @@ def await_fix(run: RunState, node: NodeState, failure: NodeFailure) -> None:
     """Keep a node that failed for good until its code changes."""
     run.end_process(node, "awaiting fix")
     node.failure = failure
-    run.mark("failed", node, why_failed(failure))
+    run.mark("failed", node, failure.why())
     run.log("error", node, f"{failure.message}; it is started again when its code changes")
     if (change := node.pending_change) is not None:
         code_changed(run, node, change)

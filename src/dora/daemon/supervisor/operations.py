@@ -14,15 +14,21 @@ import signal
 from typing import assert_never
 
 from dora.daemon.supervisor import commands as do
-from dora.daemon.supervisor.closing import answer_operation, end_node, take_out, try_finish
+from dora.daemon.supervisor.closing import end_node, end_operation, take_out, try_finish
 from dora.daemon.supervisor.events import OperationRequest
 from dora.daemon.supervisor.handover import end_handover
 from dora.daemon.supervisor.result import NodeFailure
-from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, OperationKind, PendingOperation, RunState
-from dora.dataflow.problems import being_replaced
+from dora.daemon.supervisor.state import (
+    ABANDON_AFTER,
+    BEING_STOPPED,
+    NodeState,
+    OperationKind,
+    PendingOperation,
+    RunState,
+)
 from dora.wire.daemon_protocol import Rejected
 from dora.wire.node_protocol import StopFrame
-from dora.wire.operations import RestartOperation, StopOperation
+from dora.wire.operations import ProposedChange, RestartOperation, StopOperation
 
 NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 
@@ -36,19 +42,9 @@ def why_no_change(run: RunState) -> str:
     return ""
 
 
-def why_only_coordinator(run: RunState) -> str:
-    """Return why a client cannot change the dataflow on this machine; "" if it can."""
-    if run.coordinated:
-        return "only the coordinator that started the dataflow changes it"
-    return ""
-
-
-def why_busy(run: RunState, apart_from: str = "") -> str:
-    """Return which node is being replaced, as a reason to wait; "" if there is none."""
-    for node in run.nodes.values():
-        if node.program_change is not None and node.id != apart_from:
-            return being_replaced(node.id)
-    return ""
+def grace_of(request: OperationRequest | ProposedChange) -> float:
+    """Return how many seconds a node has until SIGTERM."""
+    return NODE_GRACE if request.grace is None else request.grace
 
 
 def begin_operation(run: RunState, connection: int, request: OperationRequest) -> None:
@@ -61,8 +57,7 @@ def begin_operation(run: RunState, connection: int, request: OperationRequest) -
             kind = "restart"
         case _:
             assert_never(request)
-    grace = NODE_GRACE if request.grace is None else request.grace
-    operation = PendingOperation(kind, connection, grace)
+    operation = PendingOperation(kind, connection, grace_of(request))
     node = run.find_here(request.node)
     if isinstance(node, Rejected):
         run.reply(connection, node)
@@ -89,7 +84,7 @@ def why_in_operation(node: NodeState) -> str:
 def end_for(run: RunState, node: NodeState, operation: PendingOperation) -> None:
     """Ask a node to end for an operation, which is then finished."""
     if operation.kind != "restart" and node.phase == "ended":
-        answer_operation(run, node, operation, was_running=False)
+        end_operation(run, node, operation, was_running=False)
         if operation.kind == "remove":
             take_out(run, node)
             try_finish(run)
@@ -114,10 +109,8 @@ def finish_operation(
     run: RunState, node: NodeState, operation: PendingOperation, failure: NodeFailure | None
 ) -> None:
     """Finish the operation: the process of the node has ended, or there was none."""
-    node.operation = None
     run.disarm_all(node)
-    answer_operation(run, node, operation)
-    node.removing = operation.kind == "remove"
+    end_operation(run, node, operation)
     if operation.kind != "restart":
         end_node(run, node, failure)
         return
@@ -131,8 +124,7 @@ def finish_operation(
 
 def finish_dynamic_removal(run: RunState, node: NodeState, operation: PendingOperation) -> None:
     """Take out a dynamic node that has left, or was disconnected, because of a removal."""
-    node.operation = None
-    answer_operation(run, node, operation)
+    end_operation(run, node, operation)
     take_out(run, node)
     try_finish(run)
 
@@ -170,8 +162,8 @@ def cancel_requests(run: RunState, node: NodeState) -> None:
     if node.operation is not None:
         connection = node.operation.connection
         node.operation = None
-        run.reply(connection, Rejected("the dataflow is being stopped"))
+        run.reply(connection, Rejected(BEING_STOPPED))
     if node.added_by is not None:
-        run.reply(node.added_by, Rejected("the dataflow is being stopped"))
+        run.reply(node.added_by, Rejected(BEING_STOPPED))
         node.added_by = None
     run.disarm(node, "operation", "operation-kill")

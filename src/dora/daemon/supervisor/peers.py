@@ -33,11 +33,6 @@ from dora.daemon.supervisor.stopping import kill, stop
 from dora.dataflow.problems import listed
 
 
-def status_of(run: RunState) -> PeerStatus:
-    """Return the status of this machine for its peers."""
-    return known_status(run, "")
-
-
 def known_status(run: RunState, machine: str) -> PeerStatus:
     """Return the status of another machine's nodes as this supervisor knows it; "": of this machine's."""
     failures = {failure.node_id: failure for failure in run.failures}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor import handover
 from dora.daemon.supervisor.closing import (
@@ -11,13 +13,15 @@ from dora.daemon.supervisor.closing import (
     hold_or_close,
     try_finish,
 )
-from dora.daemon.supervisor.exits import describe_exit, failure_of
 from dora.daemon.supervisor.operations import finish_dynamic_removal, finish_operation
 from dora.daemon.supervisor.reconcile import added_node_failed, added_node_spawned
 from dora.daemon.supervisor.restart import back_off, restart_delay
-from dora.daemon.supervisor.result import FailureKind, NodeFailure
+from dora.daemon.supervisor.result import FailureKind, NodeFailure, describe_exit
 from dora.daemon.supervisor.start import try_open
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, RunState
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STOP_CODES = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
 def spawned(run: RunState, node: NodeState, pid: int) -> None:
@@ -85,7 +89,7 @@ def process_ended(run: RunState, node: NodeState, end: on.ProcessEnded) -> None:
     node.absent = end.exit_code == 0 and node.phase == "starting" and not node.connected
     words = describe_exit(end.exit_code, end.signal)
     asked_to_end = run.stopping or node.draining or node.operation is not None
-    failure = failure_of(node, end, stopping=asked_to_end, opened=run.opened)
+    failure = _failure_of(node, end, stopping=asked_to_end, opened=run.opened)
     if failure is not None and failure.remedy:
         run.log("error", node, f"hint: {failure.remedy}")
     if node.operation is not None:
@@ -106,6 +110,44 @@ def process_ended(run: RunState, node: NodeState, end: on.ProcessEnded) -> None:
             run.log("info" if node.spec.is_shell else "warn", node, text)
         end_node(run, node, failure)
         try_open(run)
+
+
+def _failure_of(
+    node: NodeState, end: on.ProcessEnded, *, stopping: bool, opened: bool
+) -> NodeFailure | None:
+    """Return the failure that the exit of a process means, or None for a clean end.
+
+    A node that dora killed fails for the kill reason, unless it ended cleanly before the signal
+    arrived. After a stop, an end by SIGTERM or SIGINT is clean. A node that connected must not end
+    before the start barrier opens, unless it was refused.
+    """
+    kind: FailureKind = "exit"
+    message = describe_exit(end.exit_code, end.signal)
+    if end.exit_code == 0:
+        if opened or stopping or node.refused or node.absent:
+            return None
+        message = "ended (status 0) while it waited for the other nodes to be ready"
+    elif node.kill_reason is not None:
+        kind, message = node.kill_reason
+    elif node.refused == "broken":
+        kind = "cascading"
+    elif node.refused == "stopped" or (
+        stopping and (end.signal in _STOP_SIGNALS or end.exit_code in _STOP_CODES)
+    ):
+        return None
+    has_id = not any(operator.alone for operator in node.spec.operators)
+    if node.failed_operator and has_id and end.exit_code and message == describe_exit(end.exit_code, None):
+        message += f" in operator `{node.failed_operator}`"
+    return NodeFailure(
+        node_id=node.id,
+        kind=kind,
+        exit_code=end.exit_code,
+        signal=end.signal,
+        message=message,
+        last_lines=end.last_lines,
+        remedy=end.remedy,
+        restarts=len(node.restarts),
+    )
 
 
 # --------------------------------------------------------------------------- deadlines

@@ -102,7 +102,7 @@ def _remove(run: RunState, node: NodeState, *, comes_again: bool) -> None:
     cancel_requests(run, node)
     run.disarm_all(node)
     if comes_again:
-        run.delete_node(node.id)
+        del run.nodes[node.id]
 
 
 def _log_link(run: RunState, link: str, what: str) -> None:

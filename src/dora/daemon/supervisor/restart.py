@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dora.daemon.supervisor.exits import why_failed
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.safe_states import source_failed
 from dora.daemon.supervisor.state import NodeState, RunState
@@ -43,7 +42,7 @@ def back_off(run: RunState, node: NodeState, delay: float, failure: NodeFailure 
     node.failure = failure
     run.arm(node, "restart", delay)
     if failure is not None:
-        run.mark("failed", node, why_failed(failure))
+        run.mark("failed", node, failure.why())
         node.failed_processes += 1
         source_failed(run, node)
     reason = failure.message if failure is not None else words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
@@ -10,6 +11,7 @@ import msgspec
 
 from dora.dataflow.model import asks_for_drops
 from dora.wire.counters import RESTART_LOSS, LinkCounter
+from dora.wire.excerpt import error_line
 
 FailureKind = Literal[
     "exit",  # ended by itself with a non-zero status or by a signal
@@ -34,6 +36,47 @@ class NodeFailure(msgspec.Struct, frozen=True):
     remedy: str = ""  # what to do about it, see `dora.daemon.remedies`; "": nothing is known
     restarts: int = 0
     follows: str = ""  # its root cause: the node that failed first and feeds this one; "": itself
+
+    @property
+    def how(self) -> str:
+        """How the node ended, as half a sentence without its name."""
+        if self.message:
+            return self.message
+        if self.exit_code is None and self.signal is None:
+            return f"failed ({self.kind})"
+        return describe_exit(self.exit_code, self.signal)
+
+    def why(self, folder: str = "") -> str:
+        """Return how the node ended, and the error that it has printed.
+
+        Paths below ``folder`` are shortened.
+
+        >>> NodeFailure("a", "exit", exit_code=1, last_lines=("ValueError: no",)).why()
+        'exited with status 1: ValueError: no'
+        """
+        error = error_line(self.last_lines) if self.exit_code else ""
+        if folder:
+            error = error.replace(f"{folder}/", "")
+        return f"{self.how}: {error}" if error else self.how
+
+
+def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
+    """Return in words how a process ended.
+
+    >>> describe_exit(3, None), describe_exit(None, 9)
+    ('exited with status 3', 'was killed by SIGKILL')
+    >>> describe_exit(None, None)  # of a forked process whose template was killed, on Linux before 6.15
+    'ended with an unknown status'
+    """
+    if exit_code is None and signal_number is None:
+        return "ended with an unknown status"
+    if signal_number is None:
+        return f"exited with status {exit_code}"
+    try:
+        name = signal.Signals(signal_number).name
+    except ValueError:
+        name = f"signal {signal_number}"
+    return f"was killed by {name}"
 
 
 class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):

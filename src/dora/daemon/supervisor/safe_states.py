@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from dora.daemon.supervisor.events import SafeStateReported
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.dataflow.model import NodeOutput
-from dora.wire.node_protocol import SafeStateFrame, SourceFailed
+from dora.wire.node_protocol import SafeStateChanged, SafeStateFrame, SourceFailed
 
 _WHY: Final = {
     "deadline": "`{0}` has missed the deadline",
@@ -17,35 +16,29 @@ _WHY: Final = {
 }
 
 
-def changed(run: RunState, node: NodeState, event: SafeStateReported) -> None:
+def changed(run: RunState, node: NodeState, change: SafeStateChanged) -> None:
     """Log that an input begins or leaves the safe state of its source, and inform the sender."""
-    source = next((item.source for item in node.spec.inputs if item.id == event.input_id), None)
+    source = next((item.source for item in node.spec.inputs if item.id == change.input), None)
     if not isinstance(source, NodeOutput):  # the input was removed meanwhile
         return
-    if event.entered:
-        why = _WHY.get(event.reason, event.reason).format(source)
-        run.mark("safe_state", node, f"input `{event.input_id}`: {why}")
-        run.log("warn", node, f"input `{event.input_id}` gets its safe value: {why}")
+    if change.entered:
+        why = _WHY.get(change.reason, change.reason).format(source)
+        run.mark("safe_state", node, f"input `{change.input}`: {why}")
+        run.log("warn", node, f"input `{change.input}` gets its safe value: {why}")
     else:
-        seconds = f"{event.seconds:.3g} s"
-        run.log(
-            "info", node, f"input `{event.input_id}` gets messages of `{source}` again, after {seconds}"
-        )
+        seconds = f"{change.seconds:.3g} s"
+        run.log("info", node, f"input `{change.input}` gets messages of `{source}` again, after {seconds}")
     sender = run.nodes.get(source.node)
     if sender is not None and sender.connected and not sender.machine:
-        receiver = f"{node.id}/{event.input_id}"
-        frame = SafeStateFrame(source.output, receiver, event.reason, event.entered, event.seconds)
+        receiver = f"{node.id}/{change.input}"
+        frame = SafeStateFrame(source.output, receiver, change.reason, change.entered, change.seconds)
         run.send(sender, frame)
 
 
 def source_failed(run: RunState, node: NodeState) -> None:
     """Inform inputs with a safe state that the process of their source has ended."""
     safe = {output for output, rules in node.spec.output_rules.items() if rules.safe_state is not None}
-    fed: dict[str, list[str]] = {}
-    for output in sorted(safe):
-        for consumer_id, input_id in run.graph.consumers[node.id].get(output, ()):
-            fed.setdefault(consumer_id, []).append(input_id)
-    for consumer_id, inputs in fed.items():
+    for consumer_id, inputs in run.graph.inputs_fed_by(node.id, safe).items():
         consumer = run.nodes[consumer_id]
         if consumer.present and consumer is not node:
             run.send(consumer, SourceFailed(inputs))

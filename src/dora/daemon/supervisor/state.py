@@ -17,7 +17,7 @@ from dora.daemon.supervisor.consumer_graph import NodeGraph
 from dora.daemon.supervisor.events import CodeChanged
 from dora.daemon.supervisor.result import FailureKind, NodeFailure
 from dora.daemon.supervisor.status import PeerStatus, Phase
-from dora.dataflow.model import Dataflow, NodeSpec
+from dora.dataflow.model import Dataflow, LogLevel, NodeSpec
 from dora.dataflow.problems import no_node
 from dora.wire.counters import RELOADS, RESTARTS, NodeCounter
 from dora.wire.daemon_protocol import Answer, Rejected
@@ -27,7 +27,6 @@ from dora.wire.operations import ProposedChange
 
 DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 DEFAULT_FINISH_GRACE = 120.0
-RELOAD_GRACE = 5.0  # the most that a process gets which is followed by one with new code
 ABANDON_AFTER = 10.0  # seconds after SIGKILL
 BEING_STOPPED = "the dataflow is being stopped"
 
@@ -202,11 +201,6 @@ class RunState(msgspec.Struct):
 
     # ----------------------------------------------------------------------- questions
 
-    @property
-    def reload_grace(self) -> float:
-        """The grace period of a process that is followed by one with new code."""
-        return min(self.grace, RELOAD_GRACE)
-
     def processes(self) -> list[NodeState]:
         """Return the nodes of this machine that have a process."""
         return [node for node in self.nodes.values() if node.alive and not node.machine]
@@ -260,9 +254,6 @@ class RunState(msgspec.Struct):
     def add_node(self, spec: NodeSpec) -> NodeState:
         node = self.nodes[spec.id] = NodeState(spec, parameters=dict(spec.parameters))
         return node
-
-    def delete_node(self, node_id: str) -> None:
-        del self.nodes[node_id]
 
     def spawn(self, node: NodeState) -> None:
         """Start a process of a node."""
@@ -363,6 +354,6 @@ class RunState(msgspec.Struct):
     def close_receivers(self, node: NodeState) -> None:
         self.emit(do.CloseReceivers(node.id))
 
-    def log(self, level: do.Level, node: NodeState, text: str) -> None:
+    def log(self, level: LogLevel, node: NodeState, text: str) -> None:
         """Write a sentence about a node to the log."""
         self.emit(do.Log(level, node.id, text))

@@ -14,7 +14,7 @@ Rules that are less obvious than they look:
 
 * `NodeFailed` reaches a consumer before the `InputsClosed` of the same node. A Python program that
   dies of an exception closes its node first and fails milliseconds to seconds later, so after
-  `NodeClosed` the consumers are informed only once the process has ended, or `CLOSING_HOLD` later
+  `Closing` the consumers are informed only once the process has ended, or `CLOSING_HOLD` later
   if it lives on. A failure after that is announced late.
 * While a node may still be restarted its outputs stay open, whatever it says.
 * New code of a node (hot reload) has rules of its own, in `dora.daemon.supervisor.handover`.
@@ -24,7 +24,8 @@ Rules that are less obvious than they look:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from dora.daemon.supervisor import (
     changes,
@@ -53,7 +54,7 @@ from dora.daemon.supervisor.state import (
 )
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import Dataflow
-from dora.wire import daemon_protocol
+from dora.wire import daemon_protocol, node_protocol
 from dora.wire.operations import program_key
 
 
@@ -115,7 +116,7 @@ class Supervisor:
             del run.deadlines[key]
             node_id, name = key
             if node_id:
-                _node_deadline_expired(run, run.nodes[node_id], name)
+                _NODE_DEADLINES[name](run, run.nodes[node_id])
             else:
                 stopping.run_deadline_expired(run, name)
         commands, run.commands = run.commands, []
@@ -144,7 +145,7 @@ class Supervisor:
 
     def status(self) -> PeerStatus:
         """Return the status of this machine for its peers."""
-        return peers.status_of(self.state)
+        return peers.known_status(self.state, "")
 
     def known_status(self, machine: str) -> PeerStatus:
         """Return the status of another machine's nodes as it is known here."""
@@ -181,6 +182,8 @@ class Supervisor:
                 changes.client_disconnected(run, connection)
             case on.StopRequested(grace=grace):
                 stopping.stop(run, grace)
+            case on.MessageReceived(message=node_protocol.StopDataflow()):
+                stopping.stop(run)
             case on.KillRequested(reason=reason):
                 stopping.kill(run, reason)
             case on.PeerStatusReceived(machine=machine, status=status):
@@ -211,45 +214,40 @@ def _handle_node_event(run: RunState, node: NodeState, event: on.NodeEvent) -> N
             handover.replacement_ended(run, node, event)
         case on.ReplacementReady():
             handover.replacement_ready(run, node, event)
-        case on.PortsReady():
-            start.ports_ready(run, node)
-        case on.OutputsDone(outputs=outputs):
-            closing.outputs_done(run, node, outputs)
-        case on.NodeClosed(undeclared=undeclared):
-            processes.node_closed(run, node, undeclared)
-        case on.OperatorFailed(operator=operator):
-            node.failed_operator = operator
-        case on.SafeStateReported():
-            safe_states.changed(run, node, event)
-        case on.ParametersSetByNode(values=values):
-            parameters.set_by_node(run, node, values)
+        case on.MessageReceived(message=message):
+            _handle_message(run, node, message)
         case on.Disconnected():
             processes.disconnected(run, node)
         case on.Progress():
             start.arm_health_check(run, node)
 
 
-def _node_deadline_expired(run: RunState, node: NodeState, name: DeadlineName) -> None:
-    match name:
-        case "restart":
-            restart.restart_due(run, node)
-        case "startup":
-            processes.startup_expired(run, node)
-        case "health":
-            processes.health_expired(run, node)
-        case "finish":
-            processes.finish_grace_expired(run, node)
-        case "hold":
-            closing.hold_expired(run, node)
-        case "abandon":
-            processes.abandon(run, node)
-        case "operation":
-            operations.operation_expired(run, node)
-        case "operation-kill":
-            operations.operation_kill_expired(run, node)
-        case "replacement":
-            handover.startup_expired(run, node)
-        case "drain":
-            handover.drain_expired(run, node)
-        case "drain-kill":
-            handover.drain_kill_expired(run, node)
+def _handle_message(run: RunState, node: NodeState, message: on.NodeMessage) -> None:
+    match message:
+        case node_protocol.Ready():
+            start.ports_ready(run, node)
+        case node_protocol.OutputsClosed(outputs=outputs):
+            closing.outputs_done(run, node, outputs)
+        case node_protocol.Closing(undeclared=undeclared):
+            processes.node_closed(run, node, undeclared)
+        case node_protocol.OperatorFailure(operator=operator):
+            node.failed_operator = operator
+        case node_protocol.SafeStateChanged():
+            safe_states.changed(run, node, message)
+        case node_protocol.SetOwnParameters(values=values):
+            parameters.set_by_node(run, node, values)
+
+
+_NODE_DEADLINES: Final[dict[DeadlineName, Callable[[RunState, NodeState], None]]] = {
+    "restart": restart.restart_due,
+    "startup": processes.startup_expired,
+    "health": processes.health_expired,
+    "finish": processes.finish_grace_expired,
+    "hold": closing.hold_expired,
+    "abandon": processes.abandon,
+    "operation": operations.operation_expired,
+    "operation-kill": operations.operation_kill_expired,
+    "replacement": handover.startup_expired,
+    "drain": handover.drain_expired,
+    "drain-kill": handover.drain_kill_expired,
+}

@@ -44,7 +44,7 @@ def apply_dataflow(
     present = {spec.id for spec in dataflow.nodes}
     for node_id in [node_id for node_id in run.nodes if node_id not in present]:
         run.disarm_all(run.nodes[node_id])
-        run.delete_node(node_id)
+        del run.nodes[node_id]
     for spec in dataflow.nodes:
         run.nodes[spec.id].spec = spec
     run.emit(do.ApplyDataflow(dataflow, connection))

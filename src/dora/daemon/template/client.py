@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import select
 import socket
 import struct
+import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+
+from msgspec import structs
 
 from dora.daemon.event_loop import READ, Loop, Timer
 from dora.daemon.processes.process import is_stopped, open_pidfd
+from dora.daemon.template.context import LIMITS, context, ignored_signals, umask
 from dora.daemon.template.process import TemplateConnection
+from dora.daemon.template.program import program_of
 from dora.daemon.template.protocol import (
     REAP,
     Answer,
@@ -26,12 +32,66 @@ from dora.daemon.template.protocol import (
     receive_answer,
     send_request,
 )
+from dora.dataflow.model import NodeSpec, Scheduling, TimerSource
 
 AT_ONCE: Final = 16  # requests that wait for an answer; more wait here
 ANSWER_TIMEOUT: Final = 30.0  # seconds for an answer, apart from the time that imports take
 MAX_RENEWALS: Final = 100  # of a template that ends again and again
 REAP_TIMEOUT: Final = 10.0  # seconds for an exit status
 _LOOK_EVERY: Final = 0.5  # seconds between two looks at a template that does not answer
+
+_ARRAYS: Final = "dora.node.arrays_before_fork"  # by name, because the daemon shares no code with nodes
+_SEALING: Final = "dora.transport.sealing"
+
+
+def why_plain(node: NodeSpec, command: Sequence[str]) -> str:
+    """Return why a process has to be started plainly, "" if a template may be asked."""
+    if not sys.platform.startswith("linux"):
+        return "templates need Linux"
+    if node.preload is None:
+        return "`preload` is false for it"
+    if node.is_shell:
+        return "it is a shell command"
+    if program_of(command) is None:
+        return f"it does not run {sys.executable} with the option -u alone"
+    return ""
+
+
+def fork_request(
+    node: NodeSpec,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: str,
+    *,
+    is_encrypted: bool = False,
+) -> ForkRequest:
+    """Return the request for the process of a node. ``is_encrypted``: links to other machines are."""
+    modules = [_ARRAYS] if _has_messages(node) else []
+    if is_encrypted and node.outputs:
+        modules.append(_SEALING)
+    return ForkRequest(
+        command=tuple(map(os.fsencode, command)),
+        environment=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
+        directory=directory,
+        scheduling=_scheduling(node),
+        umask=umask(),
+        limits={number: resource.getrlimit(number) for number in LIMITS},
+        ignored=ignored_signals(),
+        context=context(),
+        modules=tuple(modules),
+        preload=tuple((package.name, package.place) for package in node.preload or ()),
+    )
+
+
+def _has_messages(node: NodeSpec) -> bool:
+    return bool(node.outputs) or any(not isinstance(item.source, TimerSource) for item in node.inputs)
+
+
+def _scheduling(node: NodeSpec) -> Scheduling:
+    """Return the scheduling of a node, with the cores of this process where it names none."""
+    if node.scheduling.cpu_affinity:
+        return node.scheduling
+    return structs.replace(node.scheduling, cpu_affinity=tuple(os.sched_getaffinity(0)))
 
 
 class ForkedProcess:
@@ -59,7 +119,7 @@ class ForkedProcess:
             if status is not None or time.monotonic() >= deadline:
                 done(status)
             else:
-                timer = loop.call_at(time.monotonic() + 0.005, look)
+                timer = loop.call_later(0.005, look)
 
         def answered(_: int) -> None:
             try:
@@ -225,7 +285,7 @@ class TemplateClient:
         self._waiting.append(start)
         self.loop.call_at(0.0, self._send)
         if self._timer is None:
-            self._timer = self.loop.call_at(time.monotonic() + _LOOK_EVERY, self._look)
+            self._timer = self.loop.call_later(_LOOK_EVERY, self._look)
         return start
 
     def answered(self, start: PendingStart) -> None:

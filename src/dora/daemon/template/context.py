@@ -50,26 +50,33 @@ def context() -> str:
     These are user, groups, capabilities, namespaces, control group, priority, scheduling, hard limits, root
     folder and the score by which processes are killed when memory is short.
     """
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-        lines = _STATUS.findall(file.read())
+    lines = _STATUS.findall(_read("status"))
     spaces = [read_link(f"/proc/self/ns/{name}") for name in sorted(os.listdir("/proc/self/ns"))]
-    with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
-        group = file.read()
-    with open("/proc/self/oom_score_adj", encoding="utf-8") as file:
-        score = file.read()
     limits = [resource.getrlimit(number)[1] for number in LIMITS]
     scheduling = f"{os.getpriority(os.PRIO_PROCESS, 0)} {os.sched_getscheduler(0)}"
     return "\n".join(
-        [*lines, *spaces, group, score, scheduling, repr(limits), read_link("/proc/self/root")]
+        [
+            *lines,
+            *spaces,
+            _read("cgroup"),
+            _read("oom_score_adj"),
+            scheduling,
+            repr(limits),
+            read_link("/proc/self/root"),
+        ]
     )
 
 
 def ignored_signals() -> frozenset[int]:
     """Return the signals that this process ignores, so that a process that it starts does, too."""
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-        found = re.search(r"^SigIgn:\s*([0-9a-f]+)", file.read(), re.MULTILINE)
+    found = re.search(r"^SigIgn:\s*([0-9a-f]+)", _read("status"), re.MULTILINE)
     mask = int(found[1], 16) if found is not None else 0
     return frozenset(number for number in range(1, 65) if mask >> (number - 1) & 1) - _IGNORED_BY_PYTHON
+
+
+def _read(name: str) -> str:
+    with open(f"/proc/self/{name}", encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def read_link(path: str) -> str:
@@ -82,6 +89,5 @@ def read_link(path: str) -> str:
 
 def umask() -> int:
     """Return the umask of this process, without changing it."""
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-        found = re.search(r"^Umask:\s*(\d+)", file.read(), re.MULTILINE)
+    found = re.search(r"^Umask:\s*(\d+)", _read("status"), re.MULTILINE)
     return int(found[1], 8) if found is not None else 0o022

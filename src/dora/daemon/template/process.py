@@ -5,16 +5,17 @@ from __future__ import annotations
 import binascii
 import os
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from dora._ownership import peer_of
 from dora._paths import runtime_root
 from dora._version import __version__
 from dora.daemon.guardian import RUN_ID
 from dora.daemon.template.context import context, is_read_early
+from dora.daemon.template.protocol import STATE, TemplateState, receive_states
 from dora.errors import DoraError
 
 PROGRAM: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
@@ -81,15 +82,7 @@ class WarmTemplate:
         self._connect()
 
     def _connect(self) -> None:
-        self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self.connection.connect(warm_address())
-            self.pid, user, _ = peer(self.connection)
-            if user != os.getuid():
-                raise PermissionError("another user's process listens there")
-        except OSError:
-            self.connection.close()
-            raise
+        self.connection, self.pid = _connect(warm_address())
 
     def close(self) -> None:
         self.connection.close()
@@ -125,30 +118,25 @@ def start_template(
     kills it, and the templates that it has forked, also while they are stopped. It loads an engine, "": the
     usual one; nodes of other engines load theirs themselves. Raises ``OSError``.
     """
+    marks = {RUN_ID: run_id} if run_id else {}
+    if engine:
+        marks["DORA_ENGINE"] = engine
+    descriptors = [served.fileno(), *retired]
     nowhere, output = os.pipe()  # no file: streams of Python know whether they can seek
     os.close(nowhere)
     try:
-        return _execute(interpreter, [served.fileno(), *retired], output, run_id, engine)
+        return subprocess.Popen(
+            [interpreter, "-u", PROGRAM, *map(str, descriptors)],
+            env={**_VARIABLES, **os.environ, "PYTHONUNBUFFERED": "1", **marks},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=descriptors,
+            process_group=0,
+            cwd="/",
+        )
     finally:
         os.close(output)
-
-
-def _execute(
-    interpreter: str, descriptors: Sequence[int], output: int, run_id: str, engine: str
-) -> subprocess.Popen[bytes]:
-    ours = {RUN_ID: run_id} if run_id else {}
-    if engine:
-        ours["DORA_ENGINE"] = engine
-    return subprocess.Popen(
-        [interpreter, "-u", PROGRAM, *map(str, descriptors)],
-        env={**_VARIABLES, **os.environ, "PYTHONUNBUFFERED": "1", **ours},
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        pass_fds=descriptors,
-        process_group=0,
-        cwd="/",
-    )
 
 
 def warm_address(interpreter: str = sys.executable) -> str:
@@ -162,10 +150,27 @@ def warm_address(interpreter: str = sys.executable) -> str:
     return f"{runtime_root()}/template-{binascii.crc32(os.fsencode(chr(0).join(parts))):08x}.sock"
 
 
-def peer(connection: socket.socket) -> tuple[int, int, int]:
-    """Return process, user and group of the other end of a Unix socket."""
-    size = struct.calcsize("3i")
-    pid, user, group = struct.unpack(
-        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    )
-    return pid, user, group
+def _connect(address: str, timeout: float | None = None) -> tuple[socket.socket, int]:
+    """Return a connection to the template process at an address, and its id; raises ``OSError``."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(address)
+        pid, user = peer_of(connection)
+        if user != os.getuid():
+            raise PermissionError("another user's process listens there")
+    except OSError:
+        connection.close()
+        raise
+    return connection, pid
+
+
+def ask_states(address: str, timeout: float) -> list[TemplateState]:
+    """Return the states of the template process at an address, and of those that it has forked.
+
+    Raises ``OSError`` if there is none, or it does not answer in time.
+    """
+    connection, _ = _connect(address, timeout)
+    with connection:
+        connection.send(STATE)
+        return receive_states(connection)

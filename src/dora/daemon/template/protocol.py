@@ -19,7 +19,8 @@ from dora.wire.decoders import DecodeError, msgpack_decoder
 
 DESCRIPTORS: Final = 4
 CHANNEL: Final = 3  # its place among them
-MAX_ANSWER: Final = 1 << 16  # bytes
+_MAX_ANSWER: Final = 1 << 16  # bytes
+_MAX_STATES: Final = 1 << 17  # bytes
 STATE: Final = b"state"  # sent without descriptors: the template answers with `TemplateState` of each
 REAP: Final = b"reap"  # sent on the channel: the daemon has killed the process group
 
@@ -72,9 +73,20 @@ class ExitStatus(msgspec.Struct, frozen=True, tag=True):
 
 Answer = Forked | PassedOn | Refused | ExitStatus
 
+
+class TemplateState(msgspec.Struct, frozen=True):
+    """One template process. ``packages``: imported beside the ones of every node."""
+
+    pid: int
+    packages: list[str]
+    starts: int  # nodes that it was asked for and could fork
+    since: float  # seconds since the Unix epoch
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_answer = msgpack_decoder(Answer)
 _decode_request = msgpack_decoder(ForkRequest)
+_decode_states = msgpack_decoder(list[TemplateState])
 
 
 def send_request(connection: socket.socket, request: ForkRequest, descriptors: list[int]) -> None:
@@ -134,10 +146,24 @@ def send_answer(channel: socket.socket, answer: Answer) -> bool:
 def receive_answer(channel: socket.socket) -> Answer | None:
     """Return the next answer, None if there will be none; raises ``BlockingIOError``."""
     try:
-        data = channel.recv(MAX_ANSWER)
+        data = channel.recv(_MAX_ANSWER)
         answer: Answer | None = _decode_answer(data) if data else None
     except BlockingIOError:
         raise
     except (OSError, DecodeError):
         return None
     return answer
+
+
+def send_states(connection: socket.socket, states: list[TemplateState]) -> None:
+    """Answer `STATE`; raises ``OSError``."""
+    connection.send(_encode(states))
+
+
+def receive_states(connection: socket.socket) -> list[TemplateState]:
+    """Return the answer to `STATE`; raises ``OSError``."""
+    try:
+        states: list[TemplateState] = _decode_states(connection.recv(_MAX_STATES))
+    except DecodeError as error:
+        raise ConnectionError(str(error)) from None
+    return states

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from dora._ownership import peer_of
 from dora.daemon.template.checks import different_variable, is_python_text, shadowed_module
 from dora.daemon.template.children import (
     MAX_CHILDREN,
@@ -30,20 +31,20 @@ from dora.daemon.template.children import (
 )
 from dora.daemon.template.context import context
 from dora.daemon.template.imports import Imports, fault_of, package_names
-from dora.daemon.template.process import peer
 from dora.daemon.template.program import PythonProgram, program_of
 from dora.daemon.template.protocol import (
     ExitStatus,
     ForkRequest,
     PassedOn,
     Refused,
+    TemplateState,
     pass_on,
     read_request,
     receive_answer,
     receive_descriptors,
     send_answer,
+    send_states,
 )
-from dora.daemon.template.state import TemplateState, encode_states
 
 IDLE_TIMEOUT: Final = 600.0  # seconds
 MEMORY_NEEDED: Final = 0.05  # of the memory of the machine has to be available to keep an idle template
@@ -90,7 +91,7 @@ class Template:
         self._named = named
         self._retired = retired
         self._is_base = before is None
-        self._imports = before or Imports()
+        self.imports = before or Imports()
         self._listener: socket.socket | None = None
         self._poll = select.poll()
         self._connections: dict[int, socket.socket] = {}
@@ -114,25 +115,20 @@ class Template:
         self._connections[connection.fileno()] = connection
         self._poll.register(connection, select.POLLIN)
 
-    @property
-    def imports(self) -> Imports:
-        """The imports that it has made."""
-        return self._imports
-
     def load(self) -> None:
         """Import what is wanted. One that is not the base tells it, and ends if it can fork nothing."""
         adopt_orphans(True)  # of the processes that packages start, to find all of them
         try:
             if self._wanted.directory:
                 os.chdir(self._wanted.directory)
-            self._imports.load(self._wanted.modules, self._named)
+            self.imports.load(self._wanted.modules, self._named)
             os.chdir("/")
         except OSError as error:
-            self._imports.refusal = Refused(f"{self._wanted.directory} cannot be used: {error.strerror}")
+            self.imports.refusal = Refused(f"{self._wanted.directory} cannot be used: {error.strerror}")
         adopt_orphans(False)
         if not self._is_base:
             (connection,) = self._connections.values()
-            if not send_answer(connection, self._imports.refusal) or self._imports.refusal.reason:
+            if not send_answer(connection, self.imports.refusal) or self.imports.refusal.reason:
                 os._exit(0)
             end_with_parent(False)
 
@@ -193,7 +189,7 @@ class Template:
             connection, _ = listener.accept()
         except OSError:
             return
-        if peer(connection)[1] == os.getuid():
+        if peer_of(connection)[1] == os.getuid():
             self._add(connection)
         else:
             connection.close()
@@ -228,7 +224,7 @@ class Template:
                 names = package_names(wanted.modules)
                 states.append(TemplateState(child.pid, names, child.starts, child.since))
         try:
-            connection.send(encode_states(states))
+            send_states(connection, states)
         except OSError:
             pass
 
@@ -254,16 +250,16 @@ class Template:
                 send_answer(channel, refusal)
 
     def _why_refused(self, request: ForkRequest, program: PythonProgram | None) -> Refused:
-        if self._imports.refusal.reason:
-            return self._imports.refusal
+        if self.imports.refusal.reason:
+            return self.imports.refusal
         if program is None:
             return Refused("it runs another interpreter, or no Python")
         if request.context != context():
             return Refused("it has other rights, limits or namespaces than the template")
         variables = dict(pair.partition(b"=")[::2] for pair in request.environment)
-        if name := different_variable(self._environment, variables, self._imports.reads):
+        if name := different_variable(self._environment, variables, self.imports.reads):
             return Refused(f"`{name}` is read by packages, and has another value for this node")
-        if path := self._imports.files.changed:
+        if path := self.imports.files.changed:
             self._retire()
             return Refused(f"{path} has changed since it was imported")
         if not os.path.isdir(request.directory):
@@ -312,7 +308,7 @@ class Template:
         """Fork the process of the next request, which then need not wait for that."""
         if self._wants_spare:
             self._wants_spare = False
-            if not self._imports.refusal.reason:
+            if not self.imports.refusal.reason:
                 try:
                     self._spare = self._fork_spare()
                 except OSError:
@@ -393,7 +389,7 @@ class Template:
         ours.close()
         self._forget_everything()
         end_with_parent(True)  # until it has imported them; then it stays for its nodes
-        raise InNewProcess(Template(theirs, self._environment, wanted, named, self._imports))
+        raise InNewProcess(Template(theirs, self._environment, wanted, named, self.imports))
 
     def _on_child(self, descriptor: int) -> None:
         """Take the answer of a template that has imported its packages, or notice its end."""

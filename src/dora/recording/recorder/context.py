@@ -20,8 +20,7 @@ from dora.daemon.client import DaemonClient
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import DAEMON_NAME
 from dora.daemon.logs.reader import LogReader
-from dora.daemon.reload.imports import CodeFiles, Sources
-from dora.daemon.reload.programs import code_of, is_of_a_project
+from dora.daemon.reload.imports import CodeFiles, Sources, code_of, is_of_a_project
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
 from dora.observe.load import LoadMeter
