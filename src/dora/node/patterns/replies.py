@@ -137,7 +137,7 @@ class ReplyInput(HoldingInput):
         self._source_node = config.source.partition("/")[0]
         self._replies = weakref.ref(replies)  # which holds the inbox, and that holds this port
 
-    def _next(self) -> Event | None:
+    def _take(self) -> Event | None:
         while self._port.open and (event := self._port.poll()) is not None:
             if isinstance(event, Input):
                 replies = self._replies()

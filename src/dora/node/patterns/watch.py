@@ -30,7 +30,7 @@ class WatchedInput(HoldingInput):
         super().__init__(port, config.queue_size, config.keep)
         self.take = take
 
-    def _next(self) -> Event | None:
+    def _take(self) -> Event | None:
         event = self._port.poll() if self._port.open else None
         if isinstance(event, Input) and isinstance(event._content, Message):
             self.take(event._content)

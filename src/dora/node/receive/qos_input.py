@@ -7,7 +7,6 @@ and sequence numbers stay as they are.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
@@ -44,7 +43,6 @@ class QosInput(WrappingInput):
     ) -> None:
         """``other_clocks``: as in `NodeConfig`."""
         super().__init__(port)
-        self._next: deque[Event] = deque()  # to be given out before anything else
         self._deadline = Deadline(config.deadline_ns) if config.deadline_ns else None
         self._is_watched = True  # False once the source has ended: then no deadline is missed any more
         self._begins_now = True  # the first pause begins before there is a message
@@ -222,10 +220,6 @@ class QosInput(WrappingInput):
 
     # ------------------------------------------------------------------ the rest of a port
 
-    @property
-    def open(self) -> bool:  # type: ignore[override]
-        return bool(self._next) or self._port.open
-
     def look_ahead(self) -> None:
         if not self._next and (event := self.poll()) is not None:
             self._next.appendleft(event)
@@ -262,8 +256,7 @@ class QosInput(WrappingInput):
 
     def close(self) -> None:
         self._end()
-        self._next.clear()
-        self._port.close()
+        super().close()
 
     def _end(self) -> None:
         self._unwatch()

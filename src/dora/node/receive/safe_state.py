@@ -8,7 +8,6 @@ Messages that the sender had numbered before count as dropped, so no older one f
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -83,7 +82,6 @@ class SafeStateInput(WrappingInput):
         safe = config.source_rules.safe_state
         assert safe is not None
         super().__init__(port)
-        self._next: deque[Event] = deque()  # to be given out before anything else
         self._config = safe
         self._when = frozenset(safe.when)
         self._value = safe_array(safe)
@@ -242,10 +240,6 @@ class SafeStateInput(WrappingInput):
 
     # ------------------------------------------------------------------ the rest of a port
 
-    @property
-    def open(self) -> bool:  # type: ignore[override]
-        return bool(self._next) or self._port.open
-
     def ready(self) -> bool:
         if self._next or self._port.ready():
             return True
@@ -268,9 +262,8 @@ class SafeStateInput(WrappingInput):
 
     def close(self) -> None:
         self._end()
-        self._next.clear()
         self._words[self._safe_word] = 0
-        self._port.close()
+        super().close()
 
     def _end(self) -> None:
         """Begin no further safe state: this node stops, or has closed the input."""
