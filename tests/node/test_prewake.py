@@ -176,6 +176,6 @@ def test_a_wait_for_a_condition_asks_for_no_prewake(daemon: FakeDaemon) -> None:
         assert not asks_for_none()
         deadline = time.monotonic_ns() + int(TIMEOUT * 1e9)
         if how == "wait_until":
-            assert inbox.wait_until(asks_for_none, lambda: None, (), threading.Event(), deadline)
+            assert inbox.wait_until(asks_for_none, threading.Event(), deadline)
         else:
-            assert asyncio.run(inbox.wait_until_async(asks_for_none, lambda: None, (), [], deadline))
+            assert asyncio.run(inbox.wait_until_async(asks_for_none, [], deadline))

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from dora.node.events import Event, Input
-from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort, WrappingInput
 from dora.wire.correlation import kept_metadata
 from dora.wire.metadata import MetadataError
@@ -68,12 +67,3 @@ class HoldingInput(WrappingInput, ABC):
     def close(self) -> None:
         self._droppable = 0
         super().close()
-
-
-def holding_inputs(inbox: Inbox) -> list[InputPort]:
-    """Return the ports of an inbox that hold events.
-
-    A thread that polls one of them while the program does not receive keeps other threads from polling, so
-    it dispatches all of them.
-    """
-    return [port for port in list(inbox.ports.values()) if port.holds]

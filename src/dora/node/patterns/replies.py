@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
 from dora.node.events import Event, Input, InputClosed
-from dora.node.patterns.holding import HoldingInput, holding_inputs
+from dora.node.patterns.holding import HoldingInput
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.stack import insert
@@ -311,10 +311,8 @@ class Replies:
 
     # ------------------------------------------------------------------ waiting
 
-    def dispatch(self) -> None:
-        """Pass on all answers that have arrived; the caller holds the inbox."""
-        for port in holding_inputs(self._inbox):
-            port.dispatch()
+    def _fail_at_stop(self) -> None:
+        """Fail all exchanges once this node stops; all answers that have arrived were passed on."""
         if self._inbox.is_closing:
             for exchange in list(self._pending.values()):
                 exchange.lose_all("this node was asked to stop")
@@ -333,11 +331,9 @@ class Replies:
 
     def wait_until(self, ready: Callable[[], bool], woken: threading.Event, deadline: int | None) -> bool:
         """Wait until ``ready()``, which answers and failures change; return False at the deadline."""
-        ports = holding_inputs(self._inbox)
-        return ready() or self._inbox.wait_until(ready, self.dispatch, ports, woken, deadline)
+        return ready() or self._inbox.wait_until(ready, woken, deadline, self._fail_at_stop)
 
     async def wait_until_async(
         self, ready: Callable[[], bool], wakers: list[Callable[[], None]], deadline: int | None
     ) -> bool:
-        ports = holding_inputs(self._inbox)
-        return ready() or await self._inbox.wait_until_async(ready, self.dispatch, ports, wakers, deadline)
+        return ready() or await self._inbox.wait_until_async(ready, wakers, deadline, self._fail_at_stop)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from dora.node.events import Event, Input
-from dora.node.patterns.holding import HoldingInput, holding_inputs
+from dora.node.patterns.holding import HoldingInput
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.stack import insert
@@ -78,12 +78,5 @@ class InputWatch:
     def wait(self, seconds: float) -> None:
         """Wait until a message has come, or the node has ended."""
         deadline = time.monotonic_ns() + int(seconds * 1e9)
-        ports = holding_inputs(self._inbox)
-        self._inbox.wait_until(
-            lambda: self._arrived or self.ended, self._dispatch, ports, self._woken, deadline
-        )
+        self._inbox.wait_until(lambda: self._arrived or self.ended, self._woken, deadline)
         self._arrived = False
-
-    def _dispatch(self) -> None:
-        for port in holding_inputs(self._inbox):
-            port.dispatch()

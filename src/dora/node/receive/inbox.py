@@ -372,6 +372,9 @@ class Inbox(Waiter):
         else:
             port.detach()
 
+    def _holding_ports(self) -> list[InputPort]:
+        return [port for port in list(self.ports.values()) if port.holds]
+
     def tick_statistics(self) -> dict[str, dict[str, Any]]:
         """Return how punctual the ticks of each timer were."""
         return {port.id: found for port in self.ports.values() if (found := port.tick_statistics())}

@@ -25,7 +25,7 @@ class InputPort:
     is_data = True  # False for timers: a node with timers alone has no work left
     layer = "source"  # the place in the stack of an input, see `dora.node.receive.stack`
     taken = 0  # the number of the last value from an operator of the same process
-    holds = False  # `dispatch` has to be called while a thread waits for something else than an event
+    holds = False  # it has to `dispatch` while a thread waits for something else than an event
 
     # ------------------------------------------------------------------ events
 
