@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import msgspec
 
+from dora._ownership import UnsafeFile
 from dora.errors import DaemonLost, DoraError, SendError, StartFailed
 from dora.node.attach import attach
 from dora.node.host import REPLAY_DIRECTORY
@@ -250,9 +251,7 @@ class Session:
 
     def _write_event_log(self, frame: WriteEventLog) -> None:
         if frame.ring_buffers:
-            from dora.node.send.recorder_rings import start_ring_buffer, stop_ring_buffer
-
-            change = stop_ring_buffer if frame.end else start_ring_buffer
+            change = _stop_ring_buffer if frame.end else _start_ring_buffer
             for port in self.outputs.values():
                 change(port, frame.ring_buffers)
         if frame.black_box:
@@ -423,6 +422,26 @@ def _weakly(method: Callable[P, None]) -> Callable[P, None]:
             found(*args, **options)
 
     return call
+
+
+def _start_ring_buffer(port: OutputPort, directory: str) -> None:
+    """Copy small messages to a recorder's ring buffer, if its folder has one for this output."""
+    from dora.transport.shm.ring_buffer import RingBufferWriter
+
+    if directory in port.ring_buffers:
+        return
+    try:
+        ring = RingBufferWriter(f"{directory}/{port.slot}")
+    except (OSError, UnsafeFile):
+        return  # this output is not recorded, or without a ring buffer
+    port.set_ring_buffers({**port.ring_buffers, directory: ring})
+
+
+def _stop_ring_buffer(port: OutputPort, directory: str) -> None:
+    ring = port.ring_buffers.get(directory)
+    if ring is not None:
+        port.set_ring_buffers({key: other for key, other in port.ring_buffers.items() if other is not ring})
+        ring.close()
 
 
 def _text_warning(node_id: str) -> Callable[[Any], None]:
