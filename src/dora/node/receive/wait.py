@@ -47,7 +47,7 @@ class Waiter(ABC):
 
     _ending: bool
     _served_data: bool
-    paths: PathMeter | None
+    paths: PathMeter
 
     def __init__(
         self, board: Board, node_slot: int, doorbell: Doorbell, control_fd: int, spin_us: float
@@ -114,7 +114,7 @@ class Waiter(ABC):
             self._pause_after_end()
             return None
         prepare()
-        if self.paths is not None and self.paths.samples:
+        if self.paths.samples:
             self.paths.count()
         self._former = None  # destroyed now, when no message waits for it
         start = _monotonic()
@@ -239,7 +239,7 @@ class Waiter(ABC):
                 await asyncio.sleep(_END_PAUSE)
             self._ended_calls += 1
             return None
-        if self.paths is not None and self.paths.samples:
+        if self.paths.samples:
             self.paths.count()
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else _monotonic() + int(timeout * 1e9)

@@ -122,11 +122,9 @@ class ReplayInbox(Inbox):
         }
         # By the input that leads.
         self._set_counts = {name: {"complete": 0, "incomplete": 0} for name in self._groups_by_lead}
-        self._meters: dict[str, InputMeter] = {}  # by input
-        if self.paths is not None:
-            self._meters = {
-                item.id: self.paths.input(item.slot) for item in config.inputs if item.kind != "timer"
-            }
+        self._meters = {
+            item.id: InputMeter(self.paths, item.slot) for item in config.inputs if item.kind != "timer"
+        }
         self._sample_at: dict[str, int] = {}  # by input: the number of the message to sample next
         self._closed: set[str] = set()  # inputs on which nothing will come any more
         self._entry: Entry | None = None
