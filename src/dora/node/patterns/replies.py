@@ -170,12 +170,12 @@ def check_input(config: NodeConfig, input_id: str) -> None:
     known = sorted(item.id for item in config.inputs if item.kind == "link")
     if input_id in known:
         return
-    import difflib
+    from dora.dataflow.problems import did_you_mean  # only after a mistake
 
-    close = difflib.get_close_matches(input_id, known, 1)
+    hint = did_you_mean(input_id, known)
     raise UndeclaredInput(
         f"node `{config.node_id}` has no input `{input_id}` from another node"
-        + (f", did you mean `{close[0]}`?" if close else "")
+        + (f", {hint}" if hint else "")
         + f" (its inputs: {', '.join(known) or 'none'})"
     )
 
