@@ -24,7 +24,7 @@ class HoldingInput(WrappingInput, ABC):
         self._droppable = 0  # held events that may be dropped
 
     @abstractmethod
-    def _take(self) -> Event | None:
+    def _poll_port(self) -> Event | None:
         """Return the next event for the program, None if there is none; never blocks."""
 
     def _dropped(self) -> None:
@@ -33,13 +33,13 @@ class HoldingInput(WrappingInput, ABC):
 
     def poll(self) -> Event | None:
         if not self._next:
-            return self._take()
+            return self._poll_port()
         event = self._next.popleft()
         self._droppable -= self._is_droppable(event)
         return event
 
     def dispatch(self) -> None:
-        while (event := self._take()) is not None:
+        while (event := self._poll_port()) is not None:
             self._next.append(event)
             self._droppable += self._is_droppable(event)
             if self._droppable > self._queue_size:

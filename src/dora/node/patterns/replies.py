@@ -137,7 +137,7 @@ class ReplyInput(HoldingInput):
         self._source_node = config.source.partition("/")[0]
         self._replies = weakref.ref(replies)  # which holds the inbox, and that holds this port
 
-    def _take(self) -> Event | None:
+    def _poll_port(self) -> Event | None:
         while self._port.open and (event := self._port.poll()) is not None:
             if isinstance(event, Input):
                 replies = self._replies()
@@ -188,7 +188,6 @@ class Replies:
         self._inbox = inbox
         self._pending: weakref.WeakValueDictionary[str, Exchange] = weakref.WeakValueDictionary()
         self._ended: OrderedDict[str, Literal["asked", "answered", "failed"]] = OrderedDict()
-        self._ports: dict[str, ReplyInput] = {}
         self._dispatching_others = False
         self.answered = 0
         self.late = 0
@@ -233,13 +232,9 @@ class Replies:
             port = self._inbox.ports.get(input_id)  # None: it was disconnected
             if port is not None and port.find(ReplyInput.layer) is None:
                 # From now on, an exchange may wait for its messages.
-                made = insert(port, ReplyInput.layer, partial(self._wrap, links[input_id]))
-                self._inbox.replace(made)
+                wrap = partial(ReplyInput, config=links[input_id], replies=self)
+                self._inbox.replace(insert(port, ReplyInput.layer, wrap))
         return found
-
-    def _wrap(self, item: InputConfig, port: InputPort) -> ReplyInput:
-        made = self._ports[item.id] = ReplyInput(port, item, self)
-        return made
 
     def check_input(self, input_id: str) -> None:
         """Raise `UndeclaredInput` unless the input exists and comes from another node.
@@ -323,9 +318,9 @@ class Replies:
             return
         self._dispatching_others = True
         try:
-            for port in list(self._ports.values()):
-                if port.id != input_id:
-                    port.dispatch()
+            for port in list(self._inbox.ports.values()):
+                if port.id != input_id and (layer := port.find(ReplyInput.layer)) is not None:
+                    layer.dispatch()
         finally:
             self._dispatching_others = False
 
