@@ -315,7 +315,7 @@ class LinkInput(InputPort):
             return self._source_closed_at + FLIGHT_LIMIT_NS
         if self._rest_until:
             return self._rest_until
-        silent_at = self._deadline.wake_at() if self._deadline is not None else None
+        silent_at = self._deadline.due_at if self._deadline is not None else None
         if self._final_at and self._final_sequence > self._last:
             return self._final_at if silent_at is None else min(silent_at, self._final_at)
         return silent_at

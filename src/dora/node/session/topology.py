@@ -81,15 +81,11 @@ class Topology:
         ):
             session.report(InputAttached(item.slot, fault))
 
-    def _fault(self, session: RunningSession, item: InputConfig) -> str:
-        """Return why a further input cannot be made, or ""."""
-        if session.closed or session.inbox.is_closing:
-            return f"node `{session.config.node_id}` is about to end"
-        return self.accept_input(item)
-
     def _attach_input(self, session: RunningSession, item: InputConfig) -> str:
         """Make an input; return why that failed, or ""."""
-        if fault := self._fault(session, item):
+        if session.closed or session.inbox.is_closing:
+            return f"node `{session.config.node_id}` is about to end"
+        if fault := self.accept_input(item):
             return fault
         if item.id in session.inbox.ports:
             self._waiting[item.id] = item  # the events of the former input come first
