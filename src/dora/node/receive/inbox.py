@@ -492,7 +492,7 @@ class Inbox(Waiter):
         for input_id in input_ids:
             self.ports[input_id].close()
         for group in self._groups:
-            group.inputs_closed()
+            group.end_if_closed()
         self._open_ports = [port for port in self._open_ports if port.id not in input_ids and port.open]
         self._next_port = 0
         if not self._open_ports:
