@@ -16,8 +16,7 @@ from waiting import TIMEOUT, wait_until
 from dora.dataflow.layout import Placement, RunContext
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.plan import plan
-from dora.node.receive.arrival_predictor import ArrivalPredictor
-from dora.node.receive.prewake import Prewake
+from dora.node.receive.staying_awake import ArrivalPredictor, Prewake
 from dora.transport.board import PREWAKE
 
 

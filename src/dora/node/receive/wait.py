@@ -3,7 +3,7 @@
 A node waits on its doorbell, see `dora.transport.doorbell`. To wake a sleeping process costs 20 to 70 µs,
 more than a whole message. So a node polls for up to the *spin budget* before it sleeps, as long as messages
 have lately come within it. When messages come at a steady rate, the node is awake shortly before the next
-one is due (`dora.node.receive.arrival_predictor`). An idle node never spins: each poll without an event
+one is due (`dora.node.receive.staying_awake`). An idle node never spins: each poll without an event
 makes the next less likely.
 
 A thread that waits for a condition takes no events: they stay in their queues, or in the layers that hold
@@ -20,10 +20,9 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from dora.node.events import Error, Event, Input
-from dora.node.receive.arrival_predictor import ArrivalPredictor
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import PathMeter
-from dora.node.receive.prewake import Prewake
+from dora.node.receive.staying_awake import ArrivalPredictor, Prewake
 from dora.transport.board import ASLEEP, PREWAKE, WORDS, Board
 from dora.transport.doorbell import Doorbell, yield_cpu
 from dora.transport.fence import FENCED, fence
