@@ -16,7 +16,7 @@ from dora.node.receive.budget_input import BudgetInput
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
-from dora.node.receive.path_meter import PathMeter, Records
+from dora.node.receive.path_meter import InputMeter, PathMeter, Records
 from dora.node.send.output import OutputPort
 from dora.node.standalone.host import NullChannel
 from dora.transport.board import LINE_BYTES, Board
@@ -51,7 +51,7 @@ class _Node:
             engine.receiver(item, lambda: None),
             board,
             joins_late=False,
-            meter=meter.input(5),
+            meter=InputMeter(meter, 5),
         )
         if budget:
             port = BudgetInput(port, item, meter, lambda *_: None)

@@ -16,7 +16,7 @@ class Run:
 
     def __init__(self) -> None:
         self.meter = PathMeter(Records())
-        self.input: InputMeter = self.meter.input(slot=7)
+        self.input: InputMeter = InputMeter(self.meter, slot=7)
         self.now_ns = SECOND
         self.number = 0
         self.next = 1

@@ -16,8 +16,7 @@ from waiting import TIMEOUT, wait_until
 from dora.dataflow.layout import Placement, RunContext
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.plan import plan
-from dora.node.receive.arrival_predictor import ArrivalPredictor
-from dora.node.receive.prewake import Prewake
+from dora.node.receive.staying_awake import ArrivalPredictor, Prewake
 from dora.transport.board import PREWAKE
 
 
@@ -176,6 +175,6 @@ def test_a_wait_for_a_condition_asks_for_no_prewake(daemon: FakeDaemon) -> None:
         assert not asks_for_none()
         deadline = time.monotonic_ns() + int(TIMEOUT * 1e9)
         if how == "wait_until":
-            assert inbox.wait_until(asks_for_none, lambda: None, (), threading.Event(), deadline)
+            assert inbox.wait_until(asks_for_none, threading.Event(), deadline)
         else:
-            assert asyncio.run(inbox.wait_until_async(asks_for_none, lambda: None, (), [], deadline))
+            assert asyncio.run(inbox.wait_until_async(asks_for_none, [], deadline))

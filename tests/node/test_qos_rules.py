@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.node.receive.qos import Deadline, Thinning
+from dora.node.receive.qos_input import Deadline, Thinning
 
 PAUSE = 50
 
@@ -50,7 +50,6 @@ def test_an_input_that_has_closed_misses_nothing() -> None:
     deadline = Deadline(PAUSE)
     deadline.arm(0)
     deadline.disarm()
-    assert not deadline.is_due(1000)
     assert deadline.miss(1000) is None
 
 

@@ -12,7 +12,6 @@ from flows import node
 from waiting import wait_until
 
 from dora import Node
-from dora.node.receive.safe_state import Silence
 from dora.transport.board import FINAL, SENT, STATE
 from dora.wire.counters import IN_SAFE_STATE, SAFE_STATES
 from dora.wire.node_protocol import (
@@ -264,12 +263,3 @@ def test_a_wait_ends_when_the_silence_has_lasted(start_flow: StartFlow) -> None:
     event = receiver.next(timeout=5)
     assert event is not None
     assert event["type"] == "SAFE_STATE_ENTERED"
-
-
-def test_a_pause_is_over_when_it_has_lasted() -> None:
-    silence = Silence(10)
-    assert not silence.is_over(100)
-    silence.begin(100)
-    assert [silence.is_over(now) for now in (100, 109, 110, 200)] == [False, False, True, True]
-    silence.end()
-    assert not silence.is_over(200)

@@ -245,7 +245,7 @@ def test_a_contender_gets_the_inbox_from_a_thread_that_is_about_to_sleep(start_f
             assert inbox._doorbell.rung, "no contender has rung"
 
     deadline = time.monotonic_ns() + int(TIMEOUT * 1e9)
-    assert inbox.wait_until(lambda: bool(taken), poll, (), threading.Event(), deadline)
+    assert inbox.wait_until(lambda: bool(taken), threading.Event(), deadline, poll)
     assert number(taken[0]) == 7
 
 
@@ -259,7 +259,7 @@ def test_a_poll_waits_for_a_thread_that_is_slow_to_yield(start_flow: StartFlow) 
         assert held.wait(TIMEOUT)  # as if there were no processor for it
 
     deadline = time.monotonic_ns() + int(TIMEOUT * 1e9)
-    arguments = (over.is_set, poll, (), threading.Event(), deadline)
+    arguments = (over.is_set, threading.Event(), deadline, poll)
     thread = threading.Thread(target=inbox.wait_until, args=arguments, daemon=True)
     thread.start()
     assert polls.wait(TIMEOUT)
@@ -281,7 +281,7 @@ def test_a_poll_in_a_handler_does_not_wait_for_its_own_thread(
     def poll() -> None:
         seen.append(client.try_recv())
 
-    assert client._session.inbox.wait_until(lambda: bool(seen), poll, (), threading.Event(), None)
+    assert client._session.inbox.wait_until(lambda: bool(seen), threading.Event(), None, poll)
     assert seen == [None]
 
 

@@ -40,6 +40,7 @@ class Event(dict[str, Any]):
     """Base of all events. ``event["kind"]`` is ``"dora"`` or ``"external"``, ``["type"]`` the class."""
 
     __slots__ = ()
+    __match_args__: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[str] = "dora"
     type: ClassVar[str] = "UNKNOWN"
 

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from dora.node.external import ExternalSource
     from dora.node.patterns.action import Goal, GoalRun
     from dora.node.patterns.replies import Replies
-    from dora.node.patterns.service import Call
-    from dora.node.patterns.serving import Serving
+    from dora.node.patterns.service import Call, Serving
     from dora.node.patterns.stream import Stream
     from dora.node.patterns.watch import InputWatch, Take
     from dora.node.receive.inbox import Inbox
@@ -392,7 +391,7 @@ class Node:
         return self._replies
 
     def _serving(self, input_id: str) -> Serving:
-        from dora.node.patterns.serving import Serving
+        from dora.node.patterns.service import Serving
 
         self._exchanges().check_input(input_id)
         if self._server is None:

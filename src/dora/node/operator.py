@@ -278,16 +278,15 @@ class HostedOperator:
 
 def _meant(module: ModuleType) -> str:
     """Return the end of a sentence that names a class of the module whose name is nearly `Operator`."""
-    import difflib
+    from dora.dataflow.problems import closest  # only after a mistake
 
     own = [
         name
         for name, item in vars(module).items()
         if isinstance(item, type) and item.__module__ == module.__name__
     ]
-    lowered = {name.lower(): name for name in own}
-    close = difflib.get_close_matches("operator", lowered, 1)
-    return f"; it has `{lowered[close[0]]}`: did you mean `Operator`?" if close else ""
+    found = closest("Operator", own)
+    return f"; it has `{found}`: did you mean `Operator`?" if found else ""
 
 
 def take_over(new: Any, old: Any, initial: Mapping[str, Any]) -> None:

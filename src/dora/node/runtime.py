@@ -76,7 +76,7 @@ class Runtime:
             try:
                 operator.load(descriptor, config.parameters, self._classes.get(item.id))
             except BaseException:
-                _report_failure(session, operator)
+                session.report(OperatorFailure(item.id))
                 raise
             self._operators[item.id] = operator
         for source in config.inputs:
@@ -169,7 +169,7 @@ class Runtime:
                         if answer is not DoraStatus.CONTINUE:
                             self._apply_status(operator, operator.status(answer))
                     except BaseException:
-                        _report_failure(self._session, operator)
+                        self._session.report(OperatorFailure(operator.id))
                         raise
             elif isinstance(event, Stop):
                 stop = event  # delivered last, after what is buffered
@@ -240,7 +240,7 @@ class Runtime:
         try:
             self._apply_status(operator, operator.handle(event, self._senders[operator.id]))
         except BaseException:
-            _report_failure(self._session, operator)
+            self._session.report(OperatorFailure(operator.id))
             raise
 
     def _apply_status(self, operator: HostedOperator, status: DoraStatus) -> None:
@@ -293,14 +293,6 @@ class Runtime:
                 consumer.source_closed()
         if names:
             self._session.channel.send(OutputsClosed(names))
-
-
-def _report_failure(session: Session, operator: HostedOperator) -> None:
-    """Inform the daemon whose code has raised the error that ends this process."""
-    try:
-        session.channel.send(OperatorFailure(operator.id))
-    except DaemonLost:
-        pass  # the daemon is gone, or the error is that
 
 
 def start_runtime() -> None:

@@ -71,7 +71,7 @@ def _import_interceptors(config: NodeConfig) -> None:
     if config.event_logs:
         import dora.node.interceptors.event_log
     if any(wanted.ring_buffers for wanted in config.event_logs):
-        import dora.node.send.recorder_rings
+        import dora.transport.shm.ring_buffer
     if any(wanted.black_box for wanted in config.event_logs):
         import dora.node.send.kept_output
     if os.environ.get(REPLAY_DIRECTORY):

@@ -12,7 +12,7 @@ node        ``ASLEEP``             1 while the node waits on its doorbell
 node        ``CONTROL``            changes when the node has to read its control channel and ``FLUSH`` of
                                    its sources (written by the daemon, and by senders that flush)
 node        ``PREWAKE``            1 while the node wants to be woken when something is sent to a node that
-                                   sends to it (`dora.node.receive.prewake`)
+                                   sends to it (`dora.node.receive.staying_awake`)
 node        ``STOPPED``            the time (CLOCK_MONOTONIC, nanoseconds) from which a send of the node
                                    does not wait for a full queue, because the node was asked to stop; 0: it
                                    waits (daemon)

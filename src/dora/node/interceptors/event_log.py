@@ -54,7 +54,7 @@ class EventLog:
         self._files[path] = fd
         self._fds = tuple(self._files.values())
         self._write(fd, self._begin())
-        self._attach()
+        self._inbox.event_log = self
 
     def keep(self, path: str) -> None:
         """Write to a ring of the black box from now on, also again after a pause."""
@@ -63,7 +63,7 @@ class EventLog:
             if self._ring is not None:
                 self._ring.resume()
             self._is_kept = True
-            self._attach()
+            self._inbox.event_log = self
 
     def _begin(self) -> bytes:
         inputs = {item.id: item.source for item in self._config.inputs}
@@ -78,9 +78,6 @@ class EventLog:
             return None
         self._ring.write(self._begin())
         return self._ring
-
-    def _attach(self) -> None:
-        self._inbox.event_log = self
 
     def _detach(self) -> None:
         """Leave the inbox if nothing is written."""

@@ -100,9 +100,6 @@ class Tracer:
 
     def begin_process(self, event: Event, name: str, attributes: list[Attribute]) -> None:
         """Begin the *process* of an event in this thread."""
-        self._processes[threading.get_ident()] = self._begin(event, name, attributes)
-
-    def _begin(self, event: Event, name: str, attributes: list[Attribute]) -> _Process:
         try:
             metadata = event["metadata"]
         except MetadataError:  # the program gets the error when it asks for the metadata
@@ -118,10 +115,9 @@ class Tracer:
             if sequence := event.sequence:
                 span.attributes = [*attributes, Attribute("dora.sequence", Value(int_value=str(sequence)))]
             _link(span, parent)
-        process = _Process(context, span)
+        process = self._processes[threading.get_ident()] = _Process(context, span)
         self._current.set(process)
         _attach_to_opentelemetry(context)
-        return process
 
     def _end(self, process: _Process) -> None:
         self._current.set(None)

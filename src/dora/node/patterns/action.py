@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 from dora.errors import SendError
 from dora.node.events import Input
 from dora.node.patterns.replies import Exchange, Replies
-from dora.node.patterns.serving import EMPTY
+from dora.node.patterns.service import EMPTY
 from dora.node.process import print_error_of_handler
 from dora.node.send.output import OutputPort
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS, GoalStatus

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable
 
 from dora.node.events import Event, Input
-from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort, WrappingInput
 from dora.wire.correlation import kept_metadata
 from dora.wire.metadata import MetadataError
 
 
 class HoldingInput(WrappingInput, ABC):
-    """Wraps the port of an input. The held events are a queue under the contract of the input."""
+    """A layer whose held events are a queue under the contract of the input."""
 
     holds = True
 
@@ -23,39 +21,34 @@ class HoldingInput(WrappingInput, ABC):
         super().__init__(port)
         self._queue_size = queue_size
         self._is_kept = kept_metadata(keep)
-        self._held: deque[Event] = deque()
-        self._droppable = 0  # events there that may be dropped
+        self._droppable = 0  # held events that may be dropped
 
     @abstractmethod
-    def _next(self) -> Event | None:
+    def _poll_port(self) -> Event | None:
         """Return the next event for the program, None if there is none; never blocks."""
 
     def _dropped(self) -> None:
         """Count a held message that was dropped."""
         self._port.count_as_dropped()
 
-    @property
-    def open(self) -> bool:  # type: ignore[override]
-        return bool(self._held) or self._port.open
-
     def poll(self) -> Event | None:
-        if not self._held:
-            return self._next()
-        event = self._held.popleft()
+        if not self._next:
+            return self._poll_port()
+        event = self._next.popleft()
         self._droppable -= self._is_droppable(event)
         return event
 
     def dispatch(self) -> None:
-        while (event := self._next()) is not None:
-            self._held.append(event)
+        while (event := self._poll_port()) is not None:
+            self._next.append(event)
             self._droppable += self._is_droppable(event)
             if self._droppable > self._queue_size:
                 self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        for index, event in enumerate(self._held):
+        for index, event in enumerate(self._next):
             if self._is_droppable(event):
-                del self._held[index]
+                del self._next[index]
                 self._droppable -= 1
                 self._dropped()
                 return
@@ -67,23 +60,10 @@ class HoldingInput(WrappingInput, ABC):
         except MetadataError:  # the program gets the error when it reads the event
             return True
 
-    def ready(self) -> bool:
-        return bool(self._held) or self._port.ready()
-
     def source_back(self, node_id: str) -> bool:
         was_open = self.open
         return self._port.source_back(node_id) and not was_open
 
     def close(self) -> None:
-        self._held.clear()
         self._droppable = 0
-        self._port.close()
-
-
-def holding_inputs(inbox: Inbox) -> list[InputPort]:
-    """Return the ports of an inbox that hold events.
-
-    A thread that polls one of them while the program does not receive keeps other threads from polling, so
-    it dispatches all of them.
-    """
-    return [port for port in list(inbox.ports.values()) if port.holds]
+        super().close()

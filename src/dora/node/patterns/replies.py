@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
 from dora.node.events import Event, Input, InputClosed
-from dora.node.patterns.holding import HoldingInput, holding_inputs
+from dora.node.patterns.holding import HoldingInput
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.stack import insert
@@ -137,7 +137,7 @@ class ReplyInput(HoldingInput):
         self._source_node = config.source.partition("/")[0]
         self._replies = weakref.ref(replies)  # which holds the inbox, and that holds this port
 
-    def _next(self) -> Event | None:
+    def _poll_port(self) -> Event | None:
         while self._port.open and (event := self._port.poll()) is not None:
             if isinstance(event, Input):
                 replies = self._replies()
@@ -170,12 +170,12 @@ def check_input(config: NodeConfig, input_id: str) -> None:
     known = sorted(item.id for item in config.inputs if item.kind == "link")
     if input_id in known:
         return
-    import difflib
+    from dora.dataflow.problems import did_you_mean  # only after a mistake
 
-    close = difflib.get_close_matches(input_id, known, 1)
+    hint = did_you_mean(input_id, known)
     raise UndeclaredInput(
         f"node `{config.node_id}` has no input `{input_id}` from another node"
-        + (f", did you mean `{close[0]}`?" if close else "")
+        + (f", {hint}" if hint else "")
         + f" (its inputs: {', '.join(known) or 'none'})"
     )
 
@@ -188,7 +188,6 @@ class Replies:
         self._inbox = inbox
         self._pending: weakref.WeakValueDictionary[str, Exchange] = weakref.WeakValueDictionary()
         self._ended: OrderedDict[str, Literal["asked", "answered", "failed"]] = OrderedDict()
-        self._ports: dict[str, ReplyInput] = {}
         self._dispatching_others = False
         self.answered = 0
         self.late = 0
@@ -233,13 +232,9 @@ class Replies:
             port = self._inbox.ports.get(input_id)  # None: it was disconnected
             if port is not None and port.find(ReplyInput.layer) is None:
                 # From now on, an exchange may wait for its messages.
-                made = insert(port, ReplyInput.layer, partial(self._wrap, links[input_id]))
-                self._inbox.replace(made)
+                wrap = partial(ReplyInput, config=links[input_id], replies=self)
+                self._inbox.replace(insert(port, ReplyInput.layer, wrap))
         return found
-
-    def _wrap(self, item: InputConfig, port: InputPort) -> ReplyInput:
-        made = self._ports[item.id] = ReplyInput(port, item, self)
-        return made
 
     def check_input(self, input_id: str) -> None:
         """Raise `UndeclaredInput` unless the input exists and comes from another node.
@@ -311,10 +306,8 @@ class Replies:
 
     # ------------------------------------------------------------------ waiting
 
-    def dispatch(self) -> None:
-        """Pass on all answers that have arrived; the caller holds the inbox."""
-        for port in holding_inputs(self._inbox):
-            port.dispatch()
+    def _fail_at_stop(self) -> None:
+        """Fail all exchanges once this node stops; all answers that have arrived were passed on."""
         if self._inbox.is_closing:
             for exchange in list(self._pending.values()):
                 exchange.lose_all("this node was asked to stop")
@@ -325,19 +318,17 @@ class Replies:
             return
         self._dispatching_others = True
         try:
-            for port in list(self._ports.values()):
-                if port.id != input_id:
-                    port.dispatch()
+            for port in list(self._inbox.ports.values()):
+                if port.id != input_id and (layer := port.find(ReplyInput.layer)) is not None:
+                    layer.dispatch()
         finally:
             self._dispatching_others = False
 
     def wait_until(self, ready: Callable[[], bool], woken: threading.Event, deadline: int | None) -> bool:
         """Wait until ``ready()``, which answers and failures change; return False at the deadline."""
-        ports = holding_inputs(self._inbox)
-        return ready() or self._inbox.wait_until(ready, self.dispatch, ports, woken, deadline)
+        return ready() or self._inbox.wait_until(ready, woken, deadline, self._fail_at_stop)
 
     async def wait_until_async(
         self, ready: Callable[[], bool], wakers: list[Callable[[], None]], deadline: int | None
     ) -> bool:
-        ports = holding_inputs(self._inbox)
-        return ready() or await self._inbox.wait_until_async(ready, self.dispatch, ports, wakers, deadline)
+        return ready() or await self._inbox.wait_until_async(ready, wakers, deadline, self._fail_at_stop)

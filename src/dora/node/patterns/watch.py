@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from dora.node.events import Event, Input
-from dora.node.patterns.holding import HoldingInput, holding_inputs
+from dora.node.patterns.holding import HoldingInput
 from dora.node.receive.inbox import Inbox
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.stack import insert
@@ -30,7 +31,7 @@ class WatchedInput(HoldingInput):
         super().__init__(port, config.queue_size, config.keep)
         self.take = take
 
-    def _next(self) -> Event | None:
+    def _poll_port(self) -> Event | None:
         event = self._port.poll() if self._port.open else None
         if isinstance(event, Input) and isinstance(event._content, Message):
             self.take(event._content)
@@ -46,7 +47,6 @@ class InputWatch:
     def __init__(self, config: NodeConfig, inbox: Inbox) -> None:
         self._configs = {item.id: item for item in config.inputs}
         self._inbox = inbox
-        self._watched: dict[str, WatchedInput] = {}
         self._arrived = False
         self._woken = threading.Event()
 
@@ -59,15 +59,11 @@ class InputWatch:
             self._woken.set()
 
         port = self._inbox.ports[input_id]
-        watched = self._watched.get(input_id)  # an input that was connected again has another port
-        if watched is not None and port.find(WatchedInput.layer) is watched:
+        watched = port.find(WatchedInput.layer)
+        if isinstance(watched, WatchedInput):
             watched.take = take_and_wake
             return
-
-        def wrap(port: InputPort) -> WatchedInput:
-            self._watched[input_id] = WatchedInput(port, self._configs[input_id], take_and_wake)
-            return self._watched[input_id]
-
+        wrap = partial(WatchedInput, config=self._configs[input_id], take=take_and_wake)
         self._inbox.replace(insert(port, WatchedInput.layer, wrap))
 
     @property
@@ -78,12 +74,5 @@ class InputWatch:
     def wait(self, seconds: float) -> None:
         """Wait until a message has come, or the node has ended."""
         deadline = time.monotonic_ns() + int(seconds * 1e9)
-        ports = holding_inputs(self._inbox)
-        self._inbox.wait_until(
-            lambda: self._arrived or self.ended, self._dispatch, ports, self._woken, deadline
-        )
+        self._inbox.wait_until(lambda: self._arrived or self.ended, self._woken, deadline)
         self._arrived = False
-
-    def _dispatch(self) -> None:
-        for port in holding_inputs(self._inbox):
-            port.dispatch()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -37,11 +36,10 @@ class BudgetInput(WrappingInput):
         super().__init__(port)
         self._paths = [_Path(budget, item.slot, meter) for budget in item.budgets]
         self._on_miss = on_miss
-        self._late: deque[Event] = deque()  # further events of a late message, and the message
 
     def poll(self) -> Event | None:
-        if self._late:
-            return self._late.popleft()
+        if self._next:
+            return self._next.popleft()
         event = self._port.poll()
         if not isinstance(event, Input):
             return event
@@ -55,22 +53,11 @@ class BudgetInput(WrappingInput):
                 self._on_miss(path.on_miss, miss)
                 if path.on_miss in ("event", "safe_state"):
                     miss.on_miss = path.on_miss
-                    self._late.append(miss)
-        if not self._late:
+                    self._next.append(miss)
+        if not self._next:
             return event
-        self._late.append(event)
-        return self._late.popleft()
-
-    @property
-    def open(self) -> bool:  # type: ignore[override]
-        return bool(self._late) or super().open
-
-    def ready(self) -> bool:
-        return bool(self._late) or super().ready()
-
-    def close(self) -> None:
-        self._late.clear()
-        super().close()
+        self._next.append(event)
+        return self._next.popleft()
 
 
 class _Path:

@@ -18,28 +18,28 @@ class DeadlineMonitor:
     ``words[word]`` is 1 while the input is closed for this reason.
     """
 
-    __slots__ = ("_due_at", "_timeout_ns", "_word", "_words", "closed")
+    __slots__ = ("_timeout_ns", "_word", "_words", "closed", "due_at")
 
     def __init__(self, timeout: float, words: memoryview, word: int) -> None:
         self._timeout_ns = int(timeout * 1e9)
-        self._due_at: int | None = None
+        self.due_at: int | None = None  # monotonic nanoseconds
         self._words = words
         self._word = word
         self.closed = False
 
     def rearm(self) -> None:
         """Start the time again: a message has come."""
-        self._due_at = _monotonic() + self._timeout_ns
+        self.due_at = _monotonic() + self._timeout_ns
 
     def is_due(self) -> bool:
         """Return whether `expired` would be true."""
-        return self._due_at is not None and _monotonic() >= self._due_at
+        return self.due_at is not None and _monotonic() >= self.due_at
 
     def expired(self) -> bool:
         """Return True once for each deadline that has passed."""
         if not self.is_due():
             return False
-        self._due_at = None
+        self.due_at = None
         self.closed = True
         self.publish()
         return True
@@ -56,9 +56,6 @@ class DeadlineMonitor:
     def withdraw(self) -> None:
         """Clear the word on the board: the input closed for another reason, or has no deadline now."""
         self._words[self._word] = 0
-
-    def wake_at(self) -> int | None:
-        return self._due_at
 
 
 def deadline_monitor(config: InputConfig, board: Board) -> DeadlineMonitor | None:

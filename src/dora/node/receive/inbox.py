@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dora.errors import ReceiveClosed
-from dora.node.current_event import CurrentEvent
 from dora.node.daemon_client import DaemonChannel
 from dora.node.events import (
     Error,
@@ -40,6 +39,7 @@ from dora.wire import node_protocol
 from dora.wire.message import ONE_TRAIL_BYTE, ORIGIN
 
 if TYPE_CHECKING:
+    from dora.node.current_event import CurrentEvent
     from dora.node.interceptor import ReceiveInterceptor
     from dora.node.receive.path_meter import PathMeter
     from dora.node.receive.sync_port import SyncPort
@@ -78,6 +78,8 @@ class Inbox(Waiter):
         node_slot: int,
         doorbell: Doorbell,
         *,
+        current: CurrentEvent,
+        paths: PathMeter,
         groups: MakeGroups = lambda _ports, _on_closed: (),
         parameters: dict[str, Any] | None = None,
         epoch_ns: int = 0,
@@ -85,19 +87,17 @@ class Inbox(Waiter):
         on_detached: Callable[[str], None] = lambda _: None,
         spin_us: float = DEFAULT_SPIN_US,
         clock_is_work: bool = True,
-        current: CurrentEvent | None = None,
-        paths: PathMeter | None = None,
     ) -> None:
-        """``parameters``: of the node, kept up to date here. ``epoch_ns``: when all nodes were ready, on
+        """``current``: the current event, which the outputs know. ``paths`` counts what the ports sample.
+        ``parameters``: of the node, kept up to date here. ``epoch_ns``: when all nodes were ready, on
         CLOCK_MONOTONIC. ``on_frame`` gets frames of the daemon that concern more than the inputs;
         ``on_detached`` is called when a disconnected input has given out its last event.
-        ``clock_is_work``: a node with timers goes on when all its data inputs are closed. ``current``: the
-        current event, which the outputs know. ``paths`` counts what the ports sample.
+        ``clock_is_work``: a node with timers goes on when all its data inputs are closed.
         """
         super().__init__(board, node_slot, doorbell, channel.fileno(), spin_us)
         self.ports = {port.id: port for port in ports}  # by input
         self.parameters: dict[str, Any] = {} if parameters is None else parameters
-        self.current = current if current is not None else CurrentEvent()
+        self.current = current
         self.paths = paths
         self.epoch_ns = epoch_ns
         self._on_frame = on_frame
@@ -372,6 +372,9 @@ class Inbox(Waiter):
         else:
             port.detach()
 
+    def _holding_ports(self) -> list[InputPort]:
+        return [port for port in list(self.ports.values()) if port.holds]
+
     def tick_statistics(self) -> dict[str, dict[str, Any]]:
         """Return how punctual the ticks of each timer were."""
         return {port.id: found for port in self.ports.values() if (found := port.tick_statistics())}
@@ -489,7 +492,7 @@ class Inbox(Waiter):
         for input_id in input_ids:
             self.ports[input_id].close()
         for group in self._groups:
-            group.inputs_closed()
+            group.end_if_closed()
         self._open_ports = [port for port in self._open_ports if port.id not in input_ids and port.open]
         self._next_port = 0
         if not self._open_ports:
@@ -504,8 +507,7 @@ class Inbox(Waiter):
         for port in (*self.ports.values(), *self._merged):
             port.close()
         self._doorbell.ring()
-        if self.paths is not None:
-            self.paths.close()
+        self.paths.close()
         interceptors, self._interceptors = self._interceptors, ()
         for interceptor in interceptors:
             interceptor.close()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ class InputPort:
     is_data = True  # False for timers: a node with timers alone has no work left
     layer = "source"  # the place in the stack of an input, see `dora.node.receive.stack`
     taken = 0  # the number of the last value from an operator of the same process
-    holds = False  # `dispatch` has to be called while a thread waits for something else than an event
+    holds = False  # it has to `dispatch` while a thread waits for something else than an event
 
     # ------------------------------------------------------------------ events
 
@@ -106,14 +107,15 @@ class InputPort:
 class WrappingInput(InputPort):
     """A layer: a port that takes its events from another port of the same input.
 
-    It passes on what it is told. A subclass that holds events of its own answers for them: in `open`,
-    `ready`, `close` and `poll`.
+    It passes on what it is told. ``_next`` are events that it holds, to be given out before anything else;
+    `poll` of a subclass does so.
     """
 
     def __init__(self, port: InputPort) -> None:
         self.id = port.id
         self.is_data = port.is_data
         self._port = port
+        self._next: deque[Event] = deque()
 
     def put_below(self, wrap: Callable[[InputPort], InputPort]) -> None:
         """Put layers between this one and the port below it."""
@@ -121,7 +123,7 @@ class WrappingInput(InputPort):
 
     @property
     def open(self) -> bool:  # type: ignore[override]  # nobody opens a port from outside
-        return self._port.open
+        return bool(self._next) or self._port.open
 
     @property
     def detached(self) -> bool:  # type: ignore[override]
@@ -132,7 +134,7 @@ class WrappingInput(InputPort):
         return self._port.taken
 
     def ready(self) -> bool:
-        return self._port.ready()
+        return bool(self._next) or self._port.ready()
 
     def look_ahead(self) -> None:
         self._port.look_ahead()
@@ -141,6 +143,7 @@ class WrappingInput(InputPort):
         return self._port.wake_at()
 
     def close(self) -> None:
+        self._next.clear()
         self._port.close()
 
     def source_closed(self) -> None:

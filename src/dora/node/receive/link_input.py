@@ -124,7 +124,7 @@ class LinkInput(InputPort):
         if not (first_time or takes_over):
             self._rejoined_at = MAX_SEQUENCE if crosses else words[self._sent_word]
         if takes_over or is_new:
-            self._receive = self._receive_untaken
+            self._receive = self._receive_wanted
         self._final_sequence = 0
         self._final_at = 0  # monotonic nanoseconds
         if not first_time:
@@ -171,28 +171,18 @@ class LinkInput(InputPort):
         if not spilled:
             return None
         first = spilled.popleft()
-        if isinstance(self._receiver, ResumingReceiver) and self._receiver.over:
-            self._end_resuming(self._receiver)
-        is_plain = self._receive == self._receiver.receive
-        self._receiver = ResumingReceiver(deque([*spilled, message]), self._receiver)
-        if is_plain:
-            self._receive = self._receiver.receive
+        receiver = self._receiver
+        if isinstance(receiver, ResumingReceiver) and receiver.over:
+            receiver = receiver.receiver
+        self._receive_from(ResumingReceiver(deque([*spilled, message]), receiver))
         return first
 
-    def _end_resuming(self, resuming: ResumingReceiver) -> None:
-        """Receive directly again: all spilled messages were delivered."""
-        is_plain = self._receive == resuming.receive
-        self._receiver = resuming.receiver
+    def _receive_from(self, receiver: Receiver) -> None:
+        """Replace the receiver; a way of receiving that skips messages stays."""
+        is_plain = self._receive == self._receiver.receive
+        self._receiver = receiver
         if is_plain:
-            self._receive = self._receiver.receive
-
-    def _receive_untaken(self) -> Message | None:
-        """Receive, and skip what is not for this process."""
-        while (message := self._receiver.receive()) is not None:
-            if message.sequence > self._taken:
-                self._receive = self._receiver.receive
-                return message
-        return None
+            self._receive = receiver.receive
 
     def _count_gap(self, sequence: int) -> None:
         """Count what was lost between the last message and this one."""
@@ -221,6 +211,7 @@ class LinkInput(InputPort):
             not self._crosses or self._received == self._received_before
         ):
             self._words[self._base + RESTART_LOSS.word] += min(end, self._rejoined_at) - self._last
+        self._last = end
 
     def count_as_dropped(self) -> None:
         self._received -= 1
@@ -239,14 +230,15 @@ class LinkInput(InputPort):
             return
         self._flush_to = to
         if not self._stopped:
-            self._receive = self._receive_flushed
+            self._receive = self._receive_wanted
 
-    def _receive_flushed(self) -> Message | None:
+    def _receive_wanted(self) -> Message | None:
+        """Receive, and skip what is not for this process, or was flushed."""
         while (message := self._receiver.receive()) is not None:
             if message.sequence <= self._taken:
                 continue
             if message.sequence >= self._flush_to:
-                if self._receive == self._receive_flushed:
+                if self._receive == self._receive_wanted:
                     self._receive = self._receiver.receive
                 return message
             if self._is_kept(message):
@@ -258,7 +250,6 @@ class LinkInput(InputPort):
         if self._final_at > _monotonic():
             return
         self._count_lost(self._final_sequence)
-        self._last = self._final_sequence
         if self._credit is not None:
             self._give_credit()
 
@@ -272,7 +263,7 @@ class LinkInput(InputPort):
 
     def _poll_empty(self) -> Event | None:
         if isinstance(self._receiver, ResumingReceiver) and self._receiver.over:
-            self._end_resuming(self._receiver)
+            self._receive_from(self._receiver.receiver)  # directly: all spilled messages were delivered
         deadline = self._deadline
         if deadline is not None and deadline.closed and self._receiver.has_messages():
             deadline.recovered()
@@ -311,7 +302,6 @@ class LinkInput(InputPort):
         end = self._limit if self._stopped else last_sent(self._words, self._output_slot)
         if self._crosses and end > self._last:
             self._count_lost(end)
-            self._last = end
 
     def ready(self) -> bool:
         return (
@@ -325,7 +315,7 @@ class LinkInput(InputPort):
             return self._source_closed_at + FLIGHT_LIMIT_NS
         if self._rest_until:
             return self._rest_until
-        silent_at = self._deadline.wake_at() if self._deadline is not None else None
+        silent_at = self._deadline.due_at if self._deadline is not None else None
         if self._final_at and self._final_sequence > self._last:
             return self._final_at if silent_at is None else min(silent_at, self._final_at)
         return silent_at
@@ -379,7 +369,7 @@ class LinkInput(InputPort):
             self._deadline = None
 
     def _receive_to_the_limit(self) -> Message | None:
-        return self._receive_flushed() if self._last < self._limit else None
+        return self._receive_wanted() if self._last < self._limit else None
 
     def detach(self) -> None:
         self.detached = True

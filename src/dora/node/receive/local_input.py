@@ -118,17 +118,14 @@ class LocalInput(InputPort):
         """Drop, and count, the queued contents that are not kept."""
         with self._lock:
             for _ in range(len(self._queue)):
-                content = self._take()
-                if content is not None and self._is_kept(content):
+                try:
+                    content = self._queue.popleft()
+                except IndexError:  # another thread took it
+                    break
+                if self._is_kept(content):
                     self._queue.append(content)
-                elif content is not None:
+                else:
                     self._words[self._base + DROPPED] += 1
-
-    def _take(self) -> Content | None:
-        try:
-            return self._queue.popleft()
-        except IndexError:  # another thread took it
-            return None
 
     def poll(self) -> Event | None:
         deadline = self._deadline
@@ -166,7 +163,7 @@ class LocalInput(InputPort):
         )
 
     def wake_at(self) -> int | None:
-        return self._deadline.wake_at() if self._deadline is not None else None
+        return self._deadline.due_at if self._deadline is not None else None
 
     def source_closed(self) -> None:
         self._source_closed = True

@@ -115,23 +115,15 @@ class PathMeter:
         self._found: dict[int, int | None] | None = None  # path number → its record, None: it has none
         self.samples: list[tuple[int, int, int, Header, bytes]] = []  # see `count`
 
-    def input(self, slot: int) -> InputMeter:
-        """Return the meter of an input, by its line on the board."""
-        return InputMeter(self, slot)
-
     def count(self) -> None:
         """Count the samples that were taken; the program has nothing else to do."""
         samples, self.samples = self.samples, []
         for slot, weight, taken_ns, header, trail in samples:
             if not trail:
-                self._add(path_number(output_of(header), slot), taken_ns - header[ORIGIN_NS], weight)
+                self.add(path_number(output_of(header), slot), taken_ns - header[ORIGIN_NS], weight)
                 continue
             for origin in origins_of(header, trail):
-                self._add(path_number(origin.output, slot), taken_ns - origin.oldest_ns, weight)
-
-    def add(self, path: int, time_ns: int) -> None:
-        """Count one message of a path."""
-        self._add(path, time_ns, 1)
+                self.add(path_number(origin.output, slot), taken_ns - origin.oldest_ns, weight)
 
     def note_budget(self, path: int, budget_ns: int, slowest_hop: int | None = None) -> None:
         """Note a message of a path with a budget; with its ``slowest_hop`` if it was late."""
@@ -152,7 +144,8 @@ class PathMeter:
             self._found[path] = self._memory.add(path)
         return self._found[path]
 
-    def _add(self, path: int, time_ns: int, weight: int) -> None:
+    def add(self, path: int, time_ns: int, weight: int = 1) -> None:
+        """Count a message of a path, for ``weight`` messages."""
         begin = self._record(path)
         if begin is None:
             return
@@ -182,7 +175,10 @@ class PathMeter:
 
 
 class InputMeter:
-    """Takes the samples of one input: of every message, or every second, fourth, …"""
+    """Takes the samples of one input: of every message, or every second, fourth, …
+
+    ``slot``: the line of the input on the board.
+    """
 
     __slots__ = ("_begun_ns", "_last_ns", "_meter", "_slot", "_step", "_taken")
 

@@ -7,27 +7,125 @@ and sequence numbers stay as they are.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from dora.node.events import DeadlineMet, DeadlineMissed, Event, Input, InputClosed, Reference
 from dora.node.receive.input_port import InputPort, WrappingInput
-from dora.node.receive.qos import Deadline, Thinning
 from dora.node.receive.timestamps import timestamps
-from dora.transport.board import (
-    DROPPED,
-    WORDS,
-    Board,
-)
+from dora.transport.board import DROPPED, WORDS, Board
 from dora.wire.correlation import kept_message, kept_metadata
 from dora.wire.counters import EXPIRED, MISSED, OVERDUE, THINNED
 from dora.wire.message import TIME_NS, Message
 from dora.wire.node_config import InputConfig
 
+T = TypeVar("T")
+
 _monotonic = time.monotonic_ns
 _wall = time.time_ns
 _AT_ONCE: Final = 1000  # messages that one poll takes at most; the sender may be faster than this loop
+
+
+class Deadline:
+    """The longest pause between messages; an input without messages is late from the start.
+
+    All times are in nanoseconds; ``now`` is on CLOCK_MONOTONIC.
+    """
+
+    __slots__ = ("_pause_ns", "_sent_at", "due_at", "missed")
+
+    def __init__(self, pause_ns: int) -> None:
+        self._pause_ns = pause_ns
+        self._sent_at = 0  # when the last message was sent, on the sender's clock; 0: not known
+        self.due_at: int | None = None  # None: it is not watched now
+        self.missed = False
+
+    def arm(self, now: int) -> None:
+        """Watch the input from now on."""
+        self.due_at = now + self._pause_ns
+        self._sent_at = 0
+        self.missed = False
+
+    def disarm(self) -> None:
+        """Watch no longer: the input has closed."""
+        self.due_at = None
+        self.missed = False
+
+    def miss(self, now: int) -> int | None:
+        """Return by how much the deadline has passed without a message, once for each miss; else None."""
+        if self.due_at is None or self.missed or now < self.due_at:
+            return None
+        self.missed = True
+        return now - self.due_at
+
+    def late(self, now: int, sent_at: int, *, gapless: bool) -> int | None:
+        """Return how late the message is that comes now, None if it is in time; ask before `take`.
+
+        A message that has waited for the program is late only if it was sent late, which is known if no
+        message was lost or left out between the last one and this one: ``gapless``.
+        """
+        due_at = self.due_at
+        if due_at is None or now < due_at:
+            return None
+        if self.missed:
+            return now - due_at
+        if not (gapless and self._sent_at):
+            return None
+        late = sent_at - self._sent_at - self._pause_ns
+        return late if late > 0 else None
+
+    def take(self, now: int, sent_at: int) -> None:
+        """Begin the next pause: the program gets a message."""
+        self.due_at = now + self._pause_ns
+        self._sent_at = sent_at
+        self.missed = False
+
+
+class Thinning(Generic[T]):
+    """Of messages that come faster than one in ``period_ns``, the newest one when the time has come."""
+
+    __slots__ = ("_due_at", "_period_ns", "held")
+
+    def __init__(self, period_ns: int) -> None:
+        self._period_ns = period_ns
+        self._due_at = 0
+        self.held: T | None = None  # the newest message, until it is due
+
+    def hold(self, message: T) -> int:
+        """Hold a message in the place of an older one; return how many are left out for it."""
+        left_out = 0 if self.held is None else 1
+        self.held = message
+        return left_out
+
+    def drop(self) -> int:
+        """Leave out the held message; return how many that are."""
+        left_out = 0 if self.held is None else 1
+        self.held = None
+        return left_out
+
+    def passes(self, now: int) -> bool:
+        """Return whether a message may pass now; if one does, call `begin`."""
+        return now >= self._due_at
+
+    def begin(self, now: int) -> None:
+        """Begin a period: a message passes."""
+        self._due_at = now + self._period_ns
+
+    def is_due(self, now: int) -> bool:
+        """Return whether the held message may be taken."""
+        return self.held is not None and now >= self._due_at
+
+    def take(self, now: int) -> T:
+        """Return the held message; the next one is due a period later."""
+        message = self.held
+        assert message is not None
+        self.held = None
+        self._due_at = now + self._period_ns
+        return message
+
+    def due_at(self) -> int | None:
+        """Return when the held message is due, None if there is none."""
+        return None if self.held is None else self._due_at
 
 
 class QosInput(WrappingInput):
@@ -44,7 +142,6 @@ class QosInput(WrappingInput):
     ) -> None:
         """``other_clocks``: as in `NodeConfig`."""
         super().__init__(port)
-        self._next: deque[Event] = deque()  # to be given out before anything else
         self._deadline = Deadline(config.deadline_ns) if config.deadline_ns else None
         self._is_watched = True  # False once the source has ended: then no deadline is missed any more
         self._begins_now = True  # the first pause begins before there is a message
@@ -222,10 +319,6 @@ class QosInput(WrappingInput):
 
     # ------------------------------------------------------------------ the rest of a port
 
-    @property
-    def open(self) -> bool:  # type: ignore[override]
-        return bool(self._next) or self._port.open
-
     def look_ahead(self) -> None:
         if not self._next and (event := self.poll()) is not None:
             self._next.appendleft(event)
@@ -262,8 +355,7 @@ class QosInput(WrappingInput):
 
     def close(self) -> None:
         self._end()
-        self._next.clear()
-        self._port.close()
+        super().close()
 
     def _end(self) -> None:
         self._unwatch()

@@ -8,7 +8,6 @@ Messages that the sender had numbered before count as dropped, so no older one f
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -53,27 +52,6 @@ def safe_array(safe: SafeState) -> Any:
     return pa.array(safe.values, safe.type)
 
 
-class Silence:
-    """The longest pause between messages, from the first poll on."""
-
-    __slots__ = ("_pause_ns", "due_at")
-
-    def __init__(self, pause_ns: int) -> None:
-        self._pause_ns = pause_ns
-        self.due_at: int | None = None  # None: it is not watched
-
-    def begin(self, now: int) -> None:
-        """Watch the pause that begins now."""
-        self.due_at = now + self._pause_ns
-
-    def end(self) -> None:
-        self.due_at = None
-
-    def is_over(self, now: int) -> bool:
-        """Return whether the pause has lasted for too long."""
-        return self.due_at is not None and now >= self.due_at
-
-
 class SafeStateInput(WrappingInput):
     """Gives out the safe value of the source when it fails, or does not send in time."""
 
@@ -83,13 +61,13 @@ class SafeStateInput(WrappingInput):
         safe = config.source_rules.safe_state
         assert safe is not None
         super().__init__(port)
-        self._next: deque[Event] = deque()  # to be given out before anything else
         self._config = safe
         self._when = frozenset(safe.when)
         self._value = safe_array(safe)
         self._source = config.source
         self._on_change = on_change
-        self._silence = Silence(safe.silence_ns) if "silent" in self._when else None
+        self._silence_ns = safe.silence_ns if "silent" in self._when else None
+        self._silent_at: int | None = None  # when the pause has lasted too long; None: it is not watched
         self._is_new = True  # nothing was polled yet
         self._exceeds = False  # the next message has taken longer than its path's budget
         self._stopped = False
@@ -109,8 +87,8 @@ class SafeStateInput(WrappingInput):
             return self._next.popleft()
         event = self._port.poll()
         if event.__class__ is Input and not (self._reason or self._exceeds):
-            if self._silence is not None and not self._stopped:
-                self._silence.begin(_monotonic())
+            if self._silence_ns is not None and not self._stopped:
+                self._silent_at = _monotonic() + self._silence_ns
             return event
         for _ in range(_AT_ONCE):
             if isinstance(event, Input):
@@ -143,7 +121,7 @@ class SafeStateInput(WrappingInput):
     def _poll_other(self, event: Event | None) -> Event | None:
         """Return an event that is no message, after what it means for the safe state."""
         if event is None:
-            return self._poll_silent() if self._silence is not None else None
+            return self._poll_silent() if self._silence_ns is not None else None
         if isinstance(event, DeadlineMissed):
             return self._miss(event)
         return self._close(event) if isinstance(event, InputClosed) else event
@@ -153,13 +131,10 @@ class SafeStateInput(WrappingInput):
 
     def _poll_silent(self) -> Event | None:
         """Begin the safe state if no message has come for too long."""
-        assert self._silence is not None
-        now = _monotonic()
         if self._is_new:
             self._is_new = False
-            if not (self._stopped or self._reason):
-                self._silence.begin(now)
-        elif self._silence.is_over(now):
+            self._begin_pause()
+        elif self._is_silent():
             self._enter("silent")
             return self._next.popleft()
         return None
@@ -186,8 +161,7 @@ class SafeStateInput(WrappingInput):
         if not self._stopped:
             self._enter("failed")
         self._next.append(closed)
-        if self._silence is not None:
-            self._silence.end()
+        self._silent_at = None
         return self._next.popleft()
 
     def source_failed(self) -> None:
@@ -219,8 +193,7 @@ class SafeStateInput(WrappingInput):
         self._reason = reason
         self._since = _monotonic()
         self._last_stale = last_sent(self._words, self._output_slot)
-        if self._silence is not None:
-            self._silence.end()
+        self._silent_at = None
         self._words[self._entered_word] += 1
         self._words[self._safe_word] = 1
         value = Input(Input.template(self.id))
@@ -234,32 +207,33 @@ class SafeStateInput(WrappingInput):
         seconds = (_monotonic() - self._since) * 1e-9
         reason, self._reason = self._reason, ""
         self._words[self._safe_word] = 0
-        if self._silence is not None and not self._stopped:
-            self._silence.begin(_monotonic())
+        self._begin_pause()
         self._next.append(event)
         self._on_change(self.id, reason, False, seconds)
         return SafeStateLeft(self.id, seconds, sender=self._source)
 
+    def _begin_pause(self) -> None:
+        """Watch the pause between messages that begins now, in the ordinary state."""
+        if self._silence_ns is not None and not (self._stopped or self._reason):
+            self._silent_at = _monotonic() + self._silence_ns
+
+    def _is_silent(self) -> bool:
+        return self._silent_at is not None and _monotonic() >= self._silent_at
+
     # ------------------------------------------------------------------ the rest of a port
 
-    @property
-    def open(self) -> bool:  # type: ignore[override]
-        return bool(self._next) or self._port.open
-
     def ready(self) -> bool:
-        if self._next or self._port.ready():
-            return True
-        return self._silence is not None and self._silence.is_over(_monotonic())
+        return super().ready() or self._is_silent()
 
     def wake_at(self) -> int | None:
         at = self._port.wake_at()
-        due_at = None if self._silence is None else self._silence.due_at
-        return at if due_at is None else due_at if at is None else min(at, due_at)
+        silent_at = self._silent_at
+        return at if silent_at is None else silent_at if at is None else min(at, silent_at)
 
     def source_back(self, node_id: str) -> bool:
         reopens = self._port.source_back(node_id)
-        if reopens and self._silence is not None and not (self._stopped or self._reason):
-            self._silence.begin(_monotonic())
+        if reopens:
+            self._begin_pause()
         return reopens
 
     def stop(self) -> None:
@@ -268,12 +242,10 @@ class SafeStateInput(WrappingInput):
 
     def close(self) -> None:
         self._end()
-        self._next.clear()
         self._words[self._safe_word] = 0
-        self._port.close()
+        super().close()
 
     def _end(self) -> None:
         """Begin no further safe state: this node stops, or has closed the input."""
         self._stopped = True
-        if self._silence is not None:
-            self._silence.end()
+        self._silent_at = None

@@ -198,4 +198,4 @@ class StackBuilder:
         return port
 
     def _meter(self, item: InputConfig) -> InputMeter | None:
-        return None if self._follows_log else self._paths.input(item.slot)
+        return None if self._follows_log else InputMeter(self._paths, item.slot)

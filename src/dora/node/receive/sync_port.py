@@ -202,7 +202,8 @@ class SyncPort(InputPort):
                 continue
             del self._passing[position]
             port = self._ports[index]
-            self._update_open()
+            if not self._passing:
+                self.end_if_closed()
             if isinstance(event, InputClosed) and port is not None and not port.open:
                 if port.detached:
                     self._ports[index] = None
@@ -263,8 +264,8 @@ class SyncPort(InputPort):
                 port.close()
         self._end()
 
-    def inputs_closed(self) -> None:
-        """End the group if the ports of its inputs were closed, without an event."""
+    def end_if_closed(self) -> None:
+        """End the group if all its inputs have closed but timers, which do not keep a group alive."""
         if not any(port is not None and port.is_data and port.open for port in self._ports):
             self._end()
 
@@ -274,11 +275,3 @@ class SyncPort(InputPort):
         self._prepared = None
         self._matcher.clear()
         self._count_unmatched()
-
-    def _update_open(self) -> None:
-        """Close after the closings of all inputs but timers, which do not keep a group alive."""
-        if self._passing or any(port is not None and port.is_data and port.open for port in self._ports):
-            return
-        self._matcher.clear()
-        self._count_unmatched()
-        self.open = False

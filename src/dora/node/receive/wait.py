@@ -3,11 +3,12 @@
 A node waits on its doorbell, see `dora.transport.doorbell`. To wake a sleeping process costs 20 to 70 µs,
 more than a whole message. So a node polls for up to the *spin budget* before it sleeps, as long as messages
 have lately come within it. When messages come at a steady rate, the node is awake shortly before the next
-one is due (`dora.node.receive.arrival_predictor`). An idle node never spins: each poll without an event
+one is due (`dora.node.receive.staying_awake`). An idle node never spins: each poll without an event
 makes the next less likely.
 
-A thread that waits for a condition takes no events: they stay in their queues for `Inbox.next`. A thread or
-task that wants events has precedence, because it polls all inputs, the condition's among them.
+A thread that waits for a condition takes no events: they stay in their queues, or in the layers that hold
+events, for `Inbox.next`. A thread or task that wants events has precedence, because it polls all inputs,
+the condition's among them.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from dora.node.events import Error, Event, Input
-from dora.node.receive.arrival_predictor import ArrivalPredictor
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.path_meter import PathMeter
-from dora.node.receive.prewake import Prewake
+from dora.node.receive.staying_awake import ArrivalPredictor, Prewake
 from dora.transport.board import ASLEEP, PREWAKE, WORDS, Board
 from dora.transport.doorbell import Doorbell, yield_cpu
 from dora.transport.fence import FENCED, fence
@@ -46,7 +46,7 @@ class Waiter(ABC):
 
     _ending: bool
     _served_data: bool
-    paths: PathMeter | None
+    paths: PathMeter
 
     def __init__(
         self, board: Board, node_slot: int, doorbell: Doorbell, control_fd: int, spin_us: float
@@ -99,6 +99,10 @@ class Waiter(ABC):
         """Return when to poll again even if nothing arrives: at the deadline, or earlier for a port."""
 
     @abstractmethod
+    def _holding_ports(self) -> list[InputPort]:
+        """Return the ports that hold events: on them comes what a condition depends on."""
+
+    @abstractmethod
     def _timed_out(self, timeout: float | None) -> Error:
         """Return the event for a wait that took too long."""
 
@@ -109,7 +113,7 @@ class Waiter(ABC):
             self._pause_after_end()
             return None
         prepare()
-        if self.paths is not None and self.paths.samples:
+        if self.paths.samples:
             self.paths.count()
         self._former = None  # destroyed now, when no message waits for it
         start = _monotonic()
@@ -234,7 +238,7 @@ class Waiter(ABC):
                 await asyncio.sleep(_END_PAUSE)
             self._ended_calls += 1
             return None
-        if self.paths is not None and self.paths.samples:
+        if self.paths.samples:
             self.paths.count()
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else _monotonic() + int(timeout * 1e9)
@@ -311,15 +315,15 @@ class Waiter(ABC):
     def wait_until(
         self,
         ready: Callable[[], bool],
-        poll: Callable[[], None],
-        ports: Sequence[InputPort],
         woken: threading.Event,
         deadline: int | None,
+        dispatched: Callable[[], None] = lambda: None,
     ) -> bool:
         """Wait until ``ready()``; return False if that is not so at the deadline.
 
-        No event is taken: ``poll`` reads what may make the condition true, from ``ports``. While another
-        thread receives events, that thread reads it and sets ``woken``.
+        The program gets no event meanwhile: all ports that hold events dispatch them, because this thread
+        keeps others from polling. ``dispatched`` is called each time they have. While another thread
+        receives events, that thread sets ``woken``.
         """
         until = _monotonic() + self._spin_ns
         while True:
@@ -327,7 +331,7 @@ class Waiter(ABC):
                 self._condition_thread = threading.get_ident()
                 try:
                     while not self._contenders:
-                        self._poll_condition(poll)
+                        self._poll_condition(dispatched)
                         if ready():
                             return True
                         now = _monotonic()
@@ -336,7 +340,7 @@ class Waiter(ABC):
                         if now < until:
                             yield_cpu()
                         else:
-                            self._sleep_for_condition(ready, poll, ports, deadline)
+                            self._sleep_for_condition(ready, dispatched, deadline)
                 finally:
                     self._condition_thread = 0
                     self._lock.release()
@@ -369,28 +373,26 @@ class Waiter(ABC):
                 return True
         return self._lock.acquire(blocking=False)  # it may have yielded right after that
 
-    def _poll_condition(self, poll: Callable[[], None]) -> None:
+    def _poll_condition(self, dispatched: Callable[[], None]) -> None:
         if self._control_changed():
             self._read_control()
-        poll()
+        for port in self._holding_ports():
+            port.dispatch()
+        dispatched()
 
     def _sleep_for_condition(
-        self,
-        ready: Callable[[], bool],
-        poll: Callable[[], None],
-        ports: Sequence[InputPort],
-        deadline: int | None,
+        self, ready: Callable[[], bool], dispatched: Callable[[], None], deadline: int | None
     ) -> None:
-        """Sleep once: until rung, or until one of the ports has something to do."""
+        """Sleep once: until rung, or until a port that holds events has something to do."""
         self._doorbell.rearm()
         self._words[self._prewake_word] = 0  # it is no event that is awaited
         self._words[self._asleep] = 1
         fence()
         try:
-            self._poll_condition(poll)
+            self._poll_condition(dispatched)
             if ready() or self._contenders:  # `rearm` may have taken the ring of a contender
                 return
-            wake_at = _earliest(ports, deadline)
+            wake_at = self._wake_for_condition_at(deadline)
             seconds = None if wake_at is None else max(wake_at - _monotonic(), 0) * 1e-9
             readable = self._doorbell.wait(seconds)
         finally:
@@ -403,10 +405,9 @@ class Waiter(ABC):
     async def wait_until_async(
         self,
         ready: Callable[[], bool],
-        poll: Callable[[], None],
-        ports: Sequence[InputPort],
         wakers: list[Callable[[], None]],
         deadline: int | None,
+        dispatched: Callable[[], None] = lambda: None,
     ) -> bool:
         """Wait like `wait_until`, in an asyncio loop; a thread that polls calls the ``wakers``."""
         import asyncio
@@ -430,7 +431,7 @@ class Waiter(ABC):
                         self._words[self._asleep] = 1
                         fence()
                         self._read_control()
-                        poll()
+                        self._poll_condition(dispatched)
                     finally:
                         self._lock.release()
                 if ready():
@@ -438,7 +439,7 @@ class Waiter(ABC):
                 now = _monotonic()
                 if deadline is not None and now >= deadline:
                     return False
-                wake_at = _earliest(ports, deadline)
+                wake_at = self._wake_for_condition_at(deadline)
                 seconds = None if wake_at is None else max(wake_at - now, 0) * 1e-9
                 if not polled:  # a thread is waiting for events too
                     seconds = _BUSY_PAUSE if seconds is None else min(seconds, _BUSY_PAUSE)
@@ -450,12 +451,11 @@ class Waiter(ABC):
             self._remove_task(loop, rung)
             wakers.remove(wake)
 
-
-def _earliest(ports: Sequence[InputPort], deadline: int | None) -> int | None:
-    times = [at for port in ports if port.open and (at := port.wake_at()) is not None]
-    if deadline is not None:
-        times.append(deadline)
-    return min(times, default=None)
+    def _wake_for_condition_at(self, deadline: int | None) -> int | None:
+        times = [at for port in self._holding_ports() if port.open and (at := port.wake_at()) is not None]
+        if deadline is not None:
+            times.append(deadline)
+        return min(times, default=None)
 
 
 def _sooner(at: int, deadline: int | None) -> int:

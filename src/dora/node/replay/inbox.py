@@ -51,9 +51,16 @@ from dora.wire.message import SEQUENCE, Message
 
 _monotonic = time.monotonic_ns
 _decode = msgpack_decoder(dict[str, Any])
+# Events of the daemon and of ports. A replay makes them of the entries that they had.
+_REPLAYED: Final[dict[str, type[Event]]] = {
+    kind.type: kind
+    for kind in (
+        *(Stop, InputClosed, InputRecovered, NodeFailed, NodeRestarted, ParamUpdate, ParamDeleted),
+        *(SafeStateEntered, SafeStateLeft, DeadlineMissed, DeadlineMet, BudgetMissed),
+    )
+}
 
 CLOCK_FILE: Final = "clock"
-_OF_EVENTS: Final = ("kind", "type")  # keys that each event has
 STEP_POLL_NS: Final = 5_000_000  # between polls for the request of the next step
 # Of an input whose turn is later; then its sender waits.
 _HELD_MOST: Final = 1000  # messages
@@ -115,11 +122,9 @@ class ReplayInbox(Inbox):
         }
         # By the input that leads.
         self._set_counts = {name: {"complete": 0, "incomplete": 0} for name in self._groups_by_lead}
-        self._meters: dict[str, InputMeter] = {}  # by input
-        if self.paths is not None:
-            self._meters = {
-                item.id: self.paths.input(item.slot) for item in config.inputs if item.kind != "timer"
-            }
+        self._meters = {
+            item.id: InputMeter(self.paths, item.slot) for item in config.inputs if item.kind != "timer"
+        }
         self._sample_at: dict[str, int] = {}  # by input: the number of the message to sample next
         self._closed: set[str] = set()  # inputs on which nothing will come any more
         self._entry: Entry | None = None
@@ -197,12 +202,9 @@ class ReplayInbox(Inbox):
         while (entry := self._entry) is not None and not self._stopping:
             event: Event | None = None
             match entry.kind:
-                case EntryKind.MESSAGE:
-                    event, certain = self._message(entry)
-                    if not certain:
-                        return None
-                case EntryKind.SYNC:
-                    event, certain = self._set(entry)
+                case EntryKind.MESSAGE | EntryKind.SYNC:
+                    find = self._message if entry.kind == EntryKind.MESSAGE else self._set
+                    event, certain = find(entry)
                     if not certain:
                         return None
                 case EntryKind.NOTHING:
@@ -274,38 +276,19 @@ class ReplayInbox(Inbox):
         return Input.make(self._inputs[entry.input], content)
 
     def _make_control_event(self, fields: dict[str, Any]) -> Event | None:
-        """Return the recorded event of the daemon, or of a port."""
-        match fields:
-            case {"type": "STOP", "id": reason}:
-                self._stop_given = True
-                return Stop(reason)
-            case {"type": "INPUT_CLOSED", "id": input_id}:
-                return InputClosed(input_id)
-            case {"type": "INPUT_RECOVERED", "id": input_id}:
-                return InputRecovered(input_id)
-            case {"type": "SAFE_STATE_ENTERED", "id": port_id, "reason": reason, **peer}:
-                return SafeStateEntered(port_id, reason, **_peer(peer))
-            case {"type": "SAFE_STATE_LEFT", "id": port_id, "seconds": seconds, **peer}:
-                return SafeStateLeft(port_id, seconds, **_peer(peer))
-            case {"type": "DEADLINE_MISSED", "id": input_id, "late": late}:
-                return DeadlineMissed(input_id, late)
-            case {"type": "DEADLINE_MET", "id": input_id, "late": late}:
-                return DeadlineMet(input_id, late)
-            case {"type": "BUDGET_MISSED", "id": _}:
-                return BudgetMissed(
-                    **{key: value for key, value in fields.items() if key not in _OF_EVENTS}
-                )
-            case {"type": "NODE_FAILED", "id": node_id, "value": value}:
-                return NodeFailed(node_id, value["error"], value["affected_input_ids"])
-            case {"type": "NODE_RESTARTED", "id": node_id}:
-                return NodeRestarted(node_id)
-            case {"type": "PARAM_UPDATE", "id": key, "value": value}:
-                self.parameters[key] = value
-                return ParamUpdate(key, value)
-            case {"type": "PARAM_DELETED", "id": key}:
-                self.parameters.pop(key, None)
-                return ParamDeleted(key)
-        return None
+        """Return the recorded event of the daemon, or of a port; None for one that cannot be repeated."""
+        kind = _REPLAYED.get(str(fields.get("type")))
+        if kind is None or not fields.keys() >= set(kind.__match_args__):
+            return None
+        event = kind.__new__(kind)
+        event.update(fields)
+        if kind is Stop:
+            self._stop_given = True
+        elif kind is ParamUpdate:
+            self.parameters[event["id"]] = event["value"]
+        elif kind is ParamDeleted:
+            self.parameters.pop(event["id"], None)
+        return event
 
     # ------------------------------------------------------------------ messages
 
@@ -316,9 +299,9 @@ class ReplayInbox(Inbox):
         if entry.number <= self._given.get(input_id, 0):
             return None, True  # of a latched output: a later process of the recorded node got it again
         while held is not None:
-            while held and _sequence(held[0]) < entry.number:
+            while held and held[0].sequence < entry.number:
                 held.popleft()  # the recorded node dropped it
-            if held and _sequence(held[0]) == entry.number:
+            if held and held[0].sequence == entry.number:
                 self._served_data = True
                 if input_id in self._given:
                     self._given[input_id] = entry.number
@@ -456,15 +439,6 @@ class ReplayInbox(Inbox):
             self._warn(f"{self.missing:,} messages of the recording did not come")
             self.missing = 0
         super().close()
-
-
-def _peer(fields: dict[str, Any]) -> dict[str, str]:
-    return {name: fields[name] for name in ("sender", "receiver") if name in fields}
-
-
-def _sequence(event: Input) -> int:
-    content = event._content
-    return content.sequence if isinstance(content, Message) else 0
 
 
 def _is_full(held: deque[Input]) -> bool:

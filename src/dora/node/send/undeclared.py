@@ -57,15 +57,15 @@ class UndeclaredOutputs:
 
     def error(self, output_id: str) -> UndeclaredOutput:
         """Return the error that names the declared outputs, and the one that was probably meant."""
-        import difflib
+        from dora.dataflow.problems import did_you_mean  # only after a mistake
 
         owner, prefix = self._owner(str(output_id))
         short = str(output_id).removeprefix(prefix)
         declared = [other.removeprefix(prefix) for other in self._declared if other.startswith(prefix)]
-        close = difflib.get_close_matches(short, declared, 1)
+        hint = did_you_mean(short, declared)
         return UndeclaredOutput(
             f"output `{short}` is not declared for {owner}"
-            + (f", did you mean `{close[0]}`?" if close else "")
+            + (f", {hint}" if hint else "")
             + f" (declared: {', '.join(declared) or 'none'})"
         )
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import msgspec
 
+from dora._ownership import UnsafeFile
 from dora.errors import DaemonLost, DoraError, SendError, StartFailed
 from dora.node.attach import attach
-from dora.node.daemon_client import DaemonChannel
 from dora.node.host import REPLAY_DIRECTORY
 from dora.node.log import install_log_bridge, write_log
 from dora.node.receive.input_port import InputPort
@@ -117,8 +117,7 @@ class Session:
             receivers = {
                 item.id: self.stacks.receiver(item) for item in config.inputs if item.kind == "link"
             }
-            _get_ready(self, prepare)
-            epoch_ns, early = _pass_barrier(self.channel)
+            epoch_ns, early = _pass_barrier(self, prepare)
         self.outputs = host.make_outputs(self.engine)
         self.undeclared = UndeclaredOutputs(
             config.node_id,
@@ -134,8 +133,7 @@ class Session:
         )
         await_receivers(config, self.board, _CONNECT_TIMEOUT, self.channel.is_readable)
         if not config.standby:
-            _get_ready(self, prepare)
-            epoch_ns, early = _pass_barrier(self.channel)
+            epoch_ns, early = _pass_barrier(self, prepare)
         ports += (
             self.stacks.port(item, epoch_ns=epoch_ns) for item in config.inputs if item.kind == "timer"
         )
@@ -226,10 +224,7 @@ class Session:
         self.topology.detached(self, input_id)
 
     def _safe_state_changed(self, input_id: str, reason: str, entered: bool, seconds: float) -> None:
-        try:
-            self.channel.send(SafeStateChanged(input_id, reason, entered, seconds))
-        except DaemonLost:
-            pass  # the next event reports it
+        self.report(SafeStateChanged(input_id, reason, entered, seconds))
 
     def _publish(self, frame: PublishRequest) -> None:
         """Send a message of `dora topic pub`: numbered and counted like the node's own, and with credit."""
@@ -245,9 +240,10 @@ class Session:
                 reason = f"output `{frame.output}`: the queue is full, and the node was asked to stop"
         except (DoraError, *BAD_MESSAGE) as error:
             reason = str(error)
-        self._send(PublishResult(frame.ticket, reason))
+        self.report(PublishResult(frame.ticket, reason))
 
-    def _send(self, message: ToDaemon) -> None:
+    def report(self, message: ToDaemon) -> None:
+        """Send something to the daemon, unless it is gone."""
         try:
             self.channel.send(message)
         except DaemonLost:
@@ -255,9 +251,7 @@ class Session:
 
     def _write_event_log(self, frame: WriteEventLog) -> None:
         if frame.ring_buffers:
-            from dora.node.send.recorder_rings import start_ring_buffer, stop_ring_buffer
-
-            change = stop_ring_buffer if frame.end else start_ring_buffer
+            change = _stop_ring_buffer if frame.end else _start_ring_buffer
             for port in self.outputs.values():
                 change(port, frame.ring_buffers)
         if frame.black_box:
@@ -288,10 +282,10 @@ class Session:
         text = warning(miss, f"{node_id}/{miss['id']}")
         is_reported = misses & (misses - 1) == 0  # the 1st, 2nd, 4th, 8th … in a row
         if is_reported:
-            self._send(PathMissed(text, save=on_miss == "save"))
+            self.report(PathMissed(text, save=on_miss == "save"))
         if on_miss == "stop" and not self.inbox.is_closing:
             write_log(node_id, "error", f"{text}; the dataflow is stopped")
-            self._send(StopDataflow())
+            self.report(StopDataflow())
         elif on_miss in ("warn", "safe_state", "save") and is_reported:
             write_log(node_id, "warn", text)
 
@@ -392,22 +386,19 @@ class Session:
         await_arrival(self.config, self.board)
         self.engine.close()
         if goodbye:
-            self.report_undeclared()
+            self._report_undeclared()
         if self.config.dynamic:
             self.channel.leave()
         else:
             self.channel.close()
 
-    def report_undeclared(self) -> None:
+    def _report_undeclared(self) -> None:
         """Report the end to the daemon, with the counts of messages to undeclared outputs."""
-        try:
-            self.channel.send(Closing(self.undeclared.sent))
-        except DaemonLost:
-            pass
+        self.report(Closing(self.undeclared.sent))
 
     def _report_at_exit(self) -> None:
         if not self.closed:
-            self.report_undeclared()
+            self._report_undeclared()
 
     def _leave_at_exit(self) -> None:
         """Report the end of a dynamic node, unless its program fails: the daemon does not watch it."""
@@ -433,6 +424,26 @@ def _weakly(method: Callable[P, None]) -> Callable[P, None]:
     return call
 
 
+def _start_ring_buffer(port: OutputPort, directory: str) -> None:
+    """Copy small messages to a recorder's ring buffer, if its folder has one for this output."""
+    from dora.transport.shm.ring_buffer import RingBufferWriter
+
+    if directory in port.ring_buffers:
+        return
+    try:
+        ring = RingBufferWriter(f"{directory}/{port.slot}")
+    except (OSError, UnsafeFile):
+        return  # this output is not recorded, or without a ring buffer
+    port.set_ring_buffers({**port.ring_buffers, directory: ring})
+
+
+def _stop_ring_buffer(port: OutputPort, directory: str) -> None:
+    ring = port.ring_buffers.get(directory)
+    if ring is not None:
+        port.set_ring_buffers({key: other for key, other in port.ring_buffers.items() if other is not ring})
+        ring.close()
+
+
 def _text_warning(node_id: str) -> Callable[[Any], None]:
     """Return a function that warns of metadata values which are sent as text, once for each type."""
     warned: set[type] = set()
@@ -447,25 +458,22 @@ def _text_warning(node_id: str) -> Callable[[Any], None]:
     return warn
 
 
-def _get_ready(session: Session, prepare: Callable[[Session], None] | None) -> None:
-    if prepare is not None:
-        prepare(session)
-    warm_up(session.config)
-
-
-def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:
-    """Report that this node is ready, and wait for the others.
+def _pass_barrier(session: Session, prepare: Callable[[Session], None] | None) -> tuple[int, list[ToNode]]:
+    """Get ready, report that, and wait for the other nodes.
 
     Returns the epoch of all timers, and the other frames that the daemon sent meanwhile (a stop, say).
     """
-    channel.send(Ready())
+    if prepare is not None:
+        prepare(session)
+    warm_up(session.config)
+    session.channel.send(Ready())
     early: list[ToNode] = []
     while True:
-        match channel.wait():
+        match session.channel.wait():
             case Started(epoch_ns=epoch_ns):
                 return epoch_ns, early
             case StartRefused(reason=reason):
-                channel.close()
+                session.channel.close()
                 raise StartFailed(reason)
             case other:
                 early.append(other)

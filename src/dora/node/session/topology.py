@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from dora.errors import DaemonLost, DoraError
+from dora.errors import DoraError
 from dora.node.log import write_log
 from dora.wire.node_config import InputConfig, OutputConfig
 from dora.wire.node_protocol import (
@@ -25,11 +25,8 @@ from dora.wire.node_protocol import (
 )
 
 if TYPE_CHECKING:
-    from dora.node.daemon_client import DaemonChannel
     from dora.node.receive.inbox import Inbox
     from dora.node.send.output import OutputPort
-    from dora.transport.board import Board
-    from dora.transport.doorbell import Bell
     from dora.transport.interface import Engine
     from dora.wire.node_config import NodeConfig
 
@@ -39,12 +36,12 @@ class RunningSession(Protocol):
 
     closed: bool
     config: NodeConfig
-    board: Board
-    bell: Bell
     engine: Engine
     inbox: Inbox
     outputs: dict[str, OutputPort]
-    channel: DaemonChannel
+
+    def report(self, message: ToDaemon) -> None:
+        """Send something to the daemon, unless it is gone."""
 
     def add_input(self, item: InputConfig) -> None:
         """Add an input to the inbox."""
@@ -71,28 +68,24 @@ class Topology:
                 if (port := session.outputs.get(output)) is not None:
                     port.detach(frame.slot, frame.change, frame.overflow_channel)
             case AttachInput(item=item):
-                _send(session, InputAttached(item.slot, self._attach_input(session, item)))
+                session.report(InputAttached(item.slot, self._attach_input(session, item)))
             case DetachInput(input=input_id, slot=slot):
                 self._slots[input_id] = slot
                 session.inbox.detach(input_id)
 
     def detached(self, session: RunningSession, input_id: str) -> None:
         """Report an input that has given out its last event; add the one that waits for its name."""
-        _send(session, InputDetached(input_id, self._slots.pop(input_id, 0)))
+        session.report(InputDetached(input_id, self._slots.pop(input_id, 0)))
         if (item := self._waiting.pop(input_id, None)) is not None and (
             fault := self._attach_input(session, item)
         ):
-            _send(session, InputAttached(item.slot, fault))
-
-    def _fault(self, session: RunningSession, item: InputConfig) -> str:
-        """Return why a further input cannot be made, or ""."""
-        if session.closed or session.inbox.is_closing:
-            return f"node `{session.config.node_id}` is about to end"
-        return self.accept_input(item)
+            session.report(InputAttached(item.slot, fault))
 
     def _attach_input(self, session: RunningSession, item: InputConfig) -> str:
         """Make an input; return why that failed, or ""."""
-        if fault := self._fault(session, item):
+        if session.closed or session.inbox.is_closing:
+            return f"node `{session.config.node_id}` is about to end"
+        if fault := self.accept_input(item):
             return fault
         if item.id in session.inbox.ports:
             self._waiting[item.id] = item  # the events of the former input come first
@@ -113,10 +106,3 @@ def _attach_link(session: RunningSession, port: OutputPort, frame: AttachLink) -
             write_log(session.config.node_id, "error", str(error))
     name = "" if channel is None else channel.service
     port.attach(frame.link, frame.change, frame.credit_bell, name, sender)
-
-
-def _send(session: RunningSession, message: ToDaemon) -> None:
-    try:
-        session.channel.send(message)
-    except DaemonLost:
-        pass  # the next event reports it

@@ -17,7 +17,6 @@ import msgspec
 
 from dora.node.events import Event, Input
 from dora.node.receive.inbox import Inbox
-from dora.node.receive.input_port import InputPort
 from dora.node.replay.clock import ReplayClock, ReplayedTime
 from dora.node.replay.inbox import ReplayInbox
 from dora.node.standalone.host import LocalHost
@@ -162,22 +161,23 @@ class AloneInbox(ReplayInbox):
     # ------------------------------------------------------------------ waiting for answers
 
     def wait_until(
-        self, ready: Callable[[], bool], poll: Callable[[], None], ports: Sequence[InputPort], *rest: Any
+        self,
+        ready: Callable[[], bool],
+        woken: Any,  # noqa: ARG002
+        deadline: int | None,
+        dispatched: Callable[[], None] = lambda: None,
     ) -> bool:
         """Return whether the answer is there: it has arrived with the request, or never comes."""
-        deadline = rest[-1]
-        poll()
+        self._poll_condition(dispatched)
         if ready() or deadline is not None:
             return ready()
-        for port in ports:
+        for port in self._holding_ports():
             port.source_closed()
-        poll()
+        self._poll_condition(dispatched)
         return ready()
 
-    async def wait_until_async(
-        self, ready: Callable[[], bool], poll: Callable[[], None], ports: Sequence[InputPort], *rest: Any
-    ) -> bool:
-        return self.wait_until(ready, poll, ports, *rest)
+    async def wait_until_async(self, *condition: Any) -> bool:
+        return self.wait_until(*condition)
 
 
 class AloneHost(LocalHost):
