@@ -37,7 +37,7 @@ def test_the_metrics_page_has_every_metric() -> None:
             NodeMetrics("eye", "Running", {"restarts": 2, "cpu_seconds": 1.5, "memory": 1000}),
             NodeMetrics("hand", "Failed"),
         ],
-        [OutputMetrics("eye", "image", 10, 4000)],
+        [OutputMetrics("eye", "image", {"messages": 10, "bytes": 4000})],
         [
             LinkMetrics(
                 "eye/image", "hand/image", {"received": 7, "dropped": 2, "waiting": 1, "unmatched": 3}

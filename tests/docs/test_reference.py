@@ -79,17 +79,18 @@ def metric_names() -> list[str]:
 
     from dora.cluster.coordinator import metrics
     from dora.observe.telemetry.export import _INSTRUMENTS
+    from dora.wire.metrics import METRIC_KINDS
 
-    tables = {
-        "dora_node": metrics._NODE_METRICS,
-        "dora_output": metrics._OUTPUT_METRICS,
-        "dora_link": metrics._LINK_METRICS,
-        "dora_path": metrics._PATH_METRICS,
-    }
-    return [row[0] for row in _INSTRUMENTS] + [
-        f"{prefix}_{row[1]}" + ("_total" if row[0] is CounterMetricFamily else "")
-        for prefix, table in tables.items()
-        for row in table
+    figures = [
+        (f"dora_{kind.name}_{metric.prometheus}", metric.is_total)
+        for kind in METRIC_KINDS
+        for metric in kind.metrics
+    ]
+    paths = [(f"dora_path_{row[1]}", row[0] is CounterMetricFamily) for row in metrics._PATH_METRICS]
+    return [
+        *(row[0] for row in _INSTRUMENTS),
+        "dora_node_running",
+        *(name + ("_total" if is_total else "") for name, is_total in figures + paths),
     ]
 
 

@@ -42,7 +42,9 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
             )
         )
     outputs = [
-        OutputMetrics(node.id, output.id, *reading.outputs[output.slot])
+        OutputMetrics(
+            node.id, output.id, dict(zip(("messages", "bytes"), reading.outputs[output.slot], strict=True))
+        )
         for node in inspection.nodes
         for output in node.outputs
         if not output.text

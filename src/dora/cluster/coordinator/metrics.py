@@ -19,18 +19,7 @@ from prometheus_client.core import Metric as Family
 from dora._version import __version__
 from dora.cluster.http_api import DataflowView
 from dora.cluster.protocol import RunStatus, RunUsage, ToDaemon
-from dora.wire.metrics import (
-    LINK_METRICS,
-    NETWORK_METRICS,
-    NODE_METRICS,
-    OUTPUT_METRICS,
-    DataflowMetrics,
-    LinkMetrics,
-    Metric,
-    NetworkMetrics,
-    NodeMetrics,
-    OutputMetrics,
-)
+from dora.wire.metrics import METRIC_KINDS, DataflowMetrics
 from dora.wire.node_status import StatusWord
 from dora.wire.path_statistics import PathLatency
 
@@ -41,7 +30,6 @@ TEMPLATES_TIMEOUT: Final = 1.0  # seconds for the answers
 
 Send = Callable[[ToDaemon], None]
 _Answer = TypeVar("_Answer")
-_Item = TypeVar("_Item")
 
 
 class Collector(Generic[_Answer]):
@@ -110,39 +98,8 @@ class RequestCounter:
 
 Labels = tuple[str, ...]
 Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
-Row = tuple[Kind, str, str, Callable[[_Item], float]]
 
-
-def _figure(item: NodeMetrics | LinkMetrics | NetworkMetrics, name: str) -> float:
-    return item.figures.get(name, 0)
-
-
-def _rows(metrics: Iterable[Metric], value_of: Callable[[_Item, str], float]) -> list[Row[_Item]]:
-    def row(metric: Metric) -> Row[_Item]:
-        kind = CounterMetricFamily if metric.is_total else GaugeMetricFamily
-        return (
-            kind,
-            metric.prometheus,
-            metric.title,
-            lambda item: value_of(item, metric.name) / metric.scale,
-        )
-
-    return [row(metric) for metric in metrics]
-
-
-_NODE_METRICS: Final[list[Row[NodeMetrics]]] = [
-    (
-        GaugeMetricFamily,
-        "running",
-        "Whether a node runs",
-        lambda node: int(node.status == StatusWord.RUNNING),
-    ),
-    *_rows(NODE_METRICS, _figure),
-]
-_OUTPUT_METRICS: Final[list[Row[OutputMetrics]]] = _rows(OUTPUT_METRICS, getattr)
-_LINK_METRICS: Final[list[Row[LinkMetrics]]] = _rows(LINK_METRICS, _figure)
-_NETWORK_METRICS: Final[list[Row[NetworkMetrics]]] = _rows(NETWORK_METRICS, _figure)
-_PATH_METRICS: Final[list[Row[PathLatency]]] = [
+_PATH_METRICS: Final[list[tuple[Kind, str, str, Callable[[PathLatency], float]]]] = [
     (
         CounterMetricFamily,
         "messages",
@@ -184,19 +141,6 @@ def page(
 ) -> bytes:
     """Return the page. ``machines``: whether the daemons of these have answered."""
     statuses = Counter(view.status for view in views)
-    nodes = [((found.dataflow, node.node), node) for found in dataflows for node in found.nodes]
-    outputs = [
-        ((found.dataflow, item.node, item.output), item) for found in dataflows for item in found.outputs
-    ]
-    links = [
-        ((found.dataflow, item.source, item.input), item) for found in dataflows for item in found.links
-    ]
-    networks = [
-        ((found.dataflow, item.source, item.target), item) for found in dataflows for item in found.networks
-    ]
-    paths = [
-        ((found.dataflow, item.source, item.sink), item) for found in dataflows for item in found.paths
-    ]
     registry = CollectorRegistry()
     registry.register(
         _Moment(
@@ -216,11 +160,19 @@ def page(
                     ("machine",),
                     [((name,), int(up)) for name, up in machines.items()],
                 ),
-                *_families("dora_node", ("dataflow", "node"), nodes, _NODE_METRICS),
-                *_families("dora_output", ("dataflow", "node", "output"), outputs, _OUTPUT_METRICS),
-                *_families("dora_link", ("dataflow", "source", "input"), links, _LINK_METRICS),
-                *_families("dora_network", ("dataflow", "source", "target"), networks, _NETWORK_METRICS),
-                *_families("dora_path", ("dataflow", "source", "input"), paths, _PATH_METRICS),
+                _family(
+                    GaugeMetricFamily,
+                    "dora_node_running",
+                    "Whether a node runs",
+                    ("dataflow", "node"),
+                    [
+                        ((found.dataflow, node.node), int(node.status == StatusWord.RUNNING))
+                        for found in dataflows
+                        for node in found.nodes
+                    ],
+                ),
+                *_figures(dataflows),
+                *_paths(dataflows),
                 _family(
                     CounterMetricFamily,
                     "dora_api_requests",
@@ -254,15 +206,33 @@ class _Moment:
         return self._metrics
 
 
-def _families(
-    prefix: str,
-    labels: Labels,
-    items: Iterable[tuple[Labels, _Item]],
-    metrics: Iterable[Row[_Item]],
-) -> Iterator[Family]:
-    """Yield several metrics of the same items."""
-    for kind, name, text, value in metrics:
-        yield _family(kind, f"{prefix}_{name}", text, labels, [(key, value(item)) for key, item in items])
+def _figures(dataflows: Collection[DataflowMetrics]) -> Iterator[Family]:
+    """Yield the metrics of nodes, outputs, links and networks."""
+    for kind in METRIC_KINDS:
+        records = [
+            ((found.dataflow, *(getattr(record, field) for field in kind.attributes)), record)
+            for found in dataflows
+            for record in kind.records(found)
+        ]
+        for metric in kind.metrics:
+            yield _family(
+                CounterMetricFamily if metric.is_total else GaugeMetricFamily,
+                f"dora_{kind.name}_{metric.prometheus}",
+                metric.title,
+                ("dataflow", *kind.attributes),
+                [(labels, metric.value(record.figures)) for labels, record in records],
+            )
+
+
+def _paths(dataflows: Collection[DataflowMetrics]) -> Iterator[Family]:
+    """Yield the metrics of paths."""
+    for kind, name, text, value in _PATH_METRICS:
+        values = [
+            ((found.dataflow, path.source, path.sink), value(path))
+            for found in dataflows
+            for path in found.paths
+        ]
+        yield _family(kind, f"dora_path_{name}", text, ("dataflow", "source", "input"), values)
 
 
 def _family(
