@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from dora.daemon.client import DaemonClient, name_of, running
 from dora.errors import DoraError
+from dora.observe.latency import PathReader
 from dora.observe.load import LoadMeter
-from dora.observe.path_latencies import PathReader
 from dora.observe.rates import Counters
 from dora.observe.tap_session import inspect
 from dora.transport.board import Board

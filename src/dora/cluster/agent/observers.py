@@ -39,7 +39,7 @@ class Observers:
             )
         try:
             process = await asyncio.create_subprocess_exec(
-                *(interpreter, "-P", "-m", "dora.observe.remote"),
+                *(interpreter, "-P", "-m", "dora.observe.remote.server"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
