@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute
 from dora.cluster.dashboard.watches import MAX_LINES, MAX_WAITING_PREVIEWS, Outbox
 from dora.cluster.dashboard.yaml_text import lines_of_nodes
 from dora.cluster.http.auth import AuthMiddleware, cookie_of, keys_for
@@ -31,6 +30,7 @@ from dora.observe.preview.protocol import (
 from dora.observe.preview.watcher import CommandQueue, search
 from dora.observe.queries import DataflowGraph, Preview
 from dora.observe.snapshot import Snapshot
+from dora.observe.snapshot_json import MAX_SAMPLES, LastMinute
 
 
 def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], bytes]]]:

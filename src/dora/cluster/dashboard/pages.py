@@ -21,8 +21,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._paths import PACKAGE, SOCKET_NAME, prefix_of, run_path
-from dora.cluster.dashboard.black_box import PastFiles, save
-from dora.cluster.dashboard.histories import MOST, Histories
+from dora.cluster.dashboard.histories import MOST, Histories, PastFiles, save_black_box
 from dora.cluster.dashboard.remote import RemoteObservers
 from dora.cluster.dashboard.watches import MAX_TOPICS, Viewer, Watch, Watches
 from dora.cluster.dashboard.yaml_text import source_of
@@ -239,7 +238,7 @@ class Dashboard:
     async def _save(self, request: Request) -> Response:
         body = await _body(request, _NewSave)
         subject = self._running(request)
-        return _json({"path": await in_thread(save, _socket(subject), "", body.note)})
+        return _json({"path": await in_thread(save_black_box, _socket(subject), "", body.note)})
 
     def _running(self, request: Request) -> Subject:
         """Return the running dataflow of a request; raises `Refusal` if it has ended."""

@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute, merged
-from dora.cluster.dashboard.remote import RemoteObservers
+from dora.cluster.dashboard.remote import RemoteObservers, merged
 from dora.observe.conflate import ConflatedQueue
 from dora.observe.preview.protocol import (
     MAX_FRAME,
@@ -28,7 +27,7 @@ from dora.observe.preview.protocol import (
 )
 from dora.observe.queries import DataflowGraph, Preview
 from dora.observe.snapshot import Snapshot
-from dora.observe.snapshot_json import as_json
+from dora.observe.snapshot_json import MAX_SAMPLES, LastMinute, as_json
 
 # The page asks for a delivery once it has drawn the one before. Until then newer data replaces older data,
 # so a slow browser costs bounded memory, and sees less instead of later.
