@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dora.cluster import authority as module
-from dora.cluster.agent.link_certificate import LinkCertificate
+from dora.cluster.agent.identity import LinkCertificate
 from dora.cluster.authority import SERVER, Authority, Signer, new_request
 from dora.cluster.coordinator.own_certificate import LinkAuthority, own_authority, own_certificate
 from dora.errors import DoraError

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.cluster.protocol import (
     AckLogs,
     GetMetrics,
     GetUsage,
+    Heartbeat,
+    HeartbeatAnswer,
     LogBatch,
     MetricsResult,
     ToCoordinator,

@@ -14,11 +14,11 @@ import msgspec
 
 from dora._version import __version__
 from dora.cluster.authority import SignedCertificate
-from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import FormerPart, PeerStatus
+from dora.wire.clock import ClockOffset
 from dora.wire.daemon_protocol import Answer, LookRequest, NodeRequest
 from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
@@ -217,6 +217,13 @@ class ObserverRefused(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """The daemon is alive; answered by `HeartbeatAnswer`."""
+
+    sent_ns: int = 0  # as all these times, nanoseconds since the Unix epoch
+    clock: ClockOffset | None = None  # how far the coordinator's clock is ahead, once that is known
+
+
 ToCoordinator = (
     Hello
     | RunReport
@@ -239,6 +246,15 @@ class Welcome(msgspec.Struct, frozen=True, tag=True):
 
     version: str  # of dora
     protocol: int = 0  # `PROTOCOL_VERSION`; 0: the coordinator did not say
+
+
+class HeartbeatAnswer(msgspec.Struct, frozen=True, tag=True):
+    """Times of the coordinator's clock, and how far it is ahead of the clocks of all machines."""
+
+    sent_ns: int  # of the heartbeat
+    received_ns: int
+    answered_ns: int
+    clocks: dict[str, ClockOffset]
 
 
 class DaemonRejected(msgspec.Struct, frozen=True, tag=True):

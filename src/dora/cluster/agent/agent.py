@@ -20,19 +20,15 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 
 from dora._paths import NO_TLS, data_folder
-from dora.cluster.agent.clock_sync import ClockSync
-from dora.cluster.agent.connection import CoordinatorConnection, DaemonRefused
-from dora.cluster.agent.identity import Identity, daemon_lock, lock_path
+from dora.cluster.agent.connection import ClockSync, CoordinatorConnection, DaemonRefused
+from dora.cluster.agent.identity import Identity, LinkCertificate, daemon_lock, lock_path
 from dora.cluster.agent.limits import UsageMeter
-from dora.cluster.agent.link_certificate import LinkCertificate
 from dora.cluster.agent.link_port import LinkPort
-from dora.cluster.agent.observers import Observers
 from dora.cluster.agent.warm_templates import WarmTemplates
-from dora.cluster.agent.worker_process import WorkerProcess
+from dora.cluster.agent.worker_process import Observers, WorkerProcess
 from dora.cluster.agent.worker_reports import LogOutbox
 from dora.cluster.authority import SignedCertificate
 from dora.cluster.coordinator.placement import is_loopback
-from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.message_log import log_message
 from dora.cluster.protocol import (
     ACTIVE,
@@ -51,6 +47,7 @@ from dora.cluster.protocol import (
     GetMetrics,
     GetTemplates,
     GetUsage,
+    HeartbeatAnswer,
     ListensAt,
     LogBatch,
     MachineLost,

@@ -43,7 +43,6 @@ from dora.cluster.coordinator.policy import (
 )
 from dora.cluster.coordinator.requests import Requests
 from dora.cluster.coordinator.store import Store
-from dora.cluster.heartbeat import Heartbeat
 from dora.cluster.http.relay import Relay, RelayedSession
 from dora.cluster.http_api import DataflowView, SystemStatus
 from dora.cluster.protocol import (
@@ -54,6 +53,7 @@ from dora.cluster.protocol import (
     GetMetrics,
     GetTemplates,
     GetUsage,
+    Heartbeat,
     Hello,
     Limits,
     LogBatch,

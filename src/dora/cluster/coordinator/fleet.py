@@ -25,7 +25,6 @@ from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.log_store import log_store_directory
 from dora.cluster.coordinator.policy import lost_report, unreachable_after
 from dora.cluster.coordinator.store import Store
-from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.cluster.http_api import DataflowView, MachineView
 from dora.cluster.protocol import (
     ACTIVE,
@@ -37,6 +36,8 @@ from dora.cluster.protocol import (
     DescribeRun,
     DropRecords,
     Endpoints,
+    Heartbeat,
+    HeartbeatAnswer,
     Hello,
     Introduction,
     Limits,
