@@ -158,7 +158,7 @@ def coordinator(
     (DORA_BUILD_RESULT_TIMEOUT_SECS [1200]) and their processes started (DORA_SPAWN_RESULT_TIMEOUT_SECS
     [60]), and until one that does not answer counts as lost (DORA_UNREACHABLE_AFTER [never]).
     """
-    from dora.cluster.coordinator.own_certificate import (
+    from dora.cluster.authority import (
         LinkAuthority,
         own_authority,
         own_certificate,

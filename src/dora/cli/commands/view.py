@@ -33,7 +33,7 @@ def view(files: tuple[str, ...], open_page: bool) -> None:
 
     paths = [os.path.abspath(file) for file in files]
     process = start_worker(paths)  # it opens them while the server is imported
-    from dora.cluster.dashboard.view_server import serve
+    from dora.cluster.dashboard.local_server import serve_view
 
     def announce(address: str) -> None:
         click.echo(f"The page is at {address}", err=True)
@@ -44,6 +44,6 @@ def view(files: tuple[str, ...], open_page: bool) -> None:
 
     with termination_as_interrupt():
         try:
-            serve(paths, process, announce)
+            serve_view(paths, process, announce)
         except KeyboardInterrupt:
             pass

@@ -23,10 +23,10 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._version import __version__
+from dora.cluster.authority import LinkAuthority
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.metrics import RequestCounter
 from dora.cluster.coordinator.openapi import document
-from dora.cluster.coordinator.own_certificate import LinkAuthority
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.http.auth import AuthMiddleware, Keys, failure
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals

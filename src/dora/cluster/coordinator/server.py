@@ -13,9 +13,9 @@ import msgspec
 import uvicorn
 
 from dora._paths import LOOPBACK, store_path
+from dora.cluster.authority import LinkAuthority
 from dora.cluster.coordinator.api import Pages, make_api
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.own_certificate import LinkAuthority
 from dora.cluster.coordinator.policy import limits_from
 from dora.cluster.coordinator.store import MEMORY, Store, lock_store
 from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject
