@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable
 
 import msgspec
-import uvicorn
 
 from dora._paths import LOOPBACK, store_path
 from dora.cluster.authority import LinkAuthority
@@ -21,7 +20,7 @@ from dora.cluster.coordinator.store import MEMORY, Store, lock_store
 from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject
 from dora.cluster.http.auth import Keys, keys_for
 from dora.cluster.http.server import connection_limit, make_server
-from dora.cluster.protocol import ACTIVE, DEFAULT_MACHINE, Limits
+from dora.cluster.protocol import ACTIVE, DEFAULT_MACHINE
 from dora.dataflow.graph import graph_of
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
@@ -64,45 +63,31 @@ def serve(
         log.info("the token is in %s", token.source)
         keys = keys_for(token.value)
         on_ready(keys.path)
-        asyncio.run(
-            _serve(listener, store, keys, interface, encryption, plain_loopback, link_authority, limits)
-        )
+
+        async def run() -> None:
+            def end() -> None:
+                server.should_exit = True
+
+            coordinator = Coordinator(store, end, limits, interface)
+            app = make_api(
+                coordinator,
+                keys,
+                hosts=LOOPBACK if interface in LOOPBACK else frozenset(),
+                pages=_pages(coordinator, keys),
+                encryption=encryption,
+                link_authority=link_authority,
+            )
+            server = make_server(app, connection_limit(), encryption, plain_loopback=plain_loopback)
+            try:
+                await server.serve([listener])
+            finally:
+                coordinator.close()
+
+        asyncio.run(run())
     finally:
         listener.close()
         if lock is not None:
             os.close(lock)
-
-
-async def _serve(
-    listener: socket.socket,
-    store: Store,
-    keys: Keys,
-    interface: str,
-    encryption: ServerContext | None,
-    plain_loopback: bool,
-    link_authority: LinkAuthority | None,
-    limits: Limits,
-) -> None:
-    server: uvicorn.Server
-
-    def end() -> None:
-        server.should_exit = True
-
-    coordinator = Coordinator(store, end, limits, interface)
-    hosts = LOOPBACK if interface in LOOPBACK else frozenset()
-    app = make_api(
-        coordinator,
-        keys,
-        hosts=hosts,
-        pages=_pages(coordinator, keys),
-        encryption=encryption,
-        link_authority=link_authority,
-    )
-    server = make_server(app, connection_limit(), encryption, plain_loopback=plain_loopback)
-    try:
-        await server.serve([listener])
-    finally:
-        coordinator.close()
 
 
 def _pages(coordinator: Coordinator, keys: Keys) -> Pages:
