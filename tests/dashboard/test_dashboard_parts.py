@@ -126,8 +126,9 @@ def written(folder: Path, count: int) -> str:
     return str(folder)
 
 
-def test_the_whole_log_is_searched(tmp_path: Path) -> None:
-    found = search(written(tmp_path, 1000), Search(5, node="arm", level="error", text="STEP 9", limit=3))
+def test_the_whole_log_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dora.observe.preview.watcher.MAX_FOUND", 3)
+    found = search(written(tmp_path, 1000), Search(5, node="arm", level="error", text="STEP 9"))
     assert (found.ticket, found.total) == (5, 11)
     assert [json.loads(entry)["message"] for entry in found.entries] == ["step 970", "step 980", "step 990"]
     assert search(str(tmp_path), Search(6, node="leg")).entries == []

@@ -100,16 +100,10 @@ def _pages(coordinator: Coordinator, keys: Keys) -> Pages:
             dataflow = from_plain(coordinator.spec(view.uuid).dataflow, Dataflow)
             return msgspec.json.encode(graph_of(dataflow))
 
-        running = view.status in ACTIVE
         return Subject(
-            dataflow_id=view.uuid,
-            name=view.name,
-            file=view.file,
-            log_directory=view.log_directory,
-            running=running,
-            graph=graph,
-            machines=tuple(view.machines),
-            placed=coordinator.spec(view.uuid).machines if running else {},
+            view,
+            graph,
+            placed=coordinator.spec(view.uuid).machines if view.status in ACTIVE else {},
             here=DEFAULT_MACHINE if coordinator.fleet.is_local(DEFAULT_MACHINE) else "",
         )
 

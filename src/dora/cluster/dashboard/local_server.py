@@ -74,8 +74,8 @@ def ended_view(run: LocalRun, result: DataflowResult) -> DataflowView:
 
 def make_app(run: LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboard]:
     """Return the application and the dashboard in it; ``stop`` ends the run like Ctrl-C."""
-    subject = Subject(run.dataflow_id, run.name, run.file, run.log_directory, running=True)
     view = view_of(run)
+    subject = Subject(view)
 
     def find(wanted: str) -> Subject:
         if wanted not in (run.dataflow_id, run.name):

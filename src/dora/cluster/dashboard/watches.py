@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import msgspec
+
 from dora.cluster.dashboard.remote import RemoteObservers, merged
 from dora.observe.conflate import ConflatedQueue
 from dora.observe.preview.protocol import (
@@ -221,11 +223,11 @@ class Watch:
             if self.remote is not None:
                 self.remote.change_query(query)
 
-    def search(self, viewer: Viewer, ticket: int, node: str, level: str, text: str) -> None:
+    def search(self, viewer: Viewer, wanted: Search) -> None:
         """Search the whole log; the answer goes to the outbox of the viewer."""
         self._last_ticket += 1
-        viewer.tickets[self._last_ticket] = ticket
-        self._send(Search(self._last_ticket, node, level, text))
+        viewer.tickets[self._last_ticket] = wanted.ticket
+        self._send(msgspec.structs.replace(wanted, ticket=self._last_ticket))
 
     def send_state(self) -> None:
         """Send all browsers the state on all machines."""
