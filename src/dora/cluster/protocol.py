@@ -39,6 +39,7 @@ NO_TICKET: Final = 0  # the ticket of a change that a machine makes later; nobod
 
 RunStatus = Literal["Starting", "Running", "Finished", "Failed"]
 ACTIVE: Final = ("Starting", "Running")
+Collectable = Literal["usage", "metrics", "templates"]
 
 
 class RunSpec(RunOptions, frozen=True, kw_only=True):
@@ -159,11 +160,14 @@ class Introduction(msgspec.Struct, frozen=True, tag="Hello"):
     protocol: int = 0
 
 
-class Usage(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `GetUsage`, with the same number."""
+class Collected(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
+    """The answer to `Collect`, with the same number; only the field ``what`` is filled in."""
 
     number: int
-    runs: tuple[RunUsage, ...]
+    what: Collectable
+    usage: list[RunUsage] = []  # of every dataflow that runs here, like the metrics
+    metrics: list[DataflowMetrics] = []
+    templates: list[TemplateView] = []
 
 
 class RunDescription(msgspec.Struct, frozen=True, tag=True):
@@ -171,20 +175,6 @@ class RunDescription(msgspec.Struct, frozen=True, tag=True):
 
     run: RunReport
     spec: RunSpec
-
-
-class MetricsResult(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `GetMetrics`: the metrics of every dataflow that runs here."""
-
-    number: int
-    dataflows: list[DataflowMetrics]
-
-
-class TemplatesResult(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `GetTemplates`, with the same number."""
-
-    number: int
-    templates: list[TemplateView]
 
 
 class LogBatch(msgspec.Struct, frozen=True, tag=True):
@@ -227,10 +217,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
 ToCoordinator = (
     Hello
     | RunReport
-    | Usage
+    | Collected
     | RunDescription
-    | MetricsResult
-    | TemplatesResult
     | LogBatch
     | ParametersSet
     | Answered
@@ -421,22 +409,11 @@ class DescribeRun(msgspec.Struct, frozen=True, tag=True):
     dataflow_id: str
 
 
-class GetUsage(msgspec.Struct, frozen=True, tag=True):
-    """Answered by `Usage` with the same number."""
+class Collect(msgspec.Struct, frozen=True, tag=True):
+    """Ask a machine what all machines are asked: ``what`` is a field of `Collected`, the answer."""
 
     number: int
-
-
-class GetMetrics(msgspec.Struct, frozen=True, tag=True):
-    """Answered by `MetricsResult` with the same number."""
-
-    number: int
-
-
-class GetTemplates(msgspec.Struct, frozen=True, tag=True):
-    """Ask for the template processes of a machine. Answered by `TemplatesResult` with the same number."""
-
-    number: int
+    what: Collectable
 
 
 class OpenObserver(msgspec.Struct, frozen=True, tag=True):
@@ -469,9 +446,7 @@ ToDaemon = (
     | DropRecords
     | AckLogs
     | DescribeRun
-    | GetUsage
-    | GetMetrics
-    | GetTemplates
+    | Collect
     | OpenObserver
     | Shutdown
 )

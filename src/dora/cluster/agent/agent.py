@@ -40,18 +40,17 @@ from dora.cluster.protocol import (
     Answered,
     Apply,
     Ask,
+    Collect,
+    Collectable,
+    Collected,
     DaemonRejected,
     DescribeRun,
     DropRecords,
     Endpoints,
-    GetMetrics,
-    GetTemplates,
-    GetUsage,
     HeartbeatAnswer,
     ListensAt,
     LogBatch,
     MachineLost,
-    MetricsResult,
     ObserverRefused,
     OpenObserver,
     ParametersSet,
@@ -64,10 +63,8 @@ from dora.cluster.protocol import (
     Shutdown,
     StartRun,
     StopRun,
-    TemplatesResult,
     ToCoordinator,
     ToDaemon,
-    Usage,
     Welcome,
     decode_to_coordinator,
     decode_to_daemon,
@@ -301,16 +298,8 @@ class Agent:
             case DescribeRun(dataflow_id=dataflow_id):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     self._outgoing.put_nowait(RunDescription(self._reports[dataflow_id], run.spec))
-            case GetUsage(number=number):
-                usage = [
-                    RunUsage(dataflow_id, *self._meter.measure(run.process.pid, run.run_id))
-                    for dataflow_id, run in self._runs.items()
-                ]
-                self._outgoing.put_nowait(Usage(number, tuple(usage)))
-            case GetMetrics(number=number):
-                self._in_background(self._send_metrics(number))
-            case GetTemplates(number=number):
-                self._in_background(self._send_templates(number))
+            case Collect(number=number, what=what):
+                self._in_background(self._send_collected(number, what))
             case OpenObserver():
                 self._in_background(self._open_observer(message))
             case Shutdown():
@@ -327,15 +316,23 @@ class Agent:
             answered = Answered(ticket, Rejected(reason))
         self._outgoing.put_nowait(answered)
 
-    async def _send_metrics(self, number: int) -> None:
-        from dora.observe.metrics import collect_all_metrics
+    async def _send_collected(self, number: int, what: Collectable) -> None:
+        match what:
+            case "usage":
+                usage = [
+                    RunUsage(dataflow_id, *self._meter.measure(run.process.pid, run.run_id))
+                    for dataflow_id, run in self._runs.items()
+                ]
+                answer = Collected(number, what, usage=usage)
+            case "metrics":
+                from dora.observe.metrics import collect_all_metrics
 
-        dataflows = await asyncio.to_thread(collect_all_metrics, tuple(self._runs))
-        self._outgoing.put_nowait(MetricsResult(number, dataflows))
-
-    async def _send_templates(self, number: int) -> None:
-        templates = await asyncio.to_thread(self._templates.views)
-        self._outgoing.put_nowait(TemplatesResult(number, templates))
+                metrics = await asyncio.to_thread(collect_all_metrics, tuple(self._runs))
+                answer = Collected(number, what, metrics=metrics)
+            case "templates":
+                templates = await asyncio.to_thread(self._templates.views)
+                answer = Collected(number, what, templates=templates)
+        self._outgoing.put_nowait(answer)
 
     async def _open_observer(self, message: OpenObserver) -> None:
         fault = JUST_ENDED

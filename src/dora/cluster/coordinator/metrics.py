@@ -10,64 +10,60 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from operator import attrgetter
-from typing import Final, Generic, TypeVar, get_args
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.core import Metric as Family
 
 from dora._version import __version__
+from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.http_api import DataflowView
-from dora.cluster.protocol import RunStatus, RunUsage, ToDaemon
+from dora.cluster.protocol import Collect, Collectable, Collected, RunStatus, RunUsage
 from dora.wire.metrics import METRIC_KINDS, DataflowMetrics
 from dora.wire.node_status import StatusWord
 from dora.wire.path_statistics import PathLatency
 
-USAGE_TIMEOUT: Final = 0.15  # seconds for the answers; a late machine is shown with its former numbers
 USAGE_FRESH: Final = 1.0  # seconds for which numbers are used again
-METRICS_TIMEOUT: Final = 2.0  # seconds for the answers
-TEMPLATES_TIMEOUT: Final = 1.0  # seconds for the answers
-
-Send = Callable[[ToDaemon], None]
-_Answer = TypeVar("_Answer")
+# Seconds for the answers. A machine that is late with its usage is shown with its former numbers.
+TIMEOUTS: Final[dict[Collectable, float]] = {"usage": 0.15, "metrics": 2.0, "templates": 1.0}
 
 
-class Collector(Generic[_Answer]):
+class Collector:
     """Asks all machines the same at the same time. For one event loop.
 
-    ``newest`` is machine → its last answer, which may have come too late for its request.
+    ``newest`` has the last answer of each machine, which may have come too late for its request.
     """
 
-    def __init__(self, request: Callable[[int], ToDaemon], timeout: float) -> None:
-        """``request`` makes a request with a number, which the answers have too."""
-        self._request = request
-        self._timeout = timeout
+    def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, tuple[set[str], dict[str, _Answer], asyncio.Event]] = {}
-        self.newest: dict[str, _Answer] = {}
+        self._waiting: dict[int, tuple[set[str], dict[str, Collected], asyncio.Event]] = {}
+        self.newest: dict[tuple[Collectable, str], Collected] = {}
 
-    async def collect(self, machines: Mapping[str, Send]) -> dict[str, _Answer]:
+    async def collect(
+        self, what: Collectable, machines: Mapping[str, DaemonConnection]
+    ) -> dict[str, Collected]:
         """Return the answers that come within the timeout, by machine."""
         number = next(self._numbers)
-        found: dict[str, _Answer] = {}
+        found: dict[str, Collected] = {}
         complete = asyncio.Event()
         self._waiting[number] = set(machines), found, complete
         try:
-            for send in machines.values():
-                send(self._request(number))
+            for connection in machines.values():
+                connection.send(Collect(number, what))
             if machines:
-                await asyncio.wait_for(complete.wait(), self._timeout)
+                await asyncio.wait_for(complete.wait(), TIMEOUTS[what])
         except TimeoutError:
             pass
         finally:
             del self._waiting[number]
         return found
 
-    def record(self, machine: str, number: int, answer: _Answer) -> None:
+    def record(self, machine: str, answer: Collected) -> None:
         """Record an answer."""
-        self.newest[machine] = answer
-        if number in self._waiting:
-            missing, found, complete = self._waiting[number]
+        self.newest[answer.what, machine] = answer
+        if answer.number in self._waiting:
+            missing, found, complete = self._waiting[answer.number]
             found[machine] = answer
             missing.discard(machine)
             if not missing:
