@@ -75,22 +75,19 @@ def test_environment_variables_are_documented() -> None:
 
 def metric_names() -> list[str]:
     """Return the names of the metrics for OpenTelemetry, and on the page ``/metrics``."""
-    from prometheus_client.core import CounterMetricFamily
-
     from dora.cluster.coordinator import metrics
     from dora.observe.telemetry.export import _INSTRUMENTS
     from dora.wire.metrics import METRIC_KINDS
 
-    figures = [
-        (f"dora_{kind.name}_{metric.prometheus}", metric.is_total)
-        for kind in METRIC_KINDS
-        for metric in kind.metrics
-    ]
-    paths = [(f"dora_path_{row[1]}", row[0] is CounterMetricFamily) for row in metrics._PATH_METRICS]
+    tables = {kind.name: kind.metrics for kind in METRIC_KINDS} | {"path": metrics._PATH_METRICS}
     return [
         *(row[0] for row in _INSTRUMENTS),
         "dora_node_running",
-        *(name + ("_total" if is_total else "") for name, is_total in figures + paths),
+        *(
+            f"dora_{name}_{metric.prometheus}" + ("_total" if metric.is_total else "")
+            for name, table in tables.items()
+            for metric in table
+        ),
     ]
 
 

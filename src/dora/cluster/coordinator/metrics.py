@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from operator import attrgetter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, get_args
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.core import Metric as Family
@@ -20,9 +20,8 @@ from dora._version import __version__
 from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.http_api import DataflowView
 from dora.cluster.protocol import Collect, Collectable, Collected, RunStatus, RunUsage
-from dora.wire.metrics import METRIC_KINDS, DataflowMetrics
+from dora.wire.metrics import METRIC_KINDS, DataflowMetrics, Metric
 from dora.wire.node_status import StatusWord
-from dora.wire.path_statistics import PathLatency
 
 USAGE_FRESH: Final = 1.0  # seconds for which numbers are used again
 # Seconds for the answers. A machine that is late with its usage is shown with its former numbers.
@@ -95,38 +94,20 @@ class RequestCounter:
 Labels = tuple[str, ...]
 Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
-_PATH_METRICS: Final[list[tuple[Kind, str, str, Callable[[PathLatency], float]]]] = [
-    (
-        CounterMetricFamily,
-        "messages",
-        "Messages of an input that follow from an output",
-        attrgetter("messages"),
-    ),
-    (
-        GaugeMetricFamily,
-        "latency_median_seconds",
-        "Time from an output to an input, half of the messages",
-        lambda path: path.median_ms / 1e3,
-    ),
-    (
-        GaugeMetricFamily,
-        "latency_p99_seconds",
-        "Time from an output to an input, 99 % of the messages",
-        lambda path: path.p99_ms / 1e3,
-    ),
-    (
-        GaugeMetricFamily,
-        "latency_worst_seconds",
-        "Time from an output to an input, the longest so far",
-        lambda path: path.worst_ms / 1e3,
-    ),
-    (
-        CounterMetricFamily,
-        "budget_missed_messages",
+_TIME: Final = "Time from an output to an input"
+_PATH_METRICS: Final = (  # fields of a `PathLatency`, for Prometheus alone
+    Metric("messages", "Messages of an input that follow from an output", "{message}", "", "messages"),
+    Metric("median_ms", f"{_TIME}, half of the messages", "s", "", "latency_median_seconds", False, 1e3),
+    Metric("p99_ms", f"{_TIME}, 99 % of the messages", "s", "", "latency_p99_seconds", False, 1e3),
+    Metric("worst_ms", f"{_TIME}, the longest so far", "s", "", "latency_worst_seconds", False, 1e3),
+    Metric(
+        "missed",
         "Messages of an input that took longer than the budget of their path",
-        attrgetter("missed"),
+        "{message}",
+        "",
+        "budget_missed_messages",
     ),
-]
+)
 
 
 def page(
@@ -168,7 +149,6 @@ def page(
                     ],
                 ),
                 *_figures(dataflows),
-                *_paths(dataflows),
                 _family(
                     CounterMetricFamily,
                     "dora_api_requests",
@@ -203,32 +183,36 @@ class _Moment:
 
 
 def _figures(dataflows: Collection[DataflowMetrics]) -> Iterator[Family]:
-    """Yield the metrics of nodes, outputs, links and networks."""
+    """Yield the metrics of nodes, outputs, links, networks and paths."""
     for kind in METRIC_KINDS:
         records = [
-            ((found.dataflow, *(getattr(record, field) for field in kind.attributes)), record)
+            ((found.dataflow, *(getattr(record, field) for field in kind.attributes)), record.figures)
             for found in dataflows
             for record in kind.records(found)
         ]
-        for metric in kind.metrics:
-            yield _family(
-                CounterMetricFamily if metric.is_total else GaugeMetricFamily,
-                f"dora_{kind.name}_{metric.prometheus}",
-                metric.title,
-                ("dataflow", *kind.attributes),
-                [(labels, metric.value(record.figures)) for labels, record in records],
-            )
+        yield from _families(kind.name, ("dataflow", *kind.attributes), records, kind.metrics)
+    paths = [
+        ((found.dataflow, path.source, path.sink), msgspec.structs.asdict(path))
+        for found in dataflows
+        for path in found.paths
+    ]
+    yield from _families("path", ("dataflow", "source", "input"), paths, _PATH_METRICS)
 
 
-def _paths(dataflows: Collection[DataflowMetrics]) -> Iterator[Family]:
-    """Yield the metrics of paths."""
-    for kind, name, text, value in _PATH_METRICS:
-        values = [
-            ((found.dataflow, path.source, path.sink), value(path))
-            for found in dataflows
-            for path in found.paths
-        ]
-        yield _family(kind, f"dora_path_{name}", text, ("dataflow", "source", "input"), values)
+def _families(
+    kind: str,
+    labels: Labels,
+    records: Collection[tuple[Labels, Mapping[str, float]]],
+    metrics: Iterable[Metric],
+) -> Iterator[Family]:
+    for metric in metrics:
+        yield _family(
+            CounterMetricFamily if metric.is_total else GaugeMetricFamily,
+            f"dora_{kind}_{metric.prometheus}",
+            metric.title,
+            labels,
+            [(key, metric.value(figures)) for key, figures in records],
+        )
 
 
 def _family(
