@@ -42,6 +42,9 @@ ACTIVE: Final = ("Starting", "Running")
 Collectable = Literal["usage", "metrics", "templates"]
 
 
+_CHANGED: Final = ("dataflow", "machines", "revision", "generations")  # fields of a run that changes set
+
+
 class RunSpec(RunOptions, frozen=True, kw_only=True):
     """A run to start: the checked dataflow, and how to run it.
 
@@ -57,22 +60,11 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
 
     def after(self, change: ProposedChange) -> RunSpec:
         """Return a copy with a changed dataflow."""
-        return msgspec.structs.replace(
-            self,
-            dataflow=change.dataflow,
-            machines=change.machines,
-            revision=change.revision,
-            generations=change.generations,
-        )
+        return msgspec.structs.replace(self, **{name: getattr(change, name) for name in _CHANGED})
 
     def last_change(self) -> ProposedChange:
         """Return the last change, for a machine that has missed it."""
-        return ProposedChange(
-            revision=self.revision,
-            dataflow=self.dataflow,
-            machines=self.machines,
-            generations=self.generations,
-        )
+        return ProposedChange(**{name: getattr(self, name) for name in _CHANGED})
 
     def parameters_of(self, node_id: str) -> dict[str, Any] | None:
         """Return the parameters with which a node starts, None if there is no such node."""

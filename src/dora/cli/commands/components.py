@@ -308,7 +308,7 @@ def daemon(
     machines. DORA_LINK_DSCP [0] marks the packets of control messages, so that Wi-Fi and routers put them
     first. With DORA_QUIET, log entries of nodes stay in the files of this machine.
     """
-    from dora.cluster.agent.agent import serve
+    from dora.cluster.agent.agent import Agent
     from dora.cluster.agent.identity import Identity, tls_from
     from dora.daemon.options import ALLOW_SHELL
 
@@ -325,4 +325,4 @@ def daemon(
         run_options.append("--rt")
         for fault in become_realtime():
             click.echo(f"warning: --rt: {fault}", err=True)
-    serve(client.addresses, client.port, token, identity, client.authority, run_options)
+    Agent(client.addresses, client.port, token, identity, client.authority, run_options).run()

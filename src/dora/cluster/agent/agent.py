@@ -99,18 +99,19 @@ class Agent:
         authority: str = "",
         run_options: Sequence[str] = (),
     ) -> None:
-        """``addresses`` all lead to one coordinator. Raises `DoraError`.
+        """``addresses`` all lead to one coordinator, and are tried in turn. Raises `DoraError`.
 
         ``authority``: see `dora.transport.proof.proven_connection`. ``run_options`` go to each
         `dora.cluster.agent.worker`.
         """
+        self._address = addresses[0], port
         self._run_options = run_options
         self._identity = identity
         self._interface = identity.address
         self._coordinator = CoordinatorConnection(addresses, port, token, authority)
         self._certificate = None
         if identity.tls is None and authority != NO_TLS:
-            path = lock_path(addresses[0], port, identity.machine).removesuffix(".lock")
+            path = lock_path(*self._address, identity.machine).removesuffix(".lock")
             self._certificate = LinkCertificate(identity.machine, path)
         self._observers = Observers(token.value, identity.machine, authority)
         self._id = uuid7()
@@ -136,8 +137,17 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
 
+    def run(self) -> None:
+        """Serve until the coordinator or a signal ends this; raises `DoraError`, also if it is rejected."""
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        self.install_signal_handlers()  # before others can see that there is a daemon
+        with daemon_lock(*self._address, self._identity.machine):
+            await self.serve()
+
     async def serve(self) -> None:
-        """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
+        """Serve as `run` does, in a running event loop."""
         connecting = asyncio.create_task(
             self._coordinator.keep_connected(self._serve_connection, lambda: self._shutting_down)
         )
@@ -526,25 +536,3 @@ def _remove_stale_runs() -> None:
         remove_stale()
     except (DoraError, OSError) as error:
         log.warning("what a killed run left could not be removed: %s", error)
-
-
-def serve(
-    addresses: Sequence[str],
-    port: int,
-    token: Token,
-    identity: Identity,
-    authority: str = "",
-    run_options: Sequence[str] = (),
-) -> None:
-    """Run the daemon of a machine until the coordinator or a signal ends it. Raises `DoraError`.
-
-    The coordinator is tried at its ``addresses`` in turn.
-    """
-
-    async def run_agent() -> None:
-        daemon = Agent(addresses, port, token, identity, authority, run_options)
-        daemon.install_signal_handlers()  # before others can see that there is a daemon
-        with daemon_lock(addresses[0], port, identity.machine):
-            await daemon.serve()
-
-    asyncio.run(run_agent())
