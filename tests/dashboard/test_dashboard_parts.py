@@ -28,9 +28,10 @@ from dora.observe.preview.protocol import (
     page_query,
 )
 from dora.observe.preview.watcher import CommandQueue, search
-from dora.observe.queries import DataflowGraph, Preview
+from dora.observe.queries import Preview
 from dora.observe.snapshot import Snapshot
 from dora.observe.snapshot_json import MAX_SAMPLES, LastMinute
+from dora.wire.daemon_protocol import GraphText
 
 
 def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], bytes]]]:
@@ -49,7 +50,7 @@ def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], by
 
 def test_a_slow_browser_gets_the_newest_state_without_a_backlog() -> None:
     outbox = Outbox()
-    outbox.put(DataflowGraph(b'{"boxes":[]}'))
+    outbox.put(GraphText(b'{"boxes":[]}'))
     for number in range(1000):
         outbox.set("state", b'{"number":%d}' % number)
         outbox.put(Preview('a/"odd"', b'{"n":%d}' % number, b"x" * 1000))

@@ -19,7 +19,7 @@ from dora.observe.preview.protocol import (
     FromWatcher,
     page_query,
 )
-from dora.observe.queries import DataflowGraph, Preview, SnapshotQuery
+from dora.observe.queries import Preview, SnapshotQuery
 from dora.observe.remote.protocol import (
     DeliveryTaken,
     QueryEnded,
@@ -28,6 +28,7 @@ from dora.observe.remote.protocol import (
     encode,
 )
 from dora.observe.snapshot import Snapshot, merge
+from dora.wire.daemon_protocol import GraphText
 
 RETRY: Final = 2.0  # seconds between attempts to observe a machine
 OpenSession = Callable[[str], RelayedSession]
@@ -106,7 +107,7 @@ class RemoteObservers:
                         self.faults.pop(machine, None)
                         self.snapshots[machine] = item
                         self._on_change()
-                    case Preview() | DataflowGraph():
+                    case Preview() | GraphText():
                         self._on_message(item)
                     case QueryEnded():
                         session.reason = session.reason or item.fault

@@ -27,9 +27,10 @@ from dora.observe.preview.protocol import (
     frame,
     page_query,
 )
-from dora.observe.queries import DataflowGraph, Preview
+from dora.observe.queries import Preview
 from dora.observe.snapshot import Snapshot
 from dora.observe.snapshot_json import MAX_SAMPLES, LastMinute, as_json
+from dora.wire.daemon_protocol import GraphText
 
 # The page asks for a delivery once it has drawn the one before. Until then newer data replaces older data,
 # so a slow browser costs bounded memory, and sees less instead of later.
@@ -56,7 +57,7 @@ class Outbox:
     def put(self, message: FromWatcher) -> None:
         """Add a message; never waits."""
         match message:
-            case DataflowGraph(graph=graph):
+            case GraphText(json=graph):
                 self.set("graph", graph)
             case Ended():
                 self.set("ended", b"true")
@@ -245,7 +246,7 @@ class Watch:
 
     def receive_remote(self, message: FromWatcher) -> None:
         """Forward a message of another machine; a graph only if this machine has none."""
-        if not isinstance(message, DataflowGraph) or self._here is None:
+        if not isinstance(message, GraphText) or self._here is None:
             self._receive(message)
 
     def _send(self, message: ToWatcher) -> None:
@@ -290,7 +291,7 @@ class Watch:
             return
         if isinstance(message, Ended):
             self._ended.set()
-        if isinstance(message, DataflowGraph | Ended):
+        if isinstance(message, GraphText | Ended):
             self._newest[type(message)] = message
         elif isinstance(message, Lines):
             self._lines.extend(message.entries)
