@@ -16,12 +16,12 @@ from dora.cluster.agent.identity import LinkCertificate
 from dora.cluster.authority import (
     SERVER,
     Authority,
-    LinkAuthority,
     Signer,
     new_request,
     own_authority,
     own_certificate,
 )
+from dora.cluster.coordinator.api import LinkAuthority
 from dora.errors import DoraError
 from dora.transport.tls import check_machine_certificate, server_context
 from dora.wire.node_config import TlsFiles

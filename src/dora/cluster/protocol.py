@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 import msgspec
 
 from dora._version import __version__
-from dora.cluster.authority import SignedCertificate
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
@@ -219,6 +218,13 @@ ToCoordinator = (
 )
 
 # ----------------------------------------------------------------------- coordinator → daemon
+
+
+class SignedCertificate(msgspec.Struct, frozen=True, tag=True):
+    """The certificate that a daemon has requested, and its authority, as PEM. Comes before `Welcome`."""
+
+    certificate: str
+    authority: str
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):

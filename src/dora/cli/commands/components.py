@@ -158,11 +158,7 @@ def coordinator(
     (DORA_BUILD_RESULT_TIMEOUT_SECS [1200]) and their processes started (DORA_SPAWN_RESULT_TIMEOUT_SECS
     [60]), and until one that does not answer counts as lost (DORA_UNREACHABLE_AFTER [never]).
     """
-    from dora.cluster.authority import (
-        LinkAuthority,
-        own_authority,
-        own_certificate,
-    )
+    from dora.cluster.coordinator.api import LinkAuthority
     from dora.cluster.coordinator.server import serve
     from dora.cluster.coordinator.store import MEMORY
 
@@ -172,6 +168,8 @@ def coordinator(
     is_remote = interface not in LOOPBACK
     is_own = encryption is None and not no_tls and is_remote
     if is_own:
+        from dora.cluster.authority import own_authority, own_certificate
+
         encryption = own_certificate(own_authority(port), interface)
     where = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(interface, interface)
     scheme = "http" if encryption is None or (is_own and where != interface) else "https"

@@ -27,7 +27,6 @@ from dora.cluster.agent.link_port import LinkPort
 from dora.cluster.agent.warm_templates import WarmTemplates
 from dora.cluster.agent.worker_process import Observers, WorkerProcess
 from dora.cluster.agent.worker_reports import LogOutbox
-from dora.cluster.authority import SignedCertificate
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.message_log import log_message
 from dora.cluster.protocol import (
@@ -61,6 +60,7 @@ from dora.cluster.protocol import (
     RunReport,
     RunUsage,
     Shutdown,
+    SignedCertificate,
     StartRun,
     StopRun,
     ToCoordinator,

@@ -14,11 +14,11 @@ import msgspec
 from dora._ownership import open_own
 from dora._paths import SOCKET_NAME, run_path
 from dora._version import __version__
-from dora.cluster.authority import SignedCertificate, new_request, write_for_user
 from dora.cluster.protocol import (
     DEFAULT_MACHINE,
     Hello,
     RunReport,
+    SignedCertificate,
     StartRun,
 )
 from dora.daemon.run_directory import usable_root
@@ -118,11 +118,14 @@ class LinkCertificate:
 
     def request(self) -> str:
         """Make a key, and return the request that its certificate be signed (PEM)."""
+        from dora.cluster.authority import new_request
+
         self._key, request = new_request(self._machine)
         return request
 
     def take(self, signed: SignedCertificate) -> TlsFiles:
         """Write the files, and return their names; raises ``OSError``, `DoraError`."""
+        from dora.cluster.authority import write_for_user
         from dora.transport.tls import check_machine_certificate
 
         files = self._files

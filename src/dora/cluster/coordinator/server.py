@@ -12,8 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from dora._paths import LOOPBACK, store_path
-from dora.cluster.authority import LinkAuthority
-from dora.cluster.coordinator.api import Pages, make_api
+from dora.cluster.coordinator.api import LinkAuthority, Pages, make_api
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.policy import limits_from
 from dora.cluster.coordinator.store import MEMORY, Store, lock_store
