@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, NETWORK_FIGURES, NODE_COUNTERS, STREAM_FIGURES
-from dora.wire.metrics import LINK_METRICS, NETWORK_METRICS, NODE_METRICS, OUTPUT_METRICS, Metric
+from dora.wire.metrics import METRIC_KINDS
 from dora.wire.node_status import StatusWord
 
 ROOT = Path(__file__).parents[1]
@@ -97,21 +96,15 @@ def page() -> str:
             "",
             "| what | OpenTelemetry | unit | Prometheus |",
             "| --- | --- | --- | --- |",
-            *rows("node", NODE_METRICS),
-            *rows("output", OUTPUT_METRICS),
-            *rows("link", LINK_METRICS),
-            *rows("network", NETWORK_METRICS),
+            *(
+                f"| {metric.title} | `dora.{kind.name}.{metric.opentelemetry}` | `{metric.unit}` | "
+                f"`dora_{kind.name}_{metric.prometheus}{'_total' if metric.is_total else ''}` |"
+                for kind in METRIC_KINDS
+                for metric in kind.metrics
+            ),
             "",
         ]
     )
-
-
-def rows(kind: str, metrics: Iterable[Metric]) -> list[str]:
-    return [
-        f"| {metric.title} | `dora.{kind}.{metric.opentelemetry}` | `{metric.unit}` | "
-        f"`dora_{kind}_{metric.prometheus}{'_total' if metric.is_total else ''}` |"
-        for metric in metrics
-    ]
 
 
 def script() -> str:

@@ -12,9 +12,16 @@ from pathlib import Path
 import pytest
 
 from dora.cluster import authority as module
-from dora.cluster.agent.link_certificate import LinkCertificate
-from dora.cluster.authority import SERVER, Authority, Signer, new_request
-from dora.cluster.coordinator.own_certificate import LinkAuthority, own_authority, own_certificate
+from dora.cluster.agent.identity import LinkCertificate
+from dora.cluster.authority import (
+    SERVER,
+    Authority,
+    Signer,
+    new_request,
+    own_authority,
+    own_certificate,
+)
+from dora.cluster.coordinator.api import LinkAuthority
 from dora.errors import DoraError
 from dora.transport.tls import check_machine_certificate, server_context
 from dora.wire.node_config import TlsFiles

@@ -17,8 +17,7 @@ from local_cluster import Cluster
 from waiting import TIMEOUT, alive, wait_until
 
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.ssh.encryption import choose_tls
-from dora.cluster.ssh.file import load_cluster
+from dora.cluster.ssh.file import choose_tls, load_cluster
 
 pytestmark = pytest.mark.processes
 

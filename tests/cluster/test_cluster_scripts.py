@@ -95,5 +95,5 @@ def test_every_machine_is_tried_and_reports_its_own_fault() -> None:
             raise MachineFault(machine, "it is off")
         return "done"
 
-    (_, done), (_, fault) = on_all([ROBOT, desk], work)
-    assert done == "done" and str(fault) == "desk: it is off"
+    results, (fault,) = on_all([ROBOT, desk], work)
+    assert results == [(ROBOT, "done")] and str(fault) == "desk: it is off"

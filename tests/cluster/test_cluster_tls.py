@@ -9,8 +9,8 @@ from certificates import certify
 from local_cluster import Cluster
 
 from dora._paths import NO_TLS
-from dora.cluster.ssh.encryption import choose_tls, is_encrypted, with_choice
 from dora.cluster.ssh.file import Cluster as ClusterFile
+from dora.cluster.ssh.file import choose_tls, is_encrypted, with_choice
 
 
 def test_a_cluster_is_encrypted_until_it_is_chosen_otherwise(

@@ -24,16 +24,14 @@ from dora.cluster.http.server import make_server
 from dora.cluster.protocol import (
     Answered,
     Ask,
-    GetTemplates,
-    GetUsage,
+    Collect,
+    Collected,
     Hello,
     RunReport,
     StartRun,
     StopRun,
-    TemplatesResult,
     ToCoordinator,
     ToDaemon,
-    Usage,
     decode_to_daemon,
     encode,
 )
@@ -156,10 +154,8 @@ class ObedientDaemon:
                         self.say(RunReport(dataflow_id, "Finished"))
                     case Ask(ticket=ticket):
                         self.say(Answered(ticket, Rejected("it does not want to")))
-                    case GetUsage(number=number):
-                        self.say(Usage(number, ()))
-                    case GetTemplates(number=number):
-                        self.say(TemplatesResult(number, []))
+                    case Collect(number=number, what=what):
+                        self.say(Collected(number, what))
         except ConnectionClosed:
             pass
 

@@ -19,11 +19,11 @@ from dora.cluster.coordinator import api
 from dora.cluster.coordinator.store import Store
 from dora.cluster.http import server as connections
 from dora.cluster.protocol import (
+    Collected,
     Hello,
     RunDescription,
     RunReport,
     RunSpec,
-    Usage,
     encode,
 )
 from dora.wire.node_protocol import PROTOCOL_VERSION
@@ -223,7 +223,7 @@ HELLO = encode(Hello(__version__, "second", 2, protocol=PROTOCOL_VERSION))
         [HELLO, HELLO],
         [HELLO, b"}"],
         [HELLO, encode(RunDescription(UNKNOWN, RunSpec(name="x", dataflow=3)))],
-        [HELLO, encode(Usage(1, ())), encode(UNKNOWN)],
+        [HELLO, encode(Collected(1, "usage")), encode(UNKNOWN)],
     ],
     ids=[
         *(

@@ -12,9 +12,10 @@ from system import System
 from tokens import bearer
 from waiting import wait_until
 
-from dora.cluster.coordinator.metrics import Collector, RequestCounter, page
+from dora.cluster.coordinator.connections import DaemonConnection
+from dora.cluster.coordinator.metrics import TIMEOUTS, Collector, RequestCounter, page
 from dora.cluster.http_api import DataflowView
-from dora.cluster.protocol import GetMetrics, ToDaemon
+from dora.cluster.protocol import Collect, Collected, Hello, ToDaemon
 from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -37,7 +38,7 @@ def test_the_metrics_page_has_every_metric() -> None:
             NodeMetrics("eye", "Running", {"restarts": 2, "cpu_seconds": 1.5, "memory": 1000}),
             NodeMetrics("hand", "Failed"),
         ],
-        [OutputMetrics("eye", "image", 10, 4000)],
+        [OutputMetrics("eye", "image", {"messages": 10, "bytes": 4000})],
         [
             LinkMetrics(
                 "eye/image", "hand/image", {"received": 7, "dropped": 2, "waiting": 1, "unmatched": 3}
@@ -70,22 +71,25 @@ def test_the_metrics_page_has_every_metric() -> None:
     assert found["dora_api_request_seconds_total", asked] == 0.75
 
 
-def test_a_daemon_that_does_not_answer_is_left_out() -> None:
+def test_a_daemon_that_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TIMEOUTS, "metrics", 0.05)
     heard: list[ToDaemon] = []
+    machines = {id_: DaemonConnection(Hello("", id_, 1), heard.append, "", "") for id_ in ("a", "b")}
+    answer = Collected(1, "metrics", metrics=[DataflowMetrics("id", "x")])
 
-    async def scenario() -> dict[str, list[DataflowMetrics]]:
-        collector: Collector[list[DataflowMetrics]] = Collector(GetMetrics, timeout=0.05)
-        asking = asyncio.create_task(collector.collect({"a": heard.append, "b": heard.append}))
+    async def scenario() -> dict[str, Collected]:
+        collector = Collector()
+        asking = asyncio.create_task(collector.collect("metrics", machines))
         await asyncio.sleep(0)
-        collector.record("a", 1, [DataflowMetrics("id", "x")])
+        collector.record("a", answer)
         found = await asking
-        collector.record("b", 1, [])  # too late
-        assert await collector.collect({}) == {}
-        assert collector.newest.keys() == {"a", "b"}
+        collector.record("b", Collected(1, "metrics"))  # too late
+        assert await collector.collect("metrics", {}) == {}
+        assert collector.newest.keys() == {("metrics", "a"), ("metrics", "b")}
         return found
 
-    assert asyncio.run(scenario()) == {"a": [DataflowMetrics("id", "x")]}
-    assert heard == [GetMetrics(1), GetMetrics(1)]
+    assert asyncio.run(scenario()) == {"a": answer}
+    assert heard == [Collect(1, "metrics"), Collect(1, "metrics")]
 
 
 @pytest.mark.processes

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute
 from dora.cluster.dashboard.watches import MAX_LINES, MAX_WAITING_PREVIEWS, Outbox
 from dora.cluster.dashboard.yaml_text import lines_of_nodes
 from dora.cluster.http.auth import AuthMiddleware, cookie_of, keys_for
@@ -29,8 +28,10 @@ from dora.observe.preview.protocol import (
     page_query,
 )
 from dora.observe.preview.watcher import CommandQueue, search
-from dora.observe.queries import DataflowGraph, Preview
+from dora.observe.queries import Preview
 from dora.observe.snapshot import Snapshot
+from dora.observe.snapshot_json import MAX_SAMPLES, LastMinute
+from dora.wire.daemon_protocol import GraphText
 
 
 def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], bytes]]]:
@@ -49,7 +50,7 @@ def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], by
 
 def test_a_slow_browser_gets_the_newest_state_without_a_backlog() -> None:
     outbox = Outbox()
-    outbox.put(DataflowGraph(b'{"boxes":[]}'))
+    outbox.put(GraphText(b'{"boxes":[]}'))
     for number in range(1000):
         outbox.set("state", b'{"number":%d}' % number)
         outbox.put(Preview('a/"odd"', b'{"n":%d}' % number, b"x" * 1000))
@@ -126,8 +127,9 @@ def written(folder: Path, count: int) -> str:
     return str(folder)
 
 
-def test_the_whole_log_is_searched(tmp_path: Path) -> None:
-    found = search(written(tmp_path, 1000), Search(5, node="arm", level="error", text="STEP 9", limit=3))
+def test_the_whole_log_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dora.observe.preview.watcher.MAX_FOUND", 3)
+    found = search(written(tmp_path, 1000), Search(5, node="arm", level="error", text="STEP 9"))
     assert (found.ticket, found.total) == (5, 11)
     assert [json.loads(entry)["message"] for entry in found.entries] == ["step 970", "step 980", "step 990"]
     assert search(str(tmp_path), Search(6, node="leg")).entries == []

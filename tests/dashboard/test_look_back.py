@@ -17,7 +17,7 @@ import waiting
 from browsing import NEEDS_CHROMIUM, wait_until
 from driven import drive
 
-from dora.cluster.dashboard import black_box, pages
+from dora.cluster.dashboard import histories, pages
 from dora.cluster.dashboard.local import LocalRun, listen
 from dora.cluster.dashboard.local_server import make_app
 from dora.cluster.http.server import make_server
@@ -63,8 +63,8 @@ def saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, st
             shutil.copy(content, path)
         return path or str(tmp_path / "saved.mcap")
 
-    for module in (black_box, pages):
-        monkeypatch.setattr(module, "save", save)
+    for module in (histories, pages):
+        monkeypatch.setattr(module, "save_black_box", save)
     monkeypatch.setattr(pages, "_keeps_black_box", lambda _: True)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dora.cluster.dashboard.dataflow_state import merged
+from dora.cluster.dashboard.remote import merged
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, Snapshot
 from dora.observe.snapshot_json import as_json

@@ -75,21 +75,19 @@ def test_environment_variables_are_documented() -> None:
 
 def metric_names() -> list[str]:
     """Return the names of the metrics for OpenTelemetry, and on the page ``/metrics``."""
-    from prometheus_client.core import CounterMetricFamily
-
     from dora.cluster.coordinator import metrics
     from dora.observe.telemetry.export import _INSTRUMENTS
+    from dora.wire.metrics import METRIC_KINDS
 
-    tables = {
-        "dora_node": metrics._NODE_METRICS,
-        "dora_output": metrics._OUTPUT_METRICS,
-        "dora_link": metrics._LINK_METRICS,
-        "dora_path": metrics._PATH_METRICS,
-    }
-    return [row[0] for row in _INSTRUMENTS] + [
-        f"{prefix}_{row[1]}" + ("_total" if row[0] is CounterMetricFamily else "")
-        for prefix, table in tables.items()
-        for row in table
+    tables = {kind.name: kind.metrics for kind in METRIC_KINDS} | {"path": metrics._PATH_METRICS}
+    return [
+        *(row[0] for row in _INSTRUMENTS),
+        "dora_node_running",
+        *(
+            f"dora_{name}_{metric.prometheus}" + ("_total" if metric.is_total else "")
+            for name, table in tables.items()
+            for metric in table
+        ),
     ]
 
 

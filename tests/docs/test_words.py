@@ -122,7 +122,7 @@ GONE_CLASSES = {
     "Forget": "DropRecords",
     "HandOver": "ApplyChange",
     "Look": "ObserverSession",
-    "Measure": "GetUsage",
+    "Measure": "Collect",
     "Meet": "Endpoints",
     "Noted": "Ok",
     "Outdated": "Conflict",
@@ -130,7 +130,7 @@ GONE_CLASSES = {
     "PutOut": "Disconnect",
     "Recorded": "AckEnd",
     "Share": "Partition",
-    "TakeSurvey": "GetMetrics",
+    "TakeSurvey": "Collect",
     "Told": "PeerStatus",
 }
 

@@ -18,7 +18,7 @@ from tokens import TOKEN
 from waiting import TIMEOUT, wait_until
 
 from dora._paths import DEFAULT_PORT
-from dora.cluster.agent.observers import MAX_OBSERVERS
+from dora.cluster.agent.worker_process import MAX_OBSERVERS
 from dora.cluster.client import Client
 from dora.cluster.remote_observer import Incoming, ObserverConnection
 from dora.observe.queries import SnapshotQuery

@@ -15,7 +15,7 @@ from tokens import TOKEN
 from waiting import wait_until
 
 from dora._paths import NO_TLS
-from dora.cluster.coordinator.own_certificate import own_authority
+from dora.cluster.authority import own_authority
 from dora.gateway.outgoing import CONNECTIONS
 
 pytestmark = pytest.mark.processes

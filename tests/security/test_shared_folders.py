@@ -319,7 +319,7 @@ def test_no_code_is_run_that_another_user_has_put_in_place_of_a_clone(
 def test_no_copy_and_no_authority_is_made_in_a_folder_of_another_user(
     planted: str, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dora.cluster.coordinator.own_certificate import own_authority
+    from dora.cluster.authority import own_authority
     from dora.cluster.ssh.folder import locked
 
     data = open_folder / "data"

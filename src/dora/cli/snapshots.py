@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import click
 
 from dora.cli.running import RunningDataflow
-from dora.cluster.distributed_source import DistributedSource
+from dora.cluster.remote_observer import DistributedSource
 from dora.errors import DoraError
 from dora.observe.snapshot import RunSource, SnapshotSource, SnapshotSources
 

@@ -2,6 +2,11 @@
 
 The certificate of a server names the addresses at which it is reached. The certificate of a machine, for
 links, names the machine (`dora.transport.tls.machine_name`), so it stays the same when its address changes.
+
+The import of `cryptography` takes time, so others import this module when they need a certificate.
+
+A coordinator makes an authority for itself. Clients need not know it, because the coordinator proves its
+certificate by the token (`dora.transport.proof`); a browser may import it.
 """
 
 from __future__ import annotations
@@ -10,20 +15,22 @@ import datetime
 import fcntl
 import ipaddress
 import os
+import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from dora._paths import data_folder
+from dora._paths import ALL_INTERFACES, data_folder
 from dora._shared_folders import check_folder_if_there, open_file
 from dora.errors import DoraError, cannot_write
-from dora.transport.tls import machine_name
-
-if TYPE_CHECKING:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
+from dora.transport.tls import ServerContext, machine_name, server_context
 
 AUTHORITY_VALIDITY: Final = datetime.timedelta(days=3650)
 VALIDITY: Final = datetime.timedelta(days=365)
@@ -39,13 +46,6 @@ _KEY: Final = "ca.key"
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 
 
-class SignedCertificate(msgspec.Struct, frozen=True, tag=True):
-    """The certificate that a daemon has requested, and its authority, as PEM. Comes before `Welcome`."""
-
-    certificate: str
-    authority: str
-
-
 class Signer:
     """The key of an authority, and its certificate."""
 
@@ -56,9 +56,6 @@ class Signer:
     @classmethod
     def new(cls, name: str) -> Signer:
         """Make an authority; ``name`` is for people."""
-        from cryptography import x509
-        from cryptography.hazmat.primitives.asymmetric import ec
-
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _sign(
             _builder(
@@ -73,9 +70,7 @@ class Signer:
     @property
     def text(self) -> str:
         """Its certificate, as PEM."""
-        from cryptography.hazmat.primitives.serialization import Encoding
-
-        return self.certificate.public_bytes(Encoding.PEM).decode()
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def certify(self, name: str, *, hosts: Sequence[str] = ()) -> str:
         """Return a new key and a certificate for it, as PEM in one text.
@@ -83,8 +78,6 @@ class Signer:
         It is the certificate of a server with these addresses and names, without them of the machine
         ``name``. It is for both ends of a connection.
         """
-        from cryptography.hazmat.primitives.asymmetric import ec
-
         key = ec.generate_private_key(ec.SECP256R1())
         return _key_text(key) + self._certificate(name, key.public_key(), hosts)
 
@@ -93,9 +86,6 @@ class Signer:
 
         The names in the request do not count. Raises ``ValueError``.
         """
-        from cryptography import x509
-        from cryptography.hazmat.primitives.asymmetric import ec
-
         found = x509.load_pem_x509_csr(request.encode())
         key = found.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey) or not found.is_signature_valid:
@@ -103,9 +93,6 @@ class Signer:
         return self._certificate(machine, key, ())
 
     def _certificate(self, name: str, key: ec.EllipticCurvePublicKey, hosts: Sequence[str]) -> str:
-        from cryptography import x509
-        from cryptography.x509.oid import ExtendedKeyUsageOID
-
         both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         begin, end = _EARLY, self.certificate.not_valid_after_utc
         if hosts:  # browsers want a short time; the one of a machine goes with its daemon
@@ -122,9 +109,6 @@ class Signer:
 
     def is_good(self, certificate: str, hosts: Sequence[str]) -> bool:
         """Return whether a certificate is of this authority, for all these hosts, and for a while yet."""
-        from cryptography import x509
-        from cryptography.exceptions import InvalidSignature
-
         try:
             found = x509.load_pem_x509_certificate(certificate.encode())
             found.verify_directly_issued_by(self.certificate)
@@ -182,14 +166,10 @@ class Authority(Signer):
         self.write(CERTIFICATE, made.text)  # last: it shows that the authority is there
 
     def _load(self) -> Signer:
-        from cryptography import x509
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
         path = f"{self.folder}/{_KEY}"
         try:
             with open(path, "rb") as file:
-                key = load_pem_private_key(file.read(), None)
+                key = serialization.load_pem_private_key(file.read(), None)
             path = self.file
             with open(path, "rb") as file:
                 certificate = x509.load_pem_x509_certificate(file.read())
@@ -237,10 +217,6 @@ def write_for_user(path: str, text: str) -> None:
 
 def new_request(machine: str) -> tuple[str, str]:
     """Return a new key, and the request that its certificate be signed, both as PEM."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(_name(machine))
     signed = request.sign(key, hashes.SHA256())
@@ -261,8 +237,6 @@ def _date(certificate: x509.Certificate) -> str:
 
 
 def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
-    from cryptography import x509
-
     found: list[x509.GeneralName] = []
     for host in hosts:
         try:
@@ -273,9 +247,6 @@ def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
 
 
 def _name(text: str) -> x509.Name:
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
 
 
@@ -287,8 +258,6 @@ def _builder(
     issuer_key: ec.EllipticCurvePublicKey,
 ) -> x509.CertificateBuilder:
     """Return what all certificates have in common."""
-    from cryptography import x509
-
     return (
         x509.CertificateBuilder()
         .subject_name(_name(name))
@@ -303,8 +272,6 @@ def _builder(
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    from cryptography import x509
-
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         content_commitment=False,
@@ -319,12 +286,49 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _sign(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey) -> str:
-    from cryptography.hazmat.primitives import hashes, serialization
-
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
 def _key_text(key: ec.EllipticCurvePrivateKey) -> str:
-    from cryptography.hazmat.primitives import serialization as form
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
 
-    return key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()).decode()
+
+# The authority of a coordinator.
+
+
+def own_authority(port: int) -> Authority:
+    """Return the authority of the coordinator at a port, which is made if there is none.
+
+    Raises `DoraError`.
+    """
+    folder = f"{data_folder()}/tls/coordinator-{port}"
+    remedy = "remove that folder, and the next start of the coordinator makes another authority"
+    return Authority(folder, f"dora coordinator of {socket.gethostname()}, port {port}", remedy)
+
+
+def own_certificate(authority: Authority, interface: str) -> ServerContext:
+    """Return the context of a coordinator at an address, with a certificate of its authority.
+
+    Raises `DoraError`.
+    """
+    authority.certify_server(_hosts(interface))
+    path = f"{authority.folder}/{SERVER}"
+    context = server_context(path, path)
+    assert context is not None
+    return context
+
+
+def _hosts(interface: str) -> list[str]:
+    """Return the addresses and the name by which a browser may reach a coordinator."""
+    import psutil
+
+    found = {interface}
+    if interface in ALL_INTERFACES:
+        items = [item for each in psutil.net_if_addrs().values() for item in each]
+        found = {item.address for item in items if item.family in (socket.AF_INET, socket.AF_INET6)}
+        found = {address for address in found if "%" not in address}
+    names = r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
+    found.add(socket.gethostname())
+    return sorted(host for host in found if ":" in host or re.fullmatch(names, host))

@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.cluster.protocol import (
     AckLogs,
-    GetMetrics,
-    GetUsage,
+    Collect,
+    Collected,
+    Heartbeat,
+    HeartbeatAnswer,
     LogBatch,
-    MetricsResult,
     ToCoordinator,
     ToDaemon,
-    Usage,
 )
 from dora.daemon.logs.diagnostics import LEVELS, shown
 
-ROUTINE: Final = (Heartbeat, HeartbeatAnswer, AckLogs, LogBatch, GetUsage, MetricsResult, GetMetrics, Usage)
+ROUTINE: Final = (Heartbeat, HeartbeatAnswer, AckLogs, LogBatch, Collect, Collected)
 """Messages that come again and again; only the level ``trace`` shows them."""
 
 

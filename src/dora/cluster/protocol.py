@@ -13,12 +13,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from dora._version import __version__
-from dora.cluster.authority import SignedCertificate
-from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import FormerPart, PeerStatus
+from dora.wire.clock import ClockOffset
 from dora.wire.daemon_protocol import Answer, LookRequest, NodeRequest
 from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
@@ -39,6 +38,10 @@ NO_TICKET: Final = 0  # the ticket of a change that a machine makes later; nobod
 
 RunStatus = Literal["Starting", "Running", "Finished", "Failed"]
 ACTIVE: Final = ("Starting", "Running")
+Collectable = Literal["usage", "metrics", "templates"]
+
+
+_CHANGED: Final = ("dataflow", "machines", "revision", "generations")  # fields of a run that changes set
 
 
 class RunSpec(RunOptions, frozen=True, kw_only=True):
@@ -56,22 +59,11 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
 
     def after(self, change: ProposedChange) -> RunSpec:
         """Return a copy with a changed dataflow."""
-        return msgspec.structs.replace(
-            self,
-            dataflow=change.dataflow,
-            machines=change.machines,
-            revision=change.revision,
-            generations=change.generations,
-        )
+        return msgspec.structs.replace(self, **{name: getattr(change, name) for name in _CHANGED})
 
     def last_change(self) -> ProposedChange:
         """Return the last change, for a machine that has missed it."""
-        return ProposedChange(
-            revision=self.revision,
-            dataflow=self.dataflow,
-            machines=self.machines,
-            generations=self.generations,
-        )
+        return ProposedChange(**{name: getattr(self, name) for name in _CHANGED})
 
     def parameters_of(self, node_id: str) -> dict[str, Any] | None:
         """Return the parameters with which a node starts, None if there is no such node."""
@@ -159,11 +151,14 @@ class Introduction(msgspec.Struct, frozen=True, tag="Hello"):
     protocol: int = 0
 
 
-class Usage(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `GetUsage`, with the same number."""
+class Collected(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
+    """The answer to `Collect`, with the same number; only the field ``what`` is filled in."""
 
     number: int
-    runs: tuple[RunUsage, ...]
+    what: Collectable
+    usage: list[RunUsage] = []  # of every dataflow that runs here, like the metrics
+    metrics: list[DataflowMetrics] = []
+    templates: list[TemplateView] = []
 
 
 class RunDescription(msgspec.Struct, frozen=True, tag=True):
@@ -171,20 +166,6 @@ class RunDescription(msgspec.Struct, frozen=True, tag=True):
 
     run: RunReport
     spec: RunSpec
-
-
-class MetricsResult(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `GetMetrics`: the metrics of every dataflow that runs here."""
-
-    number: int
-    dataflows: list[DataflowMetrics]
-
-
-class TemplatesResult(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `GetTemplates`, with the same number."""
-
-    number: int
-    templates: list[TemplateView]
 
 
 class LogBatch(msgspec.Struct, frozen=True, tag=True):
@@ -217,13 +198,18 @@ class ObserverRefused(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """The daemon is alive; answered by `HeartbeatAnswer`."""
+
+    sent_ns: int = 0  # as all these times, nanoseconds since the Unix epoch
+    clock: ClockOffset | None = None  # how far the coordinator's clock is ahead, once that is known
+
+
 ToCoordinator = (
     Hello
     | RunReport
-    | Usage
+    | Collected
     | RunDescription
-    | MetricsResult
-    | TemplatesResult
     | LogBatch
     | ParametersSet
     | Answered
@@ -234,11 +220,27 @@ ToCoordinator = (
 # ----------------------------------------------------------------------- coordinator → daemon
 
 
+class SignedCertificate(msgspec.Struct, frozen=True, tag=True):
+    """The certificate that a daemon has requested, and its authority, as PEM. Comes before `Welcome`."""
+
+    certificate: str
+    authority: str
+
+
 class Welcome(msgspec.Struct, frozen=True, tag=True):
     """The coordinator accepts the daemon."""
 
     version: str  # of dora
     protocol: int = 0  # `PROTOCOL_VERSION`; 0: the coordinator did not say
+
+
+class HeartbeatAnswer(msgspec.Struct, frozen=True, tag=True):
+    """Times of the coordinator's clock, and how far it is ahead of the clocks of all machines."""
+
+    sent_ns: int  # of the heartbeat
+    received_ns: int
+    answered_ns: int
+    clocks: dict[str, ClockOffset]
 
 
 class DaemonRejected(msgspec.Struct, frozen=True, tag=True):
@@ -405,22 +407,11 @@ class DescribeRun(msgspec.Struct, frozen=True, tag=True):
     dataflow_id: str
 
 
-class GetUsage(msgspec.Struct, frozen=True, tag=True):
-    """Answered by `Usage` with the same number."""
+class Collect(msgspec.Struct, frozen=True, tag=True):
+    """Ask a machine what all machines are asked: ``what`` is a field of `Collected`, the answer."""
 
     number: int
-
-
-class GetMetrics(msgspec.Struct, frozen=True, tag=True):
-    """Answered by `MetricsResult` with the same number."""
-
-    number: int
-
-
-class GetTemplates(msgspec.Struct, frozen=True, tag=True):
-    """Ask for the template processes of a machine. Answered by `TemplatesResult` with the same number."""
-
-    number: int
+    what: Collectable
 
 
 class OpenObserver(msgspec.Struct, frozen=True, tag=True):
@@ -453,9 +444,7 @@ ToDaemon = (
     | DropRecords
     | AckLogs
     | DescribeRun
-    | GetUsage
-    | GetMetrics
-    | GetTemplates
+    | Collect
     | OpenObserver
     | Shutdown
 )

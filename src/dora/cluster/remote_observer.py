@@ -1,4 +1,7 @@
-"""Queries on nodes of other machines, over the coordinator; `dora.observe.remote` answers them there."""
+"""Queries on nodes of other machines, over the coordinator; `dora.observe.remote` answers them there.
+
+Also snapshots of a dataflow whose nodes are not all on this machine, merged from all of its machines.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -14,8 +17,10 @@ import msgspec
 
 from dora._version import __version__
 from dora.cluster.protocol import CLOSE_WITH_REASON, JUST_ENDED, VERSION_HEADER
-from dora.errors import DoraError
-from dora.observe.queries import QueryBegun, ReplaceableQuery
+from dora.daemon.client import DaemonClient
+from dora.errors import ConnectError, DoraError
+from dora.observe.load import Load
+from dora.observe.queries import QueryBegun, ReplaceableQuery, SnapshotQuery
 from dora.observe.remote.protocol import (
     MAX_DELIVERY,
     DeliveryTaken,
@@ -26,7 +31,9 @@ from dora.observe.remote.protocol import (
     decode_delivery,
     encode,
 )
+from dora.observe.snapshot import RunSource, Snapshot, merge
 from dora.transport.proof import proven_socket
+from dora.wire.daemon_protocol import ANSWER_TIMEOUT, Inspection
 
 if TYPE_CHECKING:
     from dora.cluster.client import Client
@@ -244,3 +251,90 @@ class RemoteObserver:
         self.missed |= ending.missed
         if ending.fault:
             self.faults.append(ending.fault)
+
+
+class DistributedSource:
+    """A `SnapshotSource` of one dataflow: its nodes on this machine, if any, and those on others.
+
+    Each machine counts for its own nodes and for the links to them. Of a machine that does not answer, the
+    snapshot has what the others know.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inspection: Inspection,
+        run: DaemonClient | None,
+        connections: Mapping[str, ObserverConnection],
+        machine_of: Callable[[str], str],
+        every: float,
+        *,
+        latency: bool,
+    ) -> None:
+        """Begin. ``run`` is the part of this machine, if there is one; ``connections`` are by machine.
+
+        Raises `ConnectError`, `DoraError`.
+        """
+        self.name = name
+        self.inspection = inspection
+        self._machine_of = machine_of
+        self._local = None if run is None else RunSource(run, latency=latency)
+        self._remote = RemoteObserver(dict(connections), lambda _: SnapshotQuery(every, latency))
+        self._newest: dict[str, Snapshot] = {}  # by machine
+        self._asked = set(connections)
+        self._deadline = time.monotonic() + every + ANSWER_TIMEOUT
+
+    @property
+    def faults(self) -> list[str]:
+        """Why machines stopped to answer, or measure no latencies."""
+        return [*self._remote.faults, *(part.trouble for part in self._newest.values() if part.trouble)]
+
+    def watch(self, seconds: float) -> None:
+        if self._local is not None:
+            self._local.watch(seconds)
+        else:
+            time.sleep(seconds)
+
+    def detect_activity(self) -> None:
+        if self._local is not None:
+            self._local.detect_activity()
+
+    def pids(self) -> list[int]:
+        return [] if self._local is None else self._local.pids()
+
+    def ask(self) -> None:
+        """Ask the daemon of this machine; raises `ConnectError` once the dataflow has ended."""
+        if self._local is not None:
+            self._local.ask()
+        elif not self._remote.present():
+            raise ConnectError(self._remote.reason())
+
+    def refresh(self, loads: dict[int, Load]) -> Snapshot:
+        """Return the newest merged snapshot; wait for the first snapshot of each machine."""
+        self._keep(self._remote.incoming())
+        while self._remote.present() - self._newest.keys() and time.monotonic() < self._deadline:
+            self._keep(self._remote.wait())
+        remote = {
+            machine: self._newest[machine] for machine in self._remote.present() & self._newest.keys()
+        }
+        if self._local is not None:
+            self.inspection = self._local.inspection
+            own = self._local.refresh(loads)
+        elif remote:
+            own = next(iter(remote.values()))
+        else:
+            return Snapshot("", [], [])
+        return merge(own, remote, self._machine_of)
+
+    def _keep(self, items: Sequence[object]) -> None:
+        for item in items:
+            if not isinstance(item, Snapshot):
+                continue
+            if item.machine in self._asked:
+                self._newest[item.machine] = item
+            else:  # the dataflow is on one machine, whose name it does not know
+                self._newest.update(dict.fromkeys(self._asked, item))
+
+    def close(self) -> None:
+        if self._local is not None:
+            self._local.close()

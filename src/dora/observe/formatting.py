@@ -6,14 +6,11 @@ import json
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, as_datetime, decode_metadata
-
-if TYPE_CHECKING:
-    pass
 
 SHOWN_VALUES: Final = 16  # of an array, unless all are wanted
 SHOWN_TEXT: Final = 200  # characters of one text, likewise

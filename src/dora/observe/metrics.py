@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from dora.daemon.client import DaemonClient, name_of, running
 from dora.errors import DoraError
+from dora.observe.latency import PathReader
 from dora.observe.load import LoadMeter
-from dora.observe.path_latencies import PathReader
 from dora.observe.rates import Counters
 from dora.observe.tap_session import inspect
 from dora.transport.board import Board
@@ -42,7 +42,9 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
             )
         )
     outputs = [
-        OutputMetrics(node.id, output.id, *reading.outputs[output.slot])
+        OutputMetrics(
+            node.id, output.id, dict(zip(("messages", "bytes"), reading.outputs[output.slot], strict=True))
+        )
         for node in inspection.nodes
         for output in node.outputs
         if not output.text

@@ -12,6 +12,7 @@ import msgspec
 
 from dora.observe.rates import MeasuredRate
 from dora.observe.snapshot import Snapshot
+from dora.wire.daemon_protocol import GraphText
 
 RATES_EVERY: Final = 0.5  # seconds between two results of a `RateQuery`
 
@@ -42,7 +43,7 @@ class SnapshotQuery(msgspec.Struct, frozen=True, tag=True):
     """Return the state of all nodes and links as `Snapshot`, every so many seconds.
 
     ``latency`` measures on all links. ``previews`` are topics of which `Preview`s come as well. ``graph``
-    is for a page: a `DataflowGraph` and a first snapshot come at once, and a graph again whenever nodes or
+    is for a page: a `GraphText` and a first snapshot come at once, and a graph again whenever nodes or
     links have come or gone. While the query runs, a later one of the same client replaces it.
     """
 
@@ -89,12 +90,6 @@ class TextResult(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-class DataflowGraph(msgspec.Struct, frozen=True, tag=True):
-    """The graph, as JSON."""
-
-    graph: bytes
-
-
 class Preview(msgspec.Struct, frozen=True, tag=True):
     """A preview of a topic: a JSON object, and the bytes of an image or of points, if any.
 
@@ -118,5 +113,5 @@ class MessageCopy(msgspec.Struct, frozen=True, tag=True):
     data: bytes = b""
 
 
-SnapshotResult = Snapshot | DataflowGraph | Preview
+SnapshotResult = Snapshot | GraphText | Preview
 Result = QueryBegun | Line | Rates | TextResult | SnapshotResult | MessageCopy

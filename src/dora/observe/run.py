@@ -47,8 +47,11 @@ def build_and_run(
     """Build a dataflow, run it to its end, and return the result.
 
     ``nodes``, ``lock``, ``session`` and ``on_build`` are as in `build`, ``on_daemon`` is as in
-    `run_dataflow`. ``on_log`` gets the entries of both; ``on_built`` is called in between. Raises
-    `DataflowError`, `BuildError`, and `DoraError` if the run cannot begin; failed nodes are in the result.
+    `run_dataflow`. ``on_log`` gets the entries of both; ``on_built`` is called in between.
+
+    With ``options.trace`` its nodes write spans; with ``DORA_OTLP_ENDPOINT`` and the like they do too, and
+    traces, metrics and logs are sent to a collector. Raises `DataflowError`, `BuildError`, and `DoraError`
+    if the run or the export cannot begin; failed nodes are in the result.
     """
     check_spin_from_environment()
     built = build(
@@ -61,21 +64,7 @@ def build_and_run(
         on_build=on_build,
     )
     on_built(built)
-    return _run(built.dataflow, options, on_log, dataflow_id, on_daemon)
-
-
-def _run(
-    dataflow: Dataflow,
-    options: LocalRunOptions,
-    on_log: OnLog,
-    dataflow_id: str,
-    on_daemon: OnDaemon | None,
-) -> DataflowResult:
-    """Run a dataflow like `run_dataflow`.
-
-    With ``options.trace`` its nodes write spans; with ``DORA_OTLP_ENDPOINT`` and the like they do too, and
-    traces, metrics and logs are sent to a collector. Raises `DoraError` if that cannot be done.
-    """
+    dataflow = built.dataflow
     exports = any(
         name.startswith(("DORA_OTLP_", "DORA_JAEGER_", "OTEL_EXPORTER_OTLP_")) for name in os.environ
     )

@@ -11,10 +11,9 @@ import msgspec
 
 from dora.daemon.client import DaemonClient, name_of
 from dora.errors import ConnectError
-from dora.observe.latency import LatencyMeter
+from dora.observe.latency import LatencyMeter, PathReader
 from dora.observe.load import Load, LoadMeter
 from dora.observe.networks import NetworkRate, network_rates
-from dora.observe.path_latencies import PathReader
 from dora.observe.rates import Counters, LinkRate, OutputRate, Reading, rates
 from dora.observe.tap_session import TapSession, inspect
 from dora.observe.topics import Topic, is_sent_here, topics_of

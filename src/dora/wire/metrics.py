@@ -1,12 +1,12 @@
 """Metrics of a running dataflow: totals only, from which collectors compute rates.
 
-The records travel from the machines to the process that collects. The tables say what OpenTelemetry and
-Prometheus call each figure; a counter of nodes or links is declared in `dora.wire.counters`.
-Prefix and ``_total`` come from `dora.cluster.coordinator.metrics`.
+The records travel from the machines to the process that collects. `METRIC_KINDS` says what OpenTelemetry
+and Prometheus call each figure; a counter of nodes or links is declared in `dora.wire.counters`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -28,8 +28,7 @@ class OutputMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
 
     node: str
     output: str
-    messages: int = 0
-    bytes: int = 0  # copied to receivers: 0 without receivers
+    figures: dict[str, int] = {}  # of `OUTPUT_METRICS` by name; a missing one is 0
 
 
 class LinkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,10 +65,15 @@ class Metric(NamedTuple):
     name: str  # in the record
     title: str
     unit: str  # of UCUM, as OpenTelemetry wants it
-    opentelemetry: str  # after "dora.node.", "dora.output.", "dora.link." or "dora.network."
-    prometheus: str  # after "dora_node_", "dora_output_", "dora_link_" or "dora_network_"
+    opentelemetry: str  # after "dora.node." and the like, see `MetricKind`
+    prometheus: str  # after "dora_node_" and the like; the library adds "_total"
     is_total: bool = True  # it only grows
     scale: float = 1  # the number in the record divided by this is the value in ``unit``
+
+    def value(self, figures: Mapping[str, float]) -> float:
+        """Return the value in ``unit`` from the figures of a record."""
+        number = figures.get(self.name, 0)
+        return number if self.scale == 1 else number / self.scale
 
 
 NODE_METRICS: Final = (
@@ -95,4 +99,35 @@ LINK_METRICS: Final = (
 NETWORK_METRICS: Final = tuple(
     Metric(item.name, item.title, item.unit, item.name, item.metric, item.is_total, item.scale)
     for item in NETWORK_FIGURES
+)
+
+
+class MetricKind(NamedTuple):
+    """Nodes, outputs, links or networks: their records, and the metrics of these."""
+
+    name: str  # its metrics begin with "dora.node." or "dora_node_"
+    records: Callable[
+        [DataflowMetrics], Sequence[NodeMetrics | OutputMetrics | LinkMetrics | NetworkMetrics]
+    ]
+    attributes: Mapping[str, str]  # field of a record, as Prometheus labels it → attribute of OpenTelemetry
+    metrics: Sequence[Metric]
+
+
+METRIC_KINDS: Final = (
+    MetricKind("node", lambda found: found.nodes, {"node": "dora.node"}, NODE_METRICS),
+    MetricKind(
+        "output",
+        lambda found: found.outputs,
+        {"node": "dora.node", "output": "dora.output"},
+        OUTPUT_METRICS,
+    ),
+    MetricKind(
+        "link", lambda found: found.links, {"source": "dora.source", "input": "dora.input"}, LINK_METRICS
+    ),
+    MetricKind(
+        "network",
+        lambda found: found.networks,
+        {"source": "dora.machine", "target": "dora.peer"},
+        NETWORK_METRICS,
+    ),
 )

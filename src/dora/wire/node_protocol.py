@@ -22,7 +22,7 @@ from dora.wire.node_config import (
 
 # The version of all messages between nodes, daemons and coordinators. Raise it with every change that an
 # older process would misread; a process with another number is refused.
-PROTOCOL_VERSION = 10
+PROTOCOL_VERSION = 11
 
 
 # --------------------------------------------------------------------------- node → daemon

@@ -51,8 +51,7 @@ def cluster() -> None:
 
 def _load(path: str) -> Cluster:
     """Read a cluster file, and the choice between TLS and none that was made for it."""
-    from dora.cluster.ssh.encryption import with_choice
-    from dora.cluster.ssh.file import load_cluster
+    from dora.cluster.ssh.file import load_cluster, with_choice
 
     found = load_cluster(path)
     for warning in found.warnings:
@@ -150,7 +149,7 @@ def _start_machines(found: Cluster, client: Client, token: Token, stamp: str) ->
 
 def _with_tls(found: Cluster, token: Token, tls: bool | None) -> Cluster:
     """Return the cluster with TLS or without, and note the choice; None: as before. Raises `DoraError`."""
-    from dora.cluster.ssh.encryption import choose_tls, is_encrypted, with_choice
+    from dora.cluster.ssh.file import choose_tls, is_encrypted, with_choice
 
     if tls is None:
         return found

@@ -157,11 +157,7 @@ def coordinator(
     (DORA_BUILD_RESULT_TIMEOUT_SECS [1200]) and their processes started (DORA_SPAWN_RESULT_TIMEOUT_SECS
     [60]), and until one that does not answer counts as lost (DORA_UNREACHABLE_AFTER [never]).
     """
-    from dora.cluster.coordinator.own_certificate import (
-        LinkAuthority,
-        own_authority,
-        own_certificate,
-    )
+    from dora.cluster.coordinator.api import LinkAuthority
     from dora.cluster.coordinator.server import serve
     from dora.cluster.coordinator.store import MEMORY
 
@@ -171,6 +167,8 @@ def coordinator(
     is_remote = interface not in LOOPBACK
     is_own = encryption is None and not no_tls and is_remote
     if is_own:
+        from dora.cluster.authority import own_authority, own_certificate
+
         encryption = own_certificate(own_authority(port), interface)
     where = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(interface, interface)
     scheme = "http" if encryption is None or (is_own and where != interface) else "https"
@@ -307,7 +305,7 @@ def daemon(
     machines. DORA_LINK_DSCP [0] marks the packets of control messages, so that Wi-Fi and routers put them
     first. With DORA_QUIET, log entries of nodes stay in the files of this machine.
     """
-    from dora.cluster.agent.agent import serve
+    from dora.cluster.agent.agent import Agent
     from dora.cluster.agent.identity import Identity, tls_from
     from dora.daemon.options import ALLOW_SHELL
 
@@ -324,4 +322,4 @@ def daemon(
         run_options.append("--rt")
         for fault in become_realtime():
             click.echo(f"warning: --rt: {fault}", err=True)
-    serve(client.addresses, client.port, token, identity, client.authority, run_options)
+    Agent(client.addresses, client.port, token, identity, client.authority, run_options).run()

@@ -29,11 +29,11 @@ def view(files: tuple[str, ...], open_page: bool) -> None:
     for file in files:
         if not os.path.exists(file):
             raise DoraError(f"there is no file `{file}`")
-    from dora.cluster.dashboard.history_process import start_history_process
+    from dora.recording.history.worker import start_worker
 
     paths = [os.path.abspath(file) for file in files]
-    process = start_history_process(paths)  # it opens them while the server is imported
-    from dora.cluster.dashboard.view_server import serve
+    process = start_worker(paths)  # it opens them while the server is imported
+    from dora.cluster.dashboard.local_server import serve_view
 
     def announce(address: str) -> None:
         click.echo(f"The page is at {address}", err=True)
@@ -44,6 +44,6 @@ def view(files: tuple[str, ...], open_page: bool) -> None:
 
     with termination_as_interrupt():
         try:
-            serve(paths, process, announce)
+            serve_view(paths, process, announce)
         except KeyboardInterrupt:
             pass

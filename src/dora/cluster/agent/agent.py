@@ -20,19 +20,14 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 
 from dora._paths import NO_TLS, data_folder
-from dora.cluster.agent.clock_sync import ClockSync
-from dora.cluster.agent.connection import CoordinatorConnection, DaemonRefused
-from dora.cluster.agent.identity import Identity, daemon_lock, lock_path
+from dora.cluster.agent.connection import ClockSync, CoordinatorConnection, DaemonRefused
+from dora.cluster.agent.identity import Identity, LinkCertificate, daemon_lock, lock_path
 from dora.cluster.agent.limits import UsageMeter
-from dora.cluster.agent.link_certificate import LinkCertificate
 from dora.cluster.agent.link_port import LinkPort
-from dora.cluster.agent.observers import Observers
 from dora.cluster.agent.warm_templates import WarmTemplates
-from dora.cluster.agent.worker_process import WorkerProcess
+from dora.cluster.agent.worker_process import Observers, WorkerProcess
 from dora.cluster.agent.worker_reports import LogOutbox
-from dora.cluster.authority import SignedCertificate
 from dora.cluster.coordinator.placement import is_loopback
-from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.message_log import log_message
 from dora.cluster.protocol import (
     ACTIVE,
@@ -44,17 +39,17 @@ from dora.cluster.protocol import (
     Answered,
     Apply,
     Ask,
+    Collect,
+    Collectable,
+    Collected,
     DaemonRejected,
     DescribeRun,
     DropRecords,
     Endpoints,
-    GetMetrics,
-    GetTemplates,
-    GetUsage,
+    HeartbeatAnswer,
     ListensAt,
     LogBatch,
     MachineLost,
-    MetricsResult,
     ObserverRefused,
     OpenObserver,
     ParametersSet,
@@ -65,12 +60,11 @@ from dora.cluster.protocol import (
     RunReport,
     RunUsage,
     Shutdown,
+    SignedCertificate,
     StartRun,
     StopRun,
-    TemplatesResult,
     ToCoordinator,
     ToDaemon,
-    Usage,
     Welcome,
     decode_to_coordinator,
     decode_to_daemon,
@@ -105,18 +99,19 @@ class Agent:
         authority: str = "",
         run_options: Sequence[str] = (),
     ) -> None:
-        """``addresses`` all lead to one coordinator. Raises `DoraError`.
+        """``addresses`` all lead to one coordinator, and are tried in turn. Raises `DoraError`.
 
         ``authority``: see `dora.transport.proof.proven_connection`. ``run_options`` go to each
         `dora.cluster.agent.worker`.
         """
+        self._address = addresses[0], port
         self._run_options = run_options
         self._identity = identity
         self._interface = identity.address
         self._coordinator = CoordinatorConnection(addresses, port, token, authority)
         self._certificate = None
         if identity.tls is None and authority != NO_TLS:
-            path = lock_path(addresses[0], port, identity.machine).removesuffix(".lock")
+            path = lock_path(*self._address, identity.machine).removesuffix(".lock")
             self._certificate = LinkCertificate(identity.machine, path)
         self._observers = Observers(token.value, identity.machine, authority)
         self._id = uuid7()
@@ -142,8 +137,17 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
 
+    def run(self) -> None:
+        """Serve until the coordinator or a signal ends this; raises `DoraError`, also if it is rejected."""
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        self.install_signal_handlers()  # before others can see that there is a daemon
+        with daemon_lock(*self._address, self._identity.machine):
+            await self.serve()
+
     async def serve(self) -> None:
-        """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
+        """Serve as `run` does, in a running event loop."""
         connecting = asyncio.create_task(
             self._coordinator.keep_connected(self._serve_connection, lambda: self._shutting_down)
         )
@@ -304,16 +308,8 @@ class Agent:
             case DescribeRun(dataflow_id=dataflow_id):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     self._outgoing.put_nowait(RunDescription(self._reports[dataflow_id], run.spec))
-            case GetUsage(number=number):
-                usage = [
-                    RunUsage(dataflow_id, *self._meter.measure(run.process.pid, run.run_id))
-                    for dataflow_id, run in self._runs.items()
-                ]
-                self._outgoing.put_nowait(Usage(number, tuple(usage)))
-            case GetMetrics(number=number):
-                self._in_background(self._send_metrics(number))
-            case GetTemplates(number=number):
-                self._in_background(self._send_templates(number))
+            case Collect(number=number, what=what):
+                self._in_background(self._send_collected(number, what))
             case OpenObserver():
                 self._in_background(self._open_observer(message))
             case Shutdown():
@@ -330,15 +326,23 @@ class Agent:
             answered = Answered(ticket, Rejected(reason))
         self._outgoing.put_nowait(answered)
 
-    async def _send_metrics(self, number: int) -> None:
-        from dora.observe.metrics import collect_all_metrics
+    async def _send_collected(self, number: int, what: Collectable) -> None:
+        match what:
+            case "usage":
+                usage = [
+                    RunUsage(dataflow_id, *self._meter.measure(run.process.pid, run.run_id))
+                    for dataflow_id, run in self._runs.items()
+                ]
+                answer = Collected(number, what, usage=usage)
+            case "metrics":
+                from dora.observe.metrics import collect_all_metrics
 
-        dataflows = await asyncio.to_thread(collect_all_metrics, tuple(self._runs))
-        self._outgoing.put_nowait(MetricsResult(number, dataflows))
-
-    async def _send_templates(self, number: int) -> None:
-        templates = await asyncio.to_thread(self._templates.views)
-        self._outgoing.put_nowait(TemplatesResult(number, templates))
+                metrics = await asyncio.to_thread(collect_all_metrics, tuple(self._runs))
+                answer = Collected(number, what, metrics=metrics)
+            case "templates":
+                templates = await asyncio.to_thread(self._templates.views)
+                answer = Collected(number, what, templates=templates)
+        self._outgoing.put_nowait(answer)
 
     async def _open_observer(self, message: OpenObserver) -> None:
         fault = JUST_ENDED
@@ -532,25 +536,3 @@ def _remove_stale_runs() -> None:
         remove_stale()
     except (DoraError, OSError) as error:
         log.warning("what a killed run left could not be removed: %s", error)
-
-
-def serve(
-    addresses: Sequence[str],
-    port: int,
-    token: Token,
-    identity: Identity,
-    authority: str = "",
-    run_options: Sequence[str] = (),
-) -> None:
-    """Run the daemon of a machine until the coordinator or a signal ends it. Raises `DoraError`.
-
-    The coordinator is tried at its ``addresses`` in turn.
-    """
-
-    async def run_agent() -> None:
-        daemon = Agent(addresses, port, token, identity, authority, run_options)
-        daemon.install_signal_handlers()  # before others can see that there is a daemon
-        with daemon_lock(addresses[0], port, identity.machine):
-            await daemon.serve()
-
-    asyncio.run(run_agent())

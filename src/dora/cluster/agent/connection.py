@@ -3,6 +3,9 @@
 They are tried in turn, the one that worked last first. A machine may change its network: then the
 connection is lost, and another address may be the right one. All at once would be quicker, but each costs
 the coordinator a proof, and a daemon may try for days.
+
+Heartbeats go over it whenever nothing else does. Their round trips compare the clock of this machine with
+the coordinator's.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from http.client import HTTPException
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
@@ -23,11 +27,21 @@ from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketExcept
 
 from dora._paths import NO_TLS, host_and_port
 from dora.cluster.client import without_tls
-from dora.cluster.protocol import MAX_MESSAGE, SAME_VERSION
+from dora.cluster.protocol import (
+    HEARTBEAT_INTERVAL,
+    MAX_MESSAGE,
+    SAME_VERSION,
+    Heartbeat,
+    HeartbeatAnswer,
+    RunSpec,
+    ToCoordinator,
+    ToDaemon,
+)
 from dora.errors import DoraError
 from dora.transport.proof import UnprovenServerError, proven_connection
 from dora.transport.tls import client_context, exact_client_context, is_tls_fault, tls_fault
 from dora.transport.tokens import Token
+from dora.wire.clock import ClockFilter, round_trip
 
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
 PING_TIMEOUT: Final = 4.0  # seconds in which the coordinator must answer a ping
@@ -229,3 +243,38 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:  # negative: a name that is not known
         return f": {os.strerror(error.errno) if error.errno > 0 else error.strerror}"
     return ""
+
+
+class Run(Protocol):
+    """A dataflow of this machine."""
+
+    spec: RunSpec
+
+    def command(self, message: ToDaemon) -> None: ...
+
+
+class ClockSync:
+    """Sends heartbeats, and tells the workers of distributed dataflows how the clocks differ."""
+
+    def __init__(self) -> None:
+        self._filter = ClockFilter()
+        self._last: HeartbeatAnswer | None = None
+
+    async def send_heartbeats(self, outgoing: asyncio.Queue[ToCoordinator]) -> None:
+        """Send a heartbeat whenever nothing else is sent, without end."""
+        while True:
+            if outgoing.empty():
+                outgoing.put_nowait(Heartbeat(time.time_ns(), self._filter.best))
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
+
+    def take(self, answer: HeartbeatAnswer, runs: Iterable[Run]) -> None:
+        """Learn from an answer, and pass it on to all dataflows."""
+        self._filter.add(round_trip(answer.sent_ns, answer.received_ns, answer.answered_ns, time.time_ns()))
+        self._last = answer
+        for run in runs:
+            self.tell(run)
+
+    def tell(self, run: Run) -> None:
+        """Pass the differences of the clocks on to a dataflow that runs on several machines."""
+        if self._last is not None and len(set(run.spec.machines.values())) > 1:
+            run.command(self._last)

@@ -1,4 +1,4 @@
-"""The identity of a daemon: its machine, its lock, and the run ids of its dataflows."""
+"""The identity of a daemon: its machine, its certificates, its lock, and the run ids of its dataflows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import msgspec
@@ -18,6 +18,7 @@ from dora.cluster.protocol import (
     DEFAULT_MACHINE,
     Hello,
     RunReport,
+    SignedCertificate,
     StartRun,
 )
 from dora.daemon.run_directory import usable_root
@@ -100,6 +101,43 @@ def tls_from(environ: Mapping[str, str], machine: str) -> TlsFiles | None:
 
     check_machine_certificate(files, machine)
     return files
+
+
+class LinkCertificate:
+    """The certificate of this machine for its links, which the coordinator signs at each connection.
+
+    The key is made here and stays here. The files are there as long as the daemon, in a folder of this
+    user.
+    """
+
+    def __init__(self, machine: str, path: str) -> None:
+        """``path`` begins the names of its files."""
+        self._machine = machine
+        self._files = TlsFiles(f"{path}.ca.pem", f"{path}.pem", f"{path}.pem")
+        self._key = ""
+
+    def request(self) -> str:
+        """Make a key, and return the request that its certificate be signed (PEM)."""
+        from dora.cluster.authority import new_request
+
+        self._key, request = new_request(self._machine)
+        return request
+
+    def take(self, signed: SignedCertificate) -> TlsFiles:
+        """Write the files, and return their names; raises ``OSError``, `DoraError`."""
+        from dora.cluster.authority import write_for_user
+        from dora.transport.tls import check_machine_certificate
+
+        files = self._files
+        write_for_user(files.authority, signed.authority)
+        write_for_user(files.certificate, self._key + signed.certificate)
+        check_machine_certificate(files, self._machine)
+        return files
+
+    def remove(self) -> None:
+        for path in {self._files.authority, self._files.certificate}:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 # A coordinator has one daemon per machine. It locks a file, and the lock is free however the daemon ends.

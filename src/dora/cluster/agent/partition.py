@@ -15,9 +15,9 @@ import msgspec
 
 from dora._paths import data_folder, host_and_port
 from dora.cluster.agent.worker_reports import Reports
-from dora.cluster.heartbeat import HeartbeatAnswer
 from dora.cluster.protocol import (
     Endpoints,
+    HeartbeatAnswer,
     ListensAt,
     MachineLost,
     PeerReport,

@@ -1,9 +1,13 @@
-"""The process of one dataflow, as the daemon of a machine sees it."""
+"""Processes that the daemon of a machine starts: the worker of a dataflow, and observers of it."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+from typing import Final
+
+import msgspec
 
 from dora._ownership import connect_own
 from dora._paths import links_socket_of
@@ -23,6 +27,10 @@ from dora.wire.daemon_protocol import Answer, DataflowEnded, Rejected, Request, 
 from dora.wire.decoders import DecodeError
 from dora.wire.framing import FrameBuffer, FrameError, encode_frame
 from dora.wire.operations import ProposedChange
+
+MAX_OBSERVERS: Final = 32  # at a time
+
+log = logging.getLogger("dora.daemon")
 
 
 class WorkerProcess:
@@ -100,3 +108,59 @@ class WorkerProcess:
         """Kill the process if it still runs; its guardian kills the nodes."""
         if self.process.returncode is None:
             self.process.kill()
+
+
+class Observers:
+    """Starts observers for clients on other machines; see `dora.observe.remote`.
+
+    Each connects to the coordinator by itself. It ends with its standard input, and so with the daemon,
+    however the daemon ends. ``machine`` is the id of this machine. ``authority`` of the
+    coordinator: see `dora.transport.proof.proven_connection`.
+    """
+
+    def __init__(self, token: str, machine: str, authority: str = "") -> None:
+        self._token = token
+        self._machine = machine
+        self._authority = authority
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, coordinator: str, ticket: str, socket: str, interpreter: str) -> str:
+        """Start an observer for the coordinator at this URL; return why it failed, or ""."""
+        from dora.observe.remote.protocol import StartMessage
+
+        if len(self._tasks) >= MAX_OBSERVERS:
+            return (
+                f"there are {MAX_OBSERVERS} observers of machine `{self._machine}` already; end one of them"
+            )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(interpreter, "-P", "-m", "dora.observe.remote.server"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"{interpreter} cannot be run on machine `{self._machine}`: {error}"
+        assert process.stdin is not None
+        url = f"{coordinator}/api/observers/{ticket}"
+        order = StartMessage(url, self._token, socket, self._machine, self._authority)
+        process.stdin.write(msgspec.json.encode(order) + b"\n")
+        task = asyncio.create_task(self._watch(process))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return ""
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            code = await process.wait()
+            if code:
+                log.warning("an observer ended with status %d", code)
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()  # ends it with this process
+
+    async def close(self) -> None:
+        """End all observers."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from starlette.applications import Starlette
@@ -26,7 +26,6 @@ from dora._version import __version__
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.metrics import RequestCounter
 from dora.cluster.coordinator.openapi import document
-from dora.cluster.coordinator.own_certificate import LinkAuthority
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.http.auth import AuthMiddleware, Keys, failure
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
@@ -45,6 +44,7 @@ from dora.cluster.protocol import (
     VERSION_HEADER,
     Hello,
     Introduction,
+    SignedCertificate,
     ToDaemon,
     decode_introduction,
     decode_to_coordinator,
@@ -56,8 +56,11 @@ from dora.cluster.refusal import Refusal
 from dora.dataflow.names import machine_id_fault
 from dora.errors import DoraError
 from dora.transport import proof
-from dora.transport.tls import ServerContext
+from dora.transport.tls import ServerContext, authority_digest
 from dora.wire.daemon_protocol import DataflowRequest
+
+if TYPE_CHECKING:
+    from dora.cluster.authority import Signer
 
 MAX_WAIT = 60.0  # seconds that one request may wait
 HELLO_TIMEOUT = 10.0
@@ -99,6 +102,29 @@ def _by_method(endpoints: Mapping[str, Endpoint]) -> Endpoint:
         return await endpoints["GET" if request.method == "HEAD" else request.method](request)
 
     return answer
+
+
+class LinkAuthority:
+    """Signs the certificates of machines. Its authority is made or loaded for the first one."""
+
+    def __init__(self, port: int, *, is_remote: bool, is_kept: bool = True) -> None:
+        """``is_remote``: the coordinator serves other machines. ``is_kept``: so is its authority."""
+        self._port = port
+        self.is_remote = is_remote
+        self._is_kept = is_kept
+        self._signer: Signer | None = None
+
+    def sign(self, request: str, machine: str) -> tuple[SignedCertificate, str]:
+        """Return the certificate, and what tells its authority from others.
+
+        Raises ``ValueError`` for a bad request, `DoraError` if there can be no authority.
+        """
+        from dora.cluster.authority import Signer, own_authority
+
+        if self._signer is None:
+            self._signer = own_authority(self._port) if self._is_kept else Signer.new("dora coordinator")
+        text = self._signer.text
+        return SignedCertificate(self._signer.sign(request, machine), text), authority_digest(text)
 
 
 class Pages(NamedTuple):

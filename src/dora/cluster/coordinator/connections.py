@@ -8,7 +8,7 @@ from dora._paths import host_and_port
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.placement import address_of, is_loopback
 from dora.cluster.http_api import MachineView
-from dora.cluster.protocol import Hello, RunReport, ToDaemon
+from dora.cluster.protocol import Hello, ToDaemon
 from dora.wire.clock import ClockOffset
 
 
@@ -48,11 +48,6 @@ class DaemonConnection:
             clock=self.clock,
             link_port=self.link_port,
         )
-
-
-def moved(before: RunReport, now: RunReport) -> bool:
-    """Return whether a machine has another port for links."""
-    return before.port != now.port
 
 
 def endpoints_for(

@@ -21,13 +21,9 @@ from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.coordinator.fleet import Fleet
 from dora.cluster.coordinator.log_store import LogStore, log_store_directory
 from dora.cluster.coordinator.metrics import (
-    METRICS_TIMEOUT,
-    TEMPLATES_TIMEOUT,
     USAGE_FRESH,
-    USAGE_TIMEOUT,
     Collector,
     RequestCounter,
-    Send,
     page,
     usage_totals,
 )
@@ -43,7 +39,6 @@ from dora.cluster.coordinator.policy import (
 )
 from dora.cluster.coordinator.requests import Requests
 from dora.cluster.coordinator.store import Store
-from dora.cluster.heartbeat import Heartbeat
 from dora.cluster.http.relay import Relay, RelayedSession
 from dora.cluster.http_api import DataflowView, SystemStatus
 from dora.cluster.protocol import (
@@ -51,25 +46,20 @@ from dora.cluster.protocol import (
     DEFAULT_MACHINE,
     AckLogs,
     Answered,
-    GetMetrics,
-    GetTemplates,
-    GetUsage,
+    Collected,
+    Heartbeat,
     Hello,
     Limits,
     LogBatch,
-    MetricsResult,
     ObserverRefused,
     OpenObserver,
     ParametersSet,
     RunDescription,
     RunReport,
     RunSpec,
-    RunUsage,
     Shutdown,
-    TemplatesResult,
     TemplateView,
     ToCoordinator,
-    Usage,
 )
 from dora.cluster.refusal import Refusal, check_request
 from dora.daemon.logs.entry import LogEntry
@@ -102,11 +92,9 @@ class Coordinator:
         self._last_batches: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
         store.on_remove = self._on_remove
         self._changed = asyncio.Condition()
-        self._usage: Collector[tuple[RunUsage, ...]] = Collector(GetUsage, USAGE_TIMEOUT)
+        self._collector = Collector()
         self._measured_at = -USAGE_FRESH
-        self._measuring: asyncio.Task[dict[str, tuple[RunUsage, ...]]] | None = None
-        self._metrics: Collector[list[DataflowMetrics]] = Collector(GetMetrics, METRICS_TIMEOUT)
-        self._templates: Collector[list[TemplateView]] = Collector(GetTemplates, TEMPLATES_TIMEOUT)
+        self._measuring: asyncio.Task[dict[str, Collected]] | None = None
         self.counter = RequestCounter()
         self.requests = Requests(store, self.fleet)
         self.relay = Relay()
@@ -126,12 +114,8 @@ class Coordinator:
                 except Refusal as refusal:
                     log.error("no record of dataflow %s: %s", report.dataflow_id, refusal)
                 self.fleet.record(connection, report)
-            case Usage(number=number, runs=runs):
-                self._usage.record(connection.machine, number, runs)
-            case MetricsResult(number=number, dataflows=dataflows):
-                self._metrics.record(connection.machine, number, dataflows)
-            case TemplatesResult(number=number, templates=templates):
-                self._templates.record(connection.machine, number, templates)
+            case Collected():
+                self._collector.record(connection.machine, message)
             case LogBatch():
                 self._receive_logs(connection, message)
             case ParametersSet():
@@ -229,7 +213,13 @@ class Coordinator:
             machine: found for machine, found in self.fleet.connections.items() if machine in busy
         }
         await self._measure(connections)
-        totals = usage_totals(run for machine in connections for run in self._usage.newest.get(machine, ()))
+        newest = self._collector.newest
+        totals = usage_totals(
+            run
+            for machine in connections
+            if (answer := newest.get(("usage", machine))) is not None
+            for run in answer.usage
+        )
         return [
             msgspec.structs.replace(view, cpu=totals[view.uuid][0], memory=totals[view.uuid][1])
             if view.status in ACTIVE and view.uuid in totals
@@ -241,21 +231,22 @@ class Coordinator:
         """Ask these machines for their usage, unless the last numbers are fresh or about to come."""
         if (now := time.monotonic()) - self._measured_at >= USAGE_FRESH:
             self._measured_at = now
-            self._measuring = asyncio.create_task(self._usage.collect(_senders(connections)))
+            self._measuring = asyncio.create_task(self._collector.collect("usage", connections))
         if self._measuring is not None:
             await asyncio.shield(self._measuring)
 
     async def collect_metrics(self) -> dict[str, list[DataflowMetrics]]:
         """Return the metrics of all running dataflows, by machine, of those daemons that answer."""
-        return await self._metrics.collect(_senders(self.fleet.connections))
+        found = await self._collector.collect("metrics", self.fleet.connections)
+        return {machine: answer.metrics for machine, answer in found.items()}
 
     async def templates(self) -> list[TemplateView]:
         """Return the template processes of the machines that answer, in the order of the machines."""
-        found = await self._templates.collect(_senders(self.fleet.connections))
+        found = await self._collector.collect("templates", self.fleet.connections)
         return [
             msgspec.structs.replace(template, machine=machine)
-            for machine, templates in sorted(found.items())
-            for template in templates
+            for machine, answer in sorted(found.items())
+            for template in answer.templates
         ]
 
     async def metrics(self) -> bytes:
@@ -434,7 +425,3 @@ class Coordinator:
     def _check_daemons(self) -> None:
         if not self.fleet.connections:
             raise Refusal(503, "no daemon is connected to the coordinator; start one with `dora up`")
-
-
-def _senders(connections: Mapping[str, DaemonConnection]) -> dict[str, Send]:
-    return {machine: connection.send for machine, connection in connections.items()}

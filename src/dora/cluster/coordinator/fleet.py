@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from dora._version import __version__
-from dora.cluster.coordinator.connections import DaemonConnection, endpoints_for, moved
+from dora.cluster.coordinator.connections import DaemonConnection, endpoints_for
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.log_store import log_store_directory
-from dora.cluster.coordinator.policy import lost_report, unreachable_after
+from dora.cluster.coordinator.policy import loss_reason, unreachable_after
 from dora.cluster.coordinator.store import Store
-from dora.cluster.heartbeat import Heartbeat, HeartbeatAnswer
 from dora.cluster.http_api import DataflowView, MachineView
 from dora.cluster.protocol import (
     ACTIVE,
@@ -37,6 +36,8 @@ from dora.cluster.protocol import (
     DescribeRun,
     DropRecords,
     Endpoints,
+    Heartbeat,
+    HeartbeatAnswer,
     Hello,
     Introduction,
     Limits,
@@ -159,8 +160,7 @@ class Fleet:
                 self._catch_up(run, connection)
                 self._send_endpoints_to_others(run, machine)  # its address may be another one
             elif run.is_active_on(machine):
-                was_with = run.daemons[machine]
-                self._lose(run, machine, lost_report(run.dataflow_id, was_with, hello.daemon_id).reason)
+                self._lose(run, machine, loss_reason(run.daemons[machine], hello.daemon_id))
             else:
                 run.ending.discard(machine)
                 self._start_again(run, machine)
@@ -311,7 +311,7 @@ class Fleet:
             text = f"{report.status} on machine `{machine}`{reason}"
             log.info("dataflow %s: %s", report.dataflow_id, text)
         has_changed = report.revision > run.reports[machine].revision
-        has_moved = moved(run.reports[machine], report)
+        has_moved = report.port != run.reports[machine].port
         peer_status = run.record(machine, report)
         if not run.is_idle(machine):
             self._forward_status(run, machine, report, peer_status)

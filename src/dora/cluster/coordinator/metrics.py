@@ -8,78 +8,61 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from operator import attrgetter
-from typing import Final, Generic, TypeVar, get_args
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Final, get_args
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.core import Metric as Family
 
 from dora._version import __version__
+from dora.cluster.coordinator.connections import DaemonConnection
 from dora.cluster.http_api import DataflowView
-from dora.cluster.protocol import RunStatus, RunUsage, ToDaemon
-from dora.wire.metrics import (
-    LINK_METRICS,
-    NETWORK_METRICS,
-    NODE_METRICS,
-    OUTPUT_METRICS,
-    DataflowMetrics,
-    LinkMetrics,
-    Metric,
-    NetworkMetrics,
-    NodeMetrics,
-    OutputMetrics,
-)
+from dora.cluster.protocol import Collect, Collectable, Collected, RunStatus, RunUsage
+from dora.wire.metrics import METRIC_KINDS, DataflowMetrics, Metric
 from dora.wire.node_status import StatusWord
-from dora.wire.path_statistics import PathLatency
 
-USAGE_TIMEOUT: Final = 0.15  # seconds for the answers; a late machine is shown with its former numbers
 USAGE_FRESH: Final = 1.0  # seconds for which numbers are used again
-METRICS_TIMEOUT: Final = 2.0  # seconds for the answers
-TEMPLATES_TIMEOUT: Final = 1.0  # seconds for the answers
-
-Send = Callable[[ToDaemon], None]
-_Answer = TypeVar("_Answer")
-_Item = TypeVar("_Item")
+# Seconds for the answers. A machine that is late with its usage is shown with its former numbers.
+TIMEOUTS: Final[dict[Collectable, float]] = {"usage": 0.15, "metrics": 2.0, "templates": 1.0}
 
 
-class Collector(Generic[_Answer]):
+class Collector:
     """Asks all machines the same at the same time. For one event loop.
 
-    ``newest`` is machine → its last answer, which may have come too late for its request.
+    ``newest`` has the last answer of each machine, which may have come too late for its request.
     """
 
-    def __init__(self, request: Callable[[int], ToDaemon], timeout: float) -> None:
-        """``request`` makes a request with a number, which the answers have too."""
-        self._request = request
-        self._timeout = timeout
+    def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, tuple[set[str], dict[str, _Answer], asyncio.Event]] = {}
-        self.newest: dict[str, _Answer] = {}
+        self._waiting: dict[int, tuple[set[str], dict[str, Collected], asyncio.Event]] = {}
+        self.newest: dict[tuple[Collectable, str], Collected] = {}
 
-    async def collect(self, machines: Mapping[str, Send]) -> dict[str, _Answer]:
+    async def collect(
+        self, what: Collectable, machines: Mapping[str, DaemonConnection]
+    ) -> dict[str, Collected]:
         """Return the answers that come within the timeout, by machine."""
         number = next(self._numbers)
-        found: dict[str, _Answer] = {}
+        found: dict[str, Collected] = {}
         complete = asyncio.Event()
         self._waiting[number] = set(machines), found, complete
         try:
-            for send in machines.values():
-                send(self._request(number))
+            for connection in machines.values():
+                connection.send(Collect(number, what))
             if machines:
-                await asyncio.wait_for(complete.wait(), self._timeout)
+                await asyncio.wait_for(complete.wait(), TIMEOUTS[what])
         except TimeoutError:
             pass
         finally:
             del self._waiting[number]
         return found
 
-    def record(self, machine: str, number: int, answer: _Answer) -> None:
+    def record(self, machine: str, answer: Collected) -> None:
         """Record an answer."""
-        self.newest[machine] = answer
-        if number in self._waiting:
-            missing, found, complete = self._waiting[number]
+        self.newest[answer.what, machine] = answer
+        if answer.number in self._waiting:
+            missing, found, complete = self._waiting[answer.number]
             found[machine] = answer
             missing.discard(machine)
             if not missing:
@@ -110,70 +93,21 @@ class RequestCounter:
 
 Labels = tuple[str, ...]
 Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
-Row = tuple[Kind, str, str, Callable[[_Item], float]]
 
-
-def _figure(item: NodeMetrics | LinkMetrics | NetworkMetrics, name: str) -> float:
-    return item.figures.get(name, 0)
-
-
-def _rows(metrics: Iterable[Metric], value_of: Callable[[_Item, str], float]) -> list[Row[_Item]]:
-    def row(metric: Metric) -> Row[_Item]:
-        kind = CounterMetricFamily if metric.is_total else GaugeMetricFamily
-        return (
-            kind,
-            metric.prometheus,
-            metric.title,
-            lambda item: value_of(item, metric.name) / metric.scale,
-        )
-
-    return [row(metric) for metric in metrics]
-
-
-_NODE_METRICS: Final[list[Row[NodeMetrics]]] = [
-    (
-        GaugeMetricFamily,
-        "running",
-        "Whether a node runs",
-        lambda node: int(node.status == StatusWord.RUNNING),
-    ),
-    *_rows(NODE_METRICS, _figure),
-]
-_OUTPUT_METRICS: Final[list[Row[OutputMetrics]]] = _rows(OUTPUT_METRICS, getattr)
-_LINK_METRICS: Final[list[Row[LinkMetrics]]] = _rows(LINK_METRICS, _figure)
-_NETWORK_METRICS: Final[list[Row[NetworkMetrics]]] = _rows(NETWORK_METRICS, _figure)
-_PATH_METRICS: Final[list[Row[PathLatency]]] = [
-    (
-        CounterMetricFamily,
-        "messages",
-        "Messages of an input that follow from an output",
-        attrgetter("messages"),
-    ),
-    (
-        GaugeMetricFamily,
-        "latency_median_seconds",
-        "Time from an output to an input, half of the messages",
-        lambda path: path.median_ms / 1e3,
-    ),
-    (
-        GaugeMetricFamily,
-        "latency_p99_seconds",
-        "Time from an output to an input, 99 % of the messages",
-        lambda path: path.p99_ms / 1e3,
-    ),
-    (
-        GaugeMetricFamily,
-        "latency_worst_seconds",
-        "Time from an output to an input, the longest so far",
-        lambda path: path.worst_ms / 1e3,
-    ),
-    (
-        CounterMetricFamily,
-        "budget_missed_messages",
+_TIME: Final = "Time from an output to an input"
+_PATH_METRICS: Final = (  # fields of a `PathLatency`, for Prometheus alone
+    Metric("messages", "Messages of an input that follow from an output", "{message}", "", "messages"),
+    Metric("median_ms", f"{_TIME}, half of the messages", "s", "", "latency_median_seconds", False, 1e3),
+    Metric("p99_ms", f"{_TIME}, 99 % of the messages", "s", "", "latency_p99_seconds", False, 1e3),
+    Metric("worst_ms", f"{_TIME}, the longest so far", "s", "", "latency_worst_seconds", False, 1e3),
+    Metric(
+        "missed",
         "Messages of an input that took longer than the budget of their path",
-        attrgetter("missed"),
+        "{message}",
+        "",
+        "budget_missed_messages",
     ),
-]
+)
 
 
 def page(
@@ -184,19 +118,6 @@ def page(
 ) -> bytes:
     """Return the page. ``machines``: whether the daemons of these have answered."""
     statuses = Counter(view.status for view in views)
-    nodes = [((found.dataflow, node.node), node) for found in dataflows for node in found.nodes]
-    outputs = [
-        ((found.dataflow, item.node, item.output), item) for found in dataflows for item in found.outputs
-    ]
-    links = [
-        ((found.dataflow, item.source, item.input), item) for found in dataflows for item in found.links
-    ]
-    networks = [
-        ((found.dataflow, item.source, item.target), item) for found in dataflows for item in found.networks
-    ]
-    paths = [
-        ((found.dataflow, item.source, item.sink), item) for found in dataflows for item in found.paths
-    ]
     registry = CollectorRegistry()
     registry.register(
         _Moment(
@@ -216,11 +137,18 @@ def page(
                     ("machine",),
                     [((name,), int(up)) for name, up in machines.items()],
                 ),
-                *_families("dora_node", ("dataflow", "node"), nodes, _NODE_METRICS),
-                *_families("dora_output", ("dataflow", "node", "output"), outputs, _OUTPUT_METRICS),
-                *_families("dora_link", ("dataflow", "source", "input"), links, _LINK_METRICS),
-                *_families("dora_network", ("dataflow", "source", "target"), networks, _NETWORK_METRICS),
-                *_families("dora_path", ("dataflow", "source", "input"), paths, _PATH_METRICS),
+                _family(
+                    GaugeMetricFamily,
+                    "dora_node_running",
+                    "Whether a node runs",
+                    ("dataflow", "node"),
+                    [
+                        ((found.dataflow, node.node), int(node.status == StatusWord.RUNNING))
+                        for found in dataflows
+                        for node in found.nodes
+                    ],
+                ),
+                *_figures(dataflows),
                 _family(
                     CounterMetricFamily,
                     "dora_api_requests",
@@ -254,15 +182,37 @@ class _Moment:
         return self._metrics
 
 
+def _figures(dataflows: Collection[DataflowMetrics]) -> Iterator[Family]:
+    """Yield the metrics of nodes, outputs, links, networks and paths."""
+    for kind in METRIC_KINDS:
+        records = [
+            ((found.dataflow, *(getattr(record, field) for field in kind.attributes)), record.figures)
+            for found in dataflows
+            for record in kind.records(found)
+        ]
+        yield from _families(kind.name, ("dataflow", *kind.attributes), records, kind.metrics)
+    paths = [
+        ((found.dataflow, path.source, path.sink), msgspec.structs.asdict(path))
+        for found in dataflows
+        for path in found.paths
+    ]
+    yield from _families("path", ("dataflow", "source", "input"), paths, _PATH_METRICS)
+
+
 def _families(
-    prefix: str,
+    kind: str,
     labels: Labels,
-    items: Iterable[tuple[Labels, _Item]],
-    metrics: Iterable[Row[_Item]],
+    records: Collection[tuple[Labels, Mapping[str, float]]],
+    metrics: Iterable[Metric],
 ) -> Iterator[Family]:
-    """Yield several metrics of the same items."""
-    for kind, name, text, value in metrics:
-        yield _family(kind, f"{prefix}_{name}", text, labels, [(key, value(item)) for key, item in items])
+    for metric in metrics:
+        yield _family(
+            CounterMetricFamily if metric.is_total else GaugeMetricFamily,
+            f"dora_{kind}_{metric.prometheus}",
+            metric.title,
+            labels,
+            [(key, metric.value(figures)) for key, figures in records],
+        )
 
 
 def _family(

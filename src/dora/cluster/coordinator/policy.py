@@ -12,7 +12,6 @@ from dora.cluster.http_api import DataflowView
 from dora.cluster.protocol import (
     ACTIVE,
     Limits,
-    RunReport,
     RunSpec,
 )
 from dora.cluster.refusal import Refusal
@@ -90,16 +89,14 @@ def free_name(views: Sequence[DataflowView], wanted: str) -> str:
     return name
 
 
-def lost_report(dataflow_id: str, was_with: str, daemon_id: str) -> RunReport:
-    """Return the report for an active dataflow that the daemon of its machine does not report.
+def loss_reason(was_with: str, daemon_id: str) -> str:
+    """Return why an active dataflow is lost that the daemon of its machine does not report.
 
     When a daemon dies, its nodes end; a daemon that lives reports all its runs.
     """
     if was_with != daemon_id:
-        reason = "its daemon ended, and all nodes with it"
-    else:
-        reason = "its daemon was to start it, and does not know it"
-    return RunReport(dataflow_id, "Failed", reason=reason)
+        return "its daemon ended, and all nodes with it"
+    return "its daemon was to start it, and does not know it"
 
 
 def file_of(spec: RunSpec) -> str | None:

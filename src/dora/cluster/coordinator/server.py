@@ -10,18 +10,16 @@ import socket
 from collections.abc import Callable
 
 import msgspec
-import uvicorn
 
 from dora._paths import LOOPBACK, store_path
-from dora.cluster.coordinator.api import Pages, make_api
+from dora.cluster.coordinator.api import LinkAuthority, Pages, make_api
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.own_certificate import LinkAuthority
 from dora.cluster.coordinator.policy import limits_from
 from dora.cluster.coordinator.store import MEMORY, Store, lock_store
 from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject
 from dora.cluster.http.auth import Keys, keys_for
 from dora.cluster.http.server import connection_limit, make_server
-from dora.cluster.protocol import ACTIVE, DEFAULT_MACHINE, Limits
+from dora.cluster.protocol import ACTIVE, DEFAULT_MACHINE
 from dora.dataflow.graph import graph_of
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
@@ -64,45 +62,31 @@ def serve(
         log.info("the token is in %s", token.source)
         keys = keys_for(token.value)
         on_ready(keys.path)
-        asyncio.run(
-            _serve(listener, store, keys, interface, encryption, plain_loopback, link_authority, limits)
-        )
+
+        async def run() -> None:
+            def end() -> None:
+                server.should_exit = True
+
+            coordinator = Coordinator(store, end, limits, interface)
+            app = make_api(
+                coordinator,
+                keys,
+                hosts=LOOPBACK if interface in LOOPBACK else frozenset(),
+                pages=_pages(coordinator, keys),
+                encryption=encryption,
+                link_authority=link_authority,
+            )
+            server = make_server(app, connection_limit(), encryption, plain_loopback=plain_loopback)
+            try:
+                await server.serve([listener])
+            finally:
+                coordinator.close()
+
+        asyncio.run(run())
     finally:
         listener.close()
         if lock is not None:
             os.close(lock)
-
-
-async def _serve(
-    listener: socket.socket,
-    store: Store,
-    keys: Keys,
-    interface: str,
-    encryption: ServerContext | None,
-    plain_loopback: bool,
-    link_authority: LinkAuthority | None,
-    limits: Limits,
-) -> None:
-    server: uvicorn.Server
-
-    def end() -> None:
-        server.should_exit = True
-
-    coordinator = Coordinator(store, end, limits, interface)
-    hosts = LOOPBACK if interface in LOOPBACK else frozenset()
-    app = make_api(
-        coordinator,
-        keys,
-        hosts=hosts,
-        pages=_pages(coordinator, keys),
-        encryption=encryption,
-        link_authority=link_authority,
-    )
-    server = make_server(app, connection_limit(), encryption, plain_loopback=plain_loopback)
-    try:
-        await server.serve([listener])
-    finally:
-        coordinator.close()
 
 
 def _pages(coordinator: Coordinator, keys: Keys) -> Pages:
@@ -115,16 +99,10 @@ def _pages(coordinator: Coordinator, keys: Keys) -> Pages:
             dataflow = from_plain(coordinator.spec(view.uuid).dataflow, Dataflow)
             return msgspec.json.encode(graph_of(dataflow))
 
-        running = view.status in ACTIVE
         return Subject(
-            dataflow_id=view.uuid,
-            name=view.name,
-            file=view.file,
-            log_directory=view.log_directory,
-            running=running,
-            graph=graph,
-            machines=tuple(view.machines),
-            placed=coordinator.spec(view.uuid).machines if running else {},
+            view,
+            graph,
+            placed=coordinator.spec(view.uuid).machines if view.status in ACTIVE else {},
             here=DEFAULT_MACHINE if coordinator.fleet.is_local(DEFAULT_MACHINE) else "",
         )
 

@@ -115,22 +115,12 @@ class Store:
 
         ``daemons`` is machine → the daemon that is to start its part.
         """
+        values = {name: getattr(view, name) for name in _COLUMNS}
+        values |= {"nodes": _json(view.nodes), "daemons": _json(daemons), "spec": _json(spec)}
         with self._refused("the dataflow cannot be recorded, and is not started"):
             self._db.execute(
-                "INSERT INTO dataflows "
-                "(uuid, name, status, nodes, file, log_directory, daemons, created, spec) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    dataflow_id,
-                    view.name,
-                    view.status,
-                    encode(view.nodes).decode(),
-                    view.file,
-                    view.log_directory,
-                    encode(daemons).decode(),
-                    view.created,
-                    encode(spec).decode(),
-                ),
+                f"INSERT INTO dataflows ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",
+                tuple(values.values()),
             )
         self._views[dataflow_id] = view
         self._active[dataflow_id] = daemons
@@ -146,15 +136,7 @@ class Store:
         nodes = [node["id"] for node in change.dataflow["nodes"]]
         spec = self.spec(dataflow_id).after(change)
         with self._refused("the change cannot be recorded"):
-            self._db.execute(
-                "UPDATE dataflows SET spec = ?, nodes = ?, daemons = ? WHERE uuid = ?",
-                (
-                    encode(spec).decode(),
-                    encode(nodes).decode(),
-                    encode(daemons).decode(),
-                    dataflow_id,
-                ),
-            )
+            self._change(dataflow_id, spec=_json(spec), nodes=_json(nodes), daemons=_json(daemons))
         self._views[dataflow_id] = msgspec.structs.replace(view, nodes=nodes, machines=sorted(daemons))
         if view.status in ACTIVE:
             self._active[dataflow_id] = daemons
@@ -171,9 +153,7 @@ class Store:
             return
         spec = self.spec(dataflow_id).with_parameters(message.node, message.parameters)
         with self._refused("its parameters cannot be recorded"):
-            self._db.execute(
-                "UPDATE dataflows SET spec = ? WHERE uuid = ?", (encode(spec).decode(), dataflow_id)
-            )
+            self._change(dataflow_id, spec=_json(spec))
 
     def update(self, report: RunReport, daemons: dict[str, str]) -> list[str]:
         """Record how a run is; one that is not in the store is ignored. Returns as `flush` does."""
@@ -213,18 +193,21 @@ class Store:
         return written
 
     def _write(self, report: RunReport, daemons: dict[str, str]) -> None:
-        result = None if report.result is None else encode(report.result).decode()
+        view = self._views[report.dataflow_id]
+        self._change(
+            view.uuid,
+            status=report.status,
+            reason=view.reason,
+            result=None if report.result is None else _json(report.result),
+            ended=view.ended,
+            daemons=_json(daemons),
+        )
+
+    def _change(self, dataflow_id: str, **columns: str | float | None) -> None:
+        """Write columns of a record."""
         self._db.execute(
-            "UPDATE dataflows SET status = ?, reason = ?, result = ?, ended = ?, daemons = ? "
-            "WHERE uuid = ?",
-            (
-                report.status,
-                self._views[report.dataflow_id].reason,
-                result,
-                self._views[report.dataflow_id].ended,
-                encode(daemons).decode(),
-                report.dataflow_id,
-            ),
+            f"UPDATE dataflows SET {', '.join(f'{name} = ?' for name in columns)} WHERE uuid = ?",
+            (*columns.values(), dataflow_id),
         )
 
     def _remove_oldest(self) -> None:
@@ -302,6 +285,10 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _json(value: object) -> str:
+    return encode(value).decode()
 
 
 def _is_full(error: Exception) -> bool:

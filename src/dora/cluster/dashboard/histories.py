@@ -1,6 +1,7 @@
 """Recordings that pages look back into: a process for each, which `dora.recording.history.worker` runs.
 
-A request of a page goes to the process as it is, and the answer comes back as it is.
+A request of a page goes to the process as it is, and the answer comes back as it is. The black box of a
+running dataflow is saved to a file first.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import subprocess
 from collections.abc import Callable, Sequence
@@ -17,11 +19,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dora.cluster.dashboard.history_process import start_history_process
 from dora.cluster.http.endpoints import with_refusals
 from dora.cluster.refusal import Refusal
+from dora.daemon.client import DaemonClient
 from dora.daemon.processes.ending import end_by_stdin
-from dora.recording.history.worker import ANSWER, MAX_REQUEST
+from dora.errors import ConnectError, DoraError
+from dora.recording.history.worker import ANSWER, MAX_REQUEST, start_worker
+from dora.recording.mcap.process_folder import make_folder, remove_folder
+from dora.wire.black_box import SavedBlackBox
+from dora.wire.daemon_protocol import SAVE_TIMEOUT, SaveBlackBox
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds; a comparison has none
 END_TIMEOUT: Final = 2.0  # seconds
@@ -44,7 +50,7 @@ class HistoryProcess:
         """Return the answer to a request; raises `Refusal` with the sentence of the process."""
         async with self._lock:
             if self._process is None or self._process.poll() is not None:
-                self._process = start_history_process(self._paths)
+                self._process = start_worker(self._paths)
             process = self._process
             exchange = asyncio.ensure_future(asyncio.to_thread(_exchange, process, request))
             try:
@@ -158,3 +164,41 @@ class Histories:
         reading, comparing, on_close = self._open.pop(id_)
         await asyncio.gather(reading.close(), comparing.close())
         on_close()
+
+
+def save_black_box(socket: str, path: str = "", note: str = "") -> str:
+    """Write the black box of a run to a file, and return its path.
+
+    ``path`` "": a file of the run, which its report names. ``note`` is a mark in the file. Raises
+    `DoraError`.
+    """
+    try:
+        with DaemonClient(socket) as run:
+            run.set_patience(SAVE_TIMEOUT)
+            answer = run.ask(SaveBlackBox(path=path, note=note))
+            assert isinstance(answer, SavedBlackBox)
+    except ConnectError:
+        raise Refusal(409, "the dataflow has just ended; its recordings are in its folder") from None
+    if not answer.path:
+        raise DoraError(f"the black box was not saved: {answer.problem}")
+    return answer.path
+
+
+class PastFiles:
+    """Files with the content of black boxes, for as long as a page looks at them."""
+
+    def __init__(self) -> None:
+        self._folder = ""
+        self._count = 0
+
+    def write(self, socket: str) -> str:
+        """Write the black box of a run to a file that is not one of its recordings; raises `DoraError`."""
+        self._folder = self._folder or make_folder("past")
+        self._count += 1
+        return save_black_box(socket, os.path.join(self._folder, f"{self._count}.mcap"))
+
+    def close(self) -> None:
+        """Remove all files."""
+        if self._folder:
+            remove_folder(self._folder)
+            self._folder = ""

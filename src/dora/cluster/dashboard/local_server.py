@@ -1,5 +1,6 @@
-"""The process that serves the dashboard of one `dora run --ui`; to a browser it looks like a coordinator.
+"""The servers of pages for one user of this machine: of a `dora run --ui`, and of `dora view`.
 
+The page of a run has a process of its own, which looks like a coordinator to a browser.
 `dora.cluster.dashboard.local` starts it: ``python -m dora.cluster.dashboard.local_server``.
 """
 
@@ -7,26 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, Final
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from dora._paths import LOOPBACK, SOCKET_NAME, run_path
-from dora.cluster.dashboard.local import LocalRun
+from dora.cluster.dashboard.local import HOST, LocalRun, listen
 from dora.cluster.dashboard.page_file import remove_page_file
 from dora.cluster.dashboard.pages import MAX_BODY, PUBLIC_PATHS, Dashboard, Subject, in_thread
-from dora.cluster.http.auth import AuthMiddleware, failure, keys_for
+from dora.cluster.http.auth import AuthMiddleware, Keys, failure, keys_for
 from dora.cluster.http.endpoints import json_response, read_body, with_refusals
 from dora.cluster.http.server import connection_limit, make_server
 from dora.cluster.http_api import DataflowView
@@ -40,9 +43,7 @@ from dora.daemon.supervisor.result import DataflowResult
 from dora.wire.daemon_protocol import Answer, NodeRequest
 from dora.wire.decoders import from_json
 
-UNAUTHORIZED_TEXT = (
-    "this page is for the user who started it: open the address that `dora run --ui` has printed"
-)
+VIEW: Final = "view"  # id of the recordings that `dora view` shows
 
 
 def view_of(run: LocalRun) -> DataflowView:
@@ -73,16 +74,13 @@ def ended_view(run: LocalRun, result: DataflowResult) -> DataflowView:
 
 def make_app(run: LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboard]:
     """Return the application and the dashboard in it; ``stop`` ends the run like Ctrl-C."""
-    subject = Subject(run.dataflow_id, run.name, run.file, run.log_directory, running=True)
     view = view_of(run)
+    subject = Subject(view)
 
     def find(wanted: str) -> Subject:
         if wanted not in (run.dataflow_id, run.name):
             raise Refusal(404, f"no dataflow with name or UUID `{wanted}`")
         return subject
-
-    async def status(request: Request) -> Response:  # noqa: ARG001
-        return json_response({"kind": "run"})
 
     async def listing(request: Request) -> Response:  # noqa: ARG001
         return json_response([view])
@@ -103,15 +101,25 @@ def make_app(run: LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboar
     keys = keys_for(run.ticket, run.ticket)
     dashboard = Dashboard(find, keys)
     routes = [
-        Route("/api/status", status),
         Route("/api/dataflows", listing),
         Route("/api/dataflows/{dataflow}/stop", end, methods=["POST"]),
         Route("/api/dataflows/{dataflow}/requests", with_refusals(ask), methods=["POST"]),
-        *dashboard.routes(),
     ]
-    return AuthMiddleware(
-        Starlette(routes=routes), keys, LOOPBACK, PUBLIC_PATHS, UNAUTHORIZED_TEXT
-    ), dashboard
+    return _app("run", "dora run --ui", routes, dashboard, keys), dashboard
+
+
+def _app(kind: str, command: str, routes: Sequence[BaseRoute], dashboard: Dashboard, keys: Keys) -> ASGIApp:
+    """Return the application of a page, with ``routes`` and those of the dashboard.
+
+    ``kind`` tells the page what it shows; ``command`` is what the user has started.
+    """
+
+    async def status(request: Request) -> Response:  # noqa: ARG001
+        return json_response({"kind": kind})
+
+    app = Starlette(routes=[Route("/api/status", status), *routes, *dashboard.routes()])
+    text = f"this page is for the user who started it: open the address that `{command}` has printed"
+    return AuthMiddleware(app, keys, LOOPBACK, PUBLIC_PATHS, text)
 
 
 def _ask(dataflow_id: str, request: NodeRequest) -> Answer:
@@ -150,6 +158,42 @@ async def _serve(descriptor: int, subject: LocalRun, stdin: BinaryIO) -> None:
     finally:
         remove_page_file(port)
         await dashboard.close()
+
+
+def serve_view(
+    files: Sequence[str], process: subprocess.Popen[bytes], announce: Callable[[str], None]
+) -> None:
+    """Serve the page of some recordings, which ``process`` reads, until SIGINT or SIGTERM.
+
+    ``announce`` gets its address once a browser can open it. Raises `DoraError` for a file that is no
+    recording.
+    """
+    asyncio.run(_serve_view(files, process, announce))
+
+
+async def _serve_view(
+    files: Sequence[str], process: subprocess.Popen[bytes], announce: Callable[[str], None]
+) -> None:
+    listener = listen()
+    port: int = listener.getsockname()[1]
+    ticket = secrets.token_hex(16)  # 128 bits
+    keys = keys_for(ticket, ticket)
+    dashboard = Dashboard(_find_none, keys)
+    dashboard.histories.open(files, VIEW, process)
+    server = make_server(_app(VIEW, "dora view", (), dashboard, keys), connection_limit())
+    try:
+        # So that the command fails for what is no recording, not the page.
+        await dashboard.histories.ask(VIEW, b'{"type":"about"}')
+        announce(f"http://{HOST}:{port}{keys.path}")
+        await server.serve([listener])
+    finally:
+        remove_page_file(port)
+        await dashboard.close()
+        listener.close()
+
+
+def _find_none(name: str) -> Subject:
+    raise Refusal(404, f"no dataflow runs here; this page shows recordings, and not `{name}`")
 
 
 def main() -> None:

@@ -21,8 +21,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._paths import PACKAGE, SOCKET_NAME, prefix_of, run_path
-from dora.cluster.dashboard.black_box import PastFiles, save
-from dora.cluster.dashboard.histories import MOST, Histories
+from dora.cluster.dashboard.histories import MOST, Histories, PastFiles, save_black_box
 from dora.cluster.dashboard.remote import RemoteObservers
 from dora.cluster.dashboard.watches import MAX_TOPICS, Viewer, Watch, Watches
 from dora.cluster.dashboard.yaml_text import source_of
@@ -30,10 +29,11 @@ from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, secrets_equal
 from dora.cluster.http.endpoints import Endpoint, json_response, read_body, with_refusals
 from dora.cluster.http.relay import RelayedSession
 from dora.cluster.http_api import DataflowView
+from dora.cluster.protocol import ACTIVE
 from dora.cluster.refusal import Refusal
 from dora.daemon.guardian import box_of
 from dora.errors import DoraError
-from dora.observe.preview.protocol import Target, page_query
+from dora.observe.preview.protocol import Search, Target, page_query
 from dora.recording.recorder import control
 from dora.recording.recorder.process import Recordings
 from dora.wire.decoders import json_decoder
@@ -54,29 +54,30 @@ SECURITY_HEADERS: Final = {
 class Subject(msgspec.Struct, frozen=True):
     """A dataflow on the page. ``graph`` is its graph as JSON, if it has ended or has not started.
 
-    ``machines`` are all its machines, ``placed`` is node → machine, and ``here`` is the machine that is
-    observed directly, without a relay.
+    ``placed`` is node → machine, and ``here`` is the machine that is observed directly, without a relay.
     """
 
-    dataflow_id: str
-    name: str
-    file: str | None
-    log_directory: str
-    running: bool
+    view: DataflowView
     graph: Callable[[], bytes] | None = None
-    machines: tuple[str, ...] = ()
     placed: dict[str, str] = {}
     here: str = ""
 
     @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.view.status in ACTIVE
+
+    @property
     def shown_machines(self) -> list[str]:
         """All its machines by their ids; this computer, which has none, by its own name."""
-        return [gethostname() if machine == self.here else machine for machine in self.machines or ("",)]
+        return [
+            gethostname() if machine == self.here else machine for machine in self.view.machines or [""]
+        ]
 
     @property
     def remote_machines(self) -> tuple[str, ...]:
         """The machines that are observed over the relay."""
-        return tuple(machine for machine in self.machines if machine != self.here) if self.running else ()
+        return tuple(name for name in self.view.machines if name != self.here) if self.running else ()
 
 
 Find = Callable[[str], Subject]
@@ -105,18 +106,11 @@ class _WantTopics(msgspec.Struct, tag="look"):
     latency: bool = False
 
 
-class _Search(msgspec.Struct, tag="search"):
-    ticket: int
-    node: str = ""
-    level: str = "stdout"
-    text: str = ""
-
-
 class _Next(msgspec.Struct, tag="next"):
     """The page has drawn what it got, and is ready for more."""
 
 
-_decode = json_decoder(_WantTopics | _Search | _Next)
+_decode = json_decoder(_WantTopics | Search | _Next)
 
 
 class Dashboard:
@@ -200,34 +194,34 @@ class Dashboard:
     async def _describe(self, request: Request) -> Response:
         subject = self._find(request.path_params["dataflow"])
         about = {
-            "uuid": subject.dataflow_id,
-            "name": subject.name,
+            "uuid": subject.view.uuid,
+            "name": subject.view.name,
             "machines": subject.shown_machines,
-            "file": subject.file,
+            "file": subject.view.file,
             "running": subject.running,
             "here": subject.running and os.path.exists(_socket(subject)),
             "looks_back": subject.running and _keeps_black_box(subject),
-            "source": await asyncio.to_thread(source_of, subject.file),
+            "source": await asyncio.to_thread(source_of, subject.view.file),
             "graph": None if subject.graph is None else msgspec.Raw(subject.graph()),
         }
         return _json(about)
 
     async def _list_recordings(self, request: Request) -> Response:
         subject = self._find(request.path_params["dataflow"])
-        directory = run_path(subject.dataflow_id)
+        directory = run_path(subject.view.uuid)
         return _json(await asyncio.to_thread(lambda: list(control.statuses(directory))))
 
     async def _record(self, request: Request) -> Response:
         body = await _body(request, _NewRecording)
         subject = self._running(request)
         start = self._recordings.start
-        return _json(await in_thread(start, _socket(subject), subject.log_directory, body.topics))
+        return _json(await in_thread(start, _socket(subject), subject.view.log_directory, body.topics))
 
     async def _stop_recording(self, request: Request) -> Response:
         subject = self._running(request)
         pid = request.path_params["pid"]
         return _json(
-            await in_thread(control.ask, run_path(subject.dataflow_id), pid, "stop", RECORDER_TIMEOUT)
+            await in_thread(control.ask, run_path(subject.view.uuid), pid, "stop", RECORDER_TIMEOUT)
         )
 
     async def _look_back(self, request: Request) -> Response:
@@ -239,13 +233,13 @@ class Dashboard:
     async def _save(self, request: Request) -> Response:
         body = await _body(request, _NewSave)
         subject = self._running(request)
-        return _json({"path": await in_thread(save, _socket(subject), "", body.note)})
+        return _json({"path": await in_thread(save_black_box, _socket(subject), "", body.note)})
 
     def _running(self, request: Request) -> Subject:
         """Return the running dataflow of a request; raises `Refusal` if it has ended."""
         subject = self._find(request.path_params["dataflow"])
         if not subject.running:
-            raise Refusal(409, f"dataflow `{subject.name}` has ended")
+            raise Refusal(409, f"dataflow `{subject.view.name}` has ended")
         return subject
 
     # ----------------------------------------------------------------------- live
@@ -258,7 +252,7 @@ class Dashboard:
         return lambda watch: RemoteObservers(
             subject.remote_machines,
             subject.placed,
-            lambda machine: observe(subject.dataflow_id, machine),
+            lambda machine: observe(subject.view.uuid, machine),
             watch.send_state,
             watch.receive_remote,
         )
@@ -273,7 +267,7 @@ class Dashboard:
             SUBPROTOCOL if SUBPROTOCOL in websocket.scope.get("subprotocols", ()) else None
         )
         socket = _socket(subject) if subject.running else ""
-        target = Target(subject.dataflow_id, socket, subject.log_directory, subject.remote_machines)
+        target = Target(subject.view.uuid, socket, subject.view.log_directory, subject.remote_machines)
         viewer = Viewer()
         watch = await self._watches.join(target, viewer, self._remote_observers(subject))
         delivery = asyncio.create_task(_deliver(websocket, viewer))
@@ -295,8 +289,8 @@ def _handle(text: str, watch: Watch, viewer: Viewer) -> None:
         case _WantTopics(topics=topics, latency=latency):
             viewer.query = page_query(tuple(topics[:MAX_TOPICS]), latency=latency)
             watch.update_query()
-        case _Search(ticket=ticket, node=node, level=level, text=words):
-            watch.search(viewer, ticket, node, level, words)
+        case wanted:
+            watch.search(viewer, wanted)
 
 
 async def _deliver(websocket: WebSocket, viewer: Viewer) -> None:
@@ -334,11 +328,11 @@ def _remove(path: str) -> None:
 
 def _keeps_black_box(subject: Subject) -> bool:
     """Return whether the dataflow has a black box, on this machine."""
-    return os.path.isdir(box_of(prefix_of(run_path(subject.dataflow_id))))
+    return os.path.isdir(box_of(prefix_of(run_path(subject.view.uuid))))
 
 
 def _socket(subject: Subject) -> str:
-    return f"{run_path(subject.dataflow_id)}/{SOCKET_NAME}"
+    return f"{run_path(subject.view.uuid)}/{SOCKET_NAME}"
 
 
 def _json(value: Any) -> Response:

@@ -19,7 +19,7 @@ from dora.observe.preview.protocol import (
     FromWatcher,
     page_query,
 )
-from dora.observe.queries import DataflowGraph, Preview, SnapshotQuery
+from dora.observe.queries import Preview, SnapshotQuery
 from dora.observe.remote.protocol import (
     DeliveryTaken,
     QueryEnded,
@@ -27,7 +27,8 @@ from dora.observe.remote.protocol import (
     decode_delivery,
     encode,
 )
-from dora.observe.snapshot import Snapshot
+from dora.observe.snapshot import Snapshot, merge
+from dora.wire.daemon_protocol import GraphText
 
 RETRY: Final = 2.0  # seconds between attempts to observe a machine
 OpenSession = Callable[[str], RelayedSession]
@@ -106,7 +107,7 @@ class RemoteObservers:
                         self.faults.pop(machine, None)
                         self.snapshots[machine] = item
                         self._on_change()
-                    case Preview() | DataflowGraph():
+                    case Preview() | GraphText():
                         self._on_message(item)
                     case QueryEnded():
                         session.reason = session.reason or item.fault
@@ -141,3 +142,28 @@ class RemoteObservers:
         self._ended.add(machine)
         if len(self._ended) == len(self._tasks):
             self._on_message(Ended())
+
+
+def merged(
+    here: Snapshot | None,
+    remote: Mapping[str, Snapshot],
+    faults: Mapping[str, str],
+    placed: Mapping[str, str],
+) -> Snapshot:
+    """Return the merged snapshot of this machine and of others.
+
+    ``remote`` and ``faults``, which say why a machine cannot be observed, are by machine. ``placed`` is
+    node → machine.
+    """
+    parts = [*([here] if here else []), *remote.values()]
+    snapshot = parts[0] if parts else Snapshot("", [], [])
+    if remote:
+        reported = {item.node.id: item.node.machine for item in snapshot.nodes}
+        only = "" if here else next(iter(remote))  # a dataflow on one machine does not know its name
+        snapshot = merge(
+            snapshot,
+            remote,
+            lambda node: placed.get(node) or reported[node] or only,
+        )
+    troubles = (*(part.trouble for part in parts), *faults.values())
+    return msgspec.structs.replace(snapshot, trouble="; ".join(filter(None, troubles)))

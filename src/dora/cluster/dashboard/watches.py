@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from dora.cluster.dashboard.dataflow_state import MAX_SAMPLES, LastMinute, merged
-from dora.cluster.dashboard.remote import RemoteObservers
+import msgspec
+
+from dora.cluster.dashboard.remote import RemoteObservers, merged
 from dora.observe.conflate import ConflatedQueue
 from dora.observe.preview.protocol import (
     MAX_FRAME,
@@ -26,9 +27,10 @@ from dora.observe.preview.protocol import (
     frame,
     page_query,
 )
-from dora.observe.queries import DataflowGraph, Preview
+from dora.observe.queries import Preview
 from dora.observe.snapshot import Snapshot
-from dora.observe.snapshot_json import as_json
+from dora.observe.snapshot_json import MAX_SAMPLES, LastMinute, as_json
+from dora.wire.daemon_protocol import GraphText
 
 # The page asks for a delivery once it has drawn the one before. Until then newer data replaces older data,
 # so a slow browser costs bounded memory, and sees less instead of later.
@@ -55,7 +57,7 @@ class Outbox:
     def put(self, message: FromWatcher) -> None:
         """Add a message; never waits."""
         match message:
-            case DataflowGraph(graph=graph):
+            case GraphText(json=graph):
                 self.set("graph", graph)
             case Ended():
                 self.set("ended", b"true")
@@ -222,11 +224,11 @@ class Watch:
             if self.remote is not None:
                 self.remote.change_query(query)
 
-    def search(self, viewer: Viewer, ticket: int, node: str, level: str, text: str) -> None:
+    def search(self, viewer: Viewer, wanted: Search) -> None:
         """Search the whole log; the answer goes to the outbox of the viewer."""
         self._last_ticket += 1
-        viewer.tickets[self._last_ticket] = ticket
-        self._send(Search(self._last_ticket, node, level, text))
+        viewer.tickets[self._last_ticket] = wanted.ticket
+        self._send(msgspec.structs.replace(wanted, ticket=self._last_ticket))
 
     def send_state(self) -> None:
         """Send all browsers the state on all machines."""
@@ -244,7 +246,7 @@ class Watch:
 
     def receive_remote(self, message: FromWatcher) -> None:
         """Forward a message of another machine; a graph only if this machine has none."""
-        if not isinstance(message, DataflowGraph) or self._here is None:
+        if not isinstance(message, GraphText) or self._here is None:
             self._receive(message)
 
     def _send(self, message: ToWatcher) -> None:
@@ -289,7 +291,7 @@ class Watch:
             return
         if isinstance(message, Ended):
             self._ended.set()
-        if isinstance(message, DataflowGraph | Ended):
+        if isinstance(message, GraphText | Ended):
             self._newest[type(message)] = message
         elif isinstance(message, Lines):
             self._lines.extend(message.entries)

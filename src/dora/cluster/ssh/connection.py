@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from dora.cluster.ssh.file import Machine
-from dora.cluster.ssh.ssh import COMMAND_TIMEOUT, MachineFault, login, piped, reason
+from dora.cluster.ssh.ssh import COMMAND_TIMEOUT, MachineFault, PipedScript, login
 from dora.daemon.processes.ending import end_by_stdin
 from dora.daemon.run_directory import usable_root
 
@@ -42,11 +42,7 @@ class SshConnection:
         self._socket = os.path.join(root, _SOCKET.format(os.getpid()))
         self.machine = msgspec.structs.replace(machine, connection=self._socket)
         options = ("-T", "-M", "-o", "ControlPersist=no")
-        self._process = piped(self.machine, script + _STAY, options=options, own_session=True)
-        self._output: list[bytes] = []
-        assert self._process.stderr is not None
-        self._listener = threading.Thread(target=self._read_errors, daemon=True)
-        self._listener.start()
+        self._script = PipedScript(self.machine, script + _STAY, options=options, own_session=True)
         try:
             self.answer = self._read_answer()
         except BaseException:
@@ -54,12 +50,11 @@ class SshConnection:
             raise
 
     def _read_answer(self) -> list[str]:
-        assert self._process.stdout is not None
-        late = threading.Timer(COMMAND_TIMEOUT, self._process.kill)
+        late = threading.Timer(COMMAND_TIMEOUT, self._script.process.kill)
         late.start()
         answer: list[str] = []
         try:
-            for line in self._process.stdout:
+            for line in self._script.stdout:
                 text = line.decode(errors="replace").rstrip("\r\n")
                 if text == _READY:
                     return answer
@@ -68,24 +63,16 @@ class SshConnection:
         finally:
             is_late = not late.is_alive()
             late.cancel()
-        status = self._process.wait()
-        self._listener.join()
+        fault = self._script.fault()
         if is_late:
             why = f"it took longer than {COMMAND_TIMEOUT:.0f} s, and was given up"
-        else:
-            why = reason(self.machine, status, b"".join(self._output).decode(errors="replace"))
-        raise MachineFault(self.machine, why)
-
-    def _read_errors(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if len(self._output) < 100:
-                self._output.append(line)
+            fault = MachineFault(self.machine, why)
+        raise fault
 
     def fault(self) -> MachineFault:
         """Return the error for a run on the machine that has ended without an exit status."""
         try:
-            self._process.wait(_LOSS_TIMEOUT)
+            self._script.process.wait(_LOSS_TIMEOUT)
         except subprocess.TimeoutExpired:
             return MachineFault(self.machine, "the dora there was killed, and the dataflow with it")
         return MachineFault(
@@ -114,11 +101,8 @@ class SshConnection:
 
     def close(self) -> None:
         """End the connection, and with it all commands that still use it."""
-        assert self._process.stdout is not None and self._process.stderr is not None
-        end_by_stdin(self._process, _END_TIMEOUT)
-        self._process.stdout.close()
-        self._listener.join()
-        self._process.stderr.close()
+        with self._script:
+            end_by_stdin(self._script.process, _END_TIMEOUT)
         try:
             os.unlink(self._socket)  # ssh was killed
         except FileNotFoundError:

@@ -7,9 +7,7 @@ import os
 import re
 import socket
 import tarfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from subprocess import Popen
 from typing import IO, Any, cast
 
 import msgspec
@@ -19,7 +17,7 @@ from dora.cluster.ssh.folder import Entry, difference, scan_folder
 from dora.cluster.ssh.receive import ExpectedFiles, Present
 from dora.cluster.ssh.retention import Copy
 from dora.cluster.ssh.scripts import list_copies, receive_copy
-from dora.cluster.ssh.ssh import CountedReads, MachineFault, on_all, piped, reason, run
+from dora.cluster.ssh.ssh import CountedReads, MachineFault, PipedScript, on_all, run
 from dora.daemon.work import Work
 from dora.dataflow.model import Dataflow
 from dora.dataflow.problems import listed
@@ -49,48 +47,23 @@ def copy_folder(
 
     Files of the last copy that are gone in the folder are removed. The bytes are added to ``work``.
     """
-    process = piped(machine, receive_copy(machine, copy_name(folder)))
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-    errors: list[bytes] = []
-    listener = threading.Thread(target=lambda: errors.append(_read_stderr(process)), daemon=True)
-    listener.start()
-    try:
-        return _send(machine, process, folder, files, work or Work())
-    except (BrokenPipeError, msgspec.DecodeError):
-        _close(process.stdin)
-        status = process.wait()
-        listener.join()
-        output = b"".join(errors).decode(errors="replace")
-        raise MachineFault(machine, reason(machine, status, output)) from None
-    except OSError as error:
-        why = f"{error.filename}: {error.strerror}" if error.filename else "a file that has just changed"
-        raise MachineFault(machine, f"cannot copy {why}; try again") from None
-    finally:
-        process.kill()
-        process.wait()
-        _close(process.stdin)
-        process.stdout.close()
-
-
-def _close(stream: IO[bytes]) -> None:
-    try:
-        stream.close()
-    except BrokenPipeError:
-        pass  # nobody takes what was still to be sent
-
-
-def _read_stderr(process: Popen[Any]) -> bytes:
-    assert process.stderr is not None
-    output: bytes = process.stderr.read()
-    process.stderr.close()
-    return output
+    with PipedScript(machine, receive_copy(machine, copy_name(folder))) as script:
+        try:
+            return _send(machine, script, folder, files, work or Work())
+        except (BrokenPipeError, msgspec.DecodeError):
+            script.close_stdin()
+            raise script.fault() from None
+        except OSError as error:
+            why = (
+                f"{error.filename}: {error.strerror}" if error.filename else "a file that has just changed"
+            )
+            raise MachineFault(machine, f"cannot copy {why}; try again") from None
 
 
 def _send(
-    machine: Machine, process: Popen[Any], folder: str, files: Mapping[str, Entry], work: Work
+    machine: Machine, script: PipedScript, folder: str, files: Mapping[str, Entry], work: Work
 ) -> Copied:
-    assert process.stdin is not None and process.stdout is not None
-    present = from_json(process.stdout.readline(), Present)
+    present = from_json(script.stdout.readline(), Present)
     changed, gone = difference(files, present.files)
     size = sum(files[path][0] for path in changed)
     if present.free is not None and size > present.free:
@@ -98,11 +71,11 @@ def _send(
             machine,
             f"{size:,} bytes are to be copied to {present.folder}, and {present.free:,} are free there",
         )
-    process.stdin.write(msgspec.json.encode(ExpectedFiles(dict(files), gone)) + b"\n")
+    script.stdin.write(msgspec.json.encode(ExpectedFiles(dict(files), gone)) + b"\n")
     work.expect(size)
-    _send_files(process.stdin, folder, changed, files, work)
-    process.stdin.close()
-    from_json(process.stdout.readline(), dict[str, Any])
+    _send_files(script.stdin, folder, changed, files, work)
+    script.stdin.close()
+    from_json(script.stdout.readline(), dict[str, Any])
     return Copied(present.folder, len(changed), size)
 
 
@@ -139,17 +112,13 @@ def with_copies(
             "machine, or tell with `working_dir` in `deploy` where the files of its nodes are"
         )
     files = scan_folder(dataflow.working_dir)
-    folders: dict[str, str] = {}
-    faults: list[MachineFault] = []
-    for machine, copied in on_all(
+    copies, faults = on_all(
         machines, lambda machine: copy_folder(machine, dataflow.working_dir, files, work)
-    ):
-        if isinstance(copied, MachineFault):
-            faults.append(copied)
-            continue
-        folders[machine.id] = copied.folder
+    )
+    for machine, copied in copies:
         if copied.sent:
             report(f"{machine.id}: copied {copied.sent} file(s), {copied.size:,} bytes, to {copied.folder}")
+    folders = {machine.id: copied.folder for machine, copied in copies}
     nodes = [
         msgspec.structs.replace(
             node, deploy=msgspec.structs.replace(node.deploy, working_dir=folders.get(placed[node.id]))
@@ -179,13 +148,10 @@ class CopyOn(Copy, frozen=True, kw_only=True):
 
 def copies_on(machines: Sequence[Machine], remove: bool) -> tuple[list[CopyOn], list[MachineFault]]:
     """Return the copies on the machines, or remove unused ones and return those; and what went wrong."""
-    rows: list[CopyOn] = []
-    faults: list[MachineFault] = []
-    for machine, output in on_all(machines, lambda machine: run(machine, list_copies(machine, remove))):
-        if isinstance(output, MachineFault):
-            faults.append(output)
-            continue
-        for line in output.splitlines():
-            copy = from_json(line, Copy)
-            rows.append(CopyOn(machine=machine.id, **msgspec.structs.asdict(copy)))
+    results, faults = on_all(machines, lambda machine: run(machine, list_copies(machine, remove)))
+    rows = [
+        CopyOn(machine=machine.id, **msgspec.structs.asdict(from_json(line, Copy)))
+        for machine, output in results
+        for line in output.splitlines()
+    ]
     return rows, faults

@@ -7,7 +7,7 @@ connected to it. ``report`` gets a line for each step that is done.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from dora._paths import NO_TLS
@@ -39,10 +39,9 @@ def start(
     `end_started` ends those that were started with the same ``stamp``.
     """
     stdin = _secrets(cluster, token)
-    results = on_all(
+    _, faults = on_all(
         machines, lambda machine: run(machine, scripts.start_daemon(cluster, machine, stamp), stdin=stdin)
     )
-    faults = _faults(result for _, result in results)
     return faults + await_daemons(
         cluster, _without(machines, faults), connected, lambda id: report(f"{id}: started dora daemon")
     )
@@ -74,11 +73,10 @@ def await_daemons(
 
 def end(machines: Sequence[Machine], report: Report) -> list[MachineFault]:
     """End daemons over ssh, for when the coordinator does not run; return what went wrong."""
-    results = on_all(machines, lambda machine: run(machine, scripts.end_daemon(machine)))
+    results, faults = on_all(machines, lambda machine: run(machine, scripts.end_daemon(machine)))
     for machine, output in results:
-        if not isinstance(output, MachineFault):
-            report(f"{machine.id}: {'ended dora daemon' if output else 'no daemon ran'}")
-    return _faults(result for _, result in results)
+        report(f"{machine.id}: {'ended dora daemon' if output else 'no daemon ran'}")
+    return faults
 
 
 def end_started(machines: Sequence[Machine], stamp: str) -> set[str]:
@@ -86,8 +84,8 @@ def end_started(machines: Sequence[Machine], stamp: str) -> set[str]:
 
     A machine that cannot be reached could not be reached before, and has none.
     """
-    results = on_all(machines, lambda machine: run(machine, scripts.end_started_daemon(machine, stamp)))
-    return {machine.id for machine, output in results if not isinstance(output, MachineFault) and output}
+    results, _ = on_all(machines, lambda machine: run(machine, scripts.end_started_daemon(machine, stamp)))
+    return {machine.id for machine, output in results if output}
 
 
 def install(
@@ -104,8 +102,7 @@ def install(
         run(machine, scripts.end_daemon(machine))
         return run(machine, scripts.install(cluster, machine), stdin=stdin)
 
-    results = on_all(machines, work)
-    faults = _faults(result for _, result in results)
+    _, faults = on_all(machines, work)
     waiting = _without(machines, faults)
     names = {machine.id: scripts.unit_name(machine) for machine in machines}
     return faults + await_daemons(
@@ -115,12 +112,11 @@ def install(
 
 def uninstall(machines: Sequence[Machine], report: Report) -> list[MachineFault]:
     """End the services and take them away; return what went wrong."""
-    results = on_all(machines, lambda machine: run(machine, scripts.uninstall(machine)))
+    results, faults = on_all(machines, lambda machine: run(machine, scripts.uninstall(machine)))
     for machine, output in results:
-        if not isinstance(output, MachineFault):
-            name = scripts.unit_name(machine)
-            report(f"{machine.id}: {f'there is no {name}' if output.strip() else f'removed {name}'}")
-    return _faults(result for _, result in results)
+        name = scripts.unit_name(machine)
+        report(f"{machine.id}: {f'there is no {name}' if output.strip() else f'removed {name}'}")
+    return faults
 
 
 def upgrade(
@@ -158,36 +154,26 @@ def _secrets(cluster: Cluster, token: str) -> str:
 
 def _ended(machines: Iterable[Machine]) -> list[MachineFault]:
     """Return faults for the daemons that have ended already, with the last line of their logs."""
-    faults = []
-    for machine, output in on_all(
-        machines, lambda machine: run(machine, scripts.log_of_ended_daemon(machine))
-    ):
-        if isinstance(output, MachineFault):
-            faults.append(output)
-        elif output.strip():
+    results, faults = on_all(machines, lambda machine: run(machine, scripts.log_of_ended_daemon(machine)))
+    for machine, output in results:
+        if output.strip():
             last = output.strip().splitlines()[-1].removeprefix("error: ")
             faults.append(MachineFault(machine, f"the daemon could not be started: {last}"))
     return faults
 
 
-def _not_connected(cluster: Cluster, machines: Iterable[Machine]) -> list[MachineFault]:
+def _not_connected(cluster: Cluster, machines: Collection[Machine]) -> list[MachineFault]:
     """Return faults for daemons that live and are not connected, with the last line of their logs."""
     reason = (
         f"its daemon has not reached the coordinator at {cluster.address}:{cluster.port} within "
         f"{START_TIMEOUT:.0f} s"
     )
-    faults = []
-    for machine, output in on_all(machines, lambda machine: run(machine, scripts.last_log_line(machine))):
-        last = "" if isinstance(output, MachineFault) else output.strip()
-        faults.append(MachineFault(machine, f"{reason}; it says: {last}" if last else reason))
-    return faults
+    results, _ = on_all(machines, lambda machine: run(machine, scripts.last_log_line(machine)))
+    says = {machine.id: f"; it says: {output.strip()}" for machine, output in results if output.strip()}
+    return [MachineFault(machine, reason + says.get(machine.id, "")) for machine in machines]
 
 
 def _without(machines: Iterable[Machine], faults: Iterable[MachineFault]) -> list[Machine]:
     """Return the machines on which nothing went wrong so far."""
     failed = {fault.machine.id for fault in faults}
     return [machine for machine in machines if machine.id not in failed]
-
-
-def _faults(results: Iterable[object]) -> list[MachineFault]:
-    return [result for result in results if isinstance(result, MachineFault)]

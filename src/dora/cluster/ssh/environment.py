@@ -18,7 +18,7 @@ from typing import IO, Any, Final
 import msgspec
 
 from dora.cluster.ssh.file import Machine
-from dora.cluster.ssh.ssh import CountedReads, MachineFault, piped, reason
+from dora.cluster.ssh.ssh import CountedReads, MachineFault, PipedScript, reason
 from dora.daemon.build.own_wheel import content_digest, write_wheel
 from dora.daemon.processes.interpreter import WHEEL
 from dora.daemon.work import Work, installer_progress
@@ -207,32 +207,20 @@ def _make(machine: Machine, name: str, installing: str, work: Work) -> None:
         wheels = {"dora": own, "pip": _pip_wheel()}
         about = {name: (os.path.basename(path), os.path.getsize(path)) for name, path in wheels.items()}
         work.become(0, sum(size for _, size in about.values()))
-        process = piped(machine, install(name, installing, about), own_session=True)
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        errors: list[bytes] = []
-        threads = [
-            threading.Thread(target=_send, args=(process.stdin, list(wheels.values()), work), daemon=True),
-            threading.Thread(target=_drain, args=(process.stderr, errors), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        try:
+        with PipedScript(machine, install(name, installing, about), own_session=True) as script:
+            sender = threading.Thread(
+                target=_send, args=(script.stdin, list(wheels.values()), work), daemon=True
+            )
+            sender.start()
             lines = []
             read = installer_progress(work)
-            for line in process.stdout:
+            for line in script.stdout:
                 text = line.decode(errors="replace").rstrip()
                 if not read(text):
                     lines.append(text)
-            status = process.wait()
-            for thread in threads:
-                thread.join()
-        finally:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                _close(stream)
+            status, output = script.wait()
+            sender.join()
         if status:
-            output = b"".join(errors).decode(errors="replace")
             raise MachineFault(machine, _why_not_installed(machine, status, lines, output))
 
 
@@ -247,17 +235,6 @@ def _send(stream: IO[bytes], paths: list[str], work: Work) -> None:
     except (BrokenPipeError, ValueError):
         pass  # the script has ended
     work.become(0, 0)
-
-
-def _drain(stream: IO[bytes], output: list[bytes]) -> None:
-    output += stream
-
-
-def _close(stream: IO[bytes]) -> None:
-    try:
-        stream.close()
-    except BrokenPipeError:
-        pass
 
 
 def _pip_wheel() -> str:

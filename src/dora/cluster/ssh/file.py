@@ -1,4 +1,7 @@
-"""``cluster.yml`` → a checked `Cluster`: the coordinator, and the machines with the way to each by ssh."""
+"""``cluster.yml`` → a checked `Cluster`: the coordinator, and the machines with the way to each by ssh.
+
+A cluster is encrypted until `--no-tls` says otherwise; this machine records that choice.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import re
 
 import msgspec
 
-from dora._paths import DEFAULT_LINK_PORT, DEFAULT_PORT
+from dora._paths import DEFAULT_LINK_PORT, DEFAULT_PORT, LOOPBACK, NO_TLS, data_folder
+from dora._shared_folders import check_folder_if_there
 from dora.dataflow.parser.deploy import MACHINE_NAME, Labels
 from dora.dataflow.problems import ProblemReport
 from dora.dataflow.yaml.compose import compose_mapping
@@ -17,7 +21,7 @@ from dora.dataflow.yaml.files import Unreadable, read_text
 from dora.dataflow.yaml.number_types import IntegerType
 from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.yaml.tree import YamlNode
-from dora.errors import DataflowError
+from dora.errors import DataflowError, cannot_write
 
 _PORT = IntegerType(1, 65535)
 _HOST = r"[A-Za-z0-9:][A-Za-z0-9._:-]*"
@@ -327,3 +331,34 @@ def _is_here(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def with_choice(cluster: Cluster) -> Cluster:
+    """Return a cluster as `choose_tls` was called last; one with certificates of the user stays."""
+    if cluster.authority or not os.path.exists(_note(cluster)):
+        return cluster
+    return msgspec.structs.replace(cluster, authority=NO_TLS)
+
+
+def is_encrypted(cluster: Cluster) -> bool:
+    """Return whether the connections of a cluster have TLS. On loopback they need none."""
+    return cluster.authority != NO_TLS and (bool(cluster.authority) or cluster.address not in LOOPBACK)
+
+
+def choose_tls(cluster: Cluster, tls: bool) -> None:
+    """Note whether a cluster is encrypted; raises `DoraError`."""
+    note = _note(cluster)
+    try:
+        if tls:
+            if os.path.exists(note):
+                os.unlink(note)
+            return
+        check_folder_if_there(os.path.dirname(note), below=data_folder())
+        os.makedirs(os.path.dirname(note), mode=0o700, exist_ok=True)
+        os.close(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise cannot_write(note, error) from None
+
+
+def _note(cluster: Cluster) -> str:
+    return f"{data_folder()}/tls/no-tls-{cluster.address.replace(':', '_')}-{cluster.port}"

@@ -35,7 +35,9 @@ $control show-environment >/dev/null 2>&1 || {
 """
 
 # Behind `_find_process`.
-_AWAIT_END: Final = """\
+_END: Final = """\
+[ -n "$pid" ] || exit 0
+kill "$pid" && echo ended
 tries=0
 while [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; do
     [ $tries -lt 300 ] || { echo "the daemon (process $pid) does not end" >&2; exit 1; }
@@ -137,10 +139,7 @@ def end_daemon(machine: Machine) -> str:
         f"    $control stop {unit_name(machine)} && echo ended\n"
         "    exit\n"
         "fi\n"
-        f"{_find_process(machine)}"
-        '[ -n "$pid" ] || exit 0\n'
-        'kill "$pid" && echo ended\n'
-        f"{_AWAIT_END}"
+        f"{_find_process(machine)}{_END}"
     )
 
 
@@ -153,10 +152,7 @@ def end_started_daemon(machine: Machine, stamp: str) -> str:
         f"{_BEGIN}{_service(machine)}"
         '[ -z "$service" ] || exit 0\n'
         f'[ "$(cat {_stamp(machine)} 2>/dev/null)" = {shlex.quote(stamp)} ] || exit 0\n'
-        f"{_find_process(machine)}"
-        '[ -n "$pid" ] || exit 0\n'
-        'kill "$pid" && echo ended\n'
-        f"{_AWAIT_END}"
+        f"{_find_process(machine)}{_END}"
     )
 
 

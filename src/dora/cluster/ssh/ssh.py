@@ -10,8 +10,10 @@ import shlex
 import shutil
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import IO, Any, Final, TypeVar
 
 from dora.cluster.ssh.file import Machine
@@ -22,6 +24,7 @@ CONNECT_TIMEOUT: Final = 10  # seconds
 COMMAND_TIMEOUT: Final = 60.0
 MAX_AT_ONCE: Final = 16
 _FAILED: Final = 255  # the exit status of ssh itself
+_MAX_ERRORS: Final = 100  # lines of standard error that are kept
 
 _Result = TypeVar("_Result")
 
@@ -151,8 +154,8 @@ def reason(machine: Machine, status: int, output: str) -> str:
 
 def on_all(
     machines: Iterable[Machine], work: Callable[[Machine], _Result]
-) -> list[tuple[Machine, _Result | MachineFault]]:
-    """Run a function for all machines at once; return each result or fault, in their order."""
+) -> tuple[list[tuple[Machine, _Result]], list[MachineFault]]:
+    """Run a function for all machines at once; return the results, in their order, and what went wrong."""
 
     def attempt(machine: Machine) -> _Result | MachineFault:
         try:
@@ -161,8 +164,15 @@ def on_all(
             return fault
 
     chosen = list(machines)
+    results: list[tuple[Machine, _Result]] = []
+    faults: list[MachineFault] = []
     with ThreadPoolExecutor(min(len(chosen), MAX_AT_ONCE) or 1) as pool:
-        return list(zip(chosen, pool.map(attempt, chosen), strict=True))
+        for machine, found in zip(chosen, pool.map(attempt, chosen), strict=True):
+            if isinstance(found, MachineFault):
+                faults.append(found)
+            else:
+                results.append((machine, found))
+    return results, faults
 
 
 def piped(
@@ -182,3 +192,52 @@ def piped(
         )
     except FileNotFoundError:
         raise MachineFault(machine, "there is no `ssh` here; install OpenSSH") from None
+
+
+class PipedScript:
+    """A script that runs on a machine, with pipes to it; ``with`` ends it.
+
+    A thread reads its standard error, so that it never waits for that.
+    """
+
+    def __init__(
+        self, machine: Machine, script: str, *, options: Sequence[str] = ("-T",), own_session: bool = False
+    ) -> None:
+        """Start it; arguments and errors as of `piped`."""
+        self._machine = machine
+        self.process = piped(machine, script, options=options, own_session=own_session)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.stdin: IO[bytes] = self.process.stdin
+        self.stdout: IO[bytes] = self.process.stdout
+        self._errors: deque[bytes] = deque(maxlen=_MAX_ERRORS)
+        self._listener = threading.Thread(target=self._read_errors, daemon=True)
+        self._listener.start()
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            self._errors.extend(stream)
+
+    def wait(self) -> tuple[int, str]:
+        """Wait for its end; return the exit status, and the last lines of standard error."""
+        status = self.process.wait()
+        self._listener.join()
+        return status, b"".join(self._errors).decode(errors="replace")
+
+    def fault(self) -> MachineFault:
+        """Wait for its end, and return why it has failed."""
+        return MachineFault(self._machine, reason(self._machine, *self.wait()))
+
+    def close_stdin(self) -> None:
+        """End its standard input."""
+        with suppress(BrokenPipeError):  # nobody takes what was still to be sent
+            self.stdin.close()
+
+    def __enter__(self) -> PipedScript:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.close_stdin()
+        self.stdout.close()

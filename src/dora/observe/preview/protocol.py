@@ -35,14 +35,13 @@ class Target(msgspec.Struct, frozen=True, tag=True):
     elsewhere: tuple[str, ...] = ()
 
 
-class Search(msgspec.Struct, frozen=True, tag=True):
-    """Search the whole log for the last entries that match; `Found` answers it."""
+class Search(msgspec.Struct, frozen=True, tag="search"):
+    """Search the whole log for the last entries that match; `Found` answers it. Pages send it, too."""
 
     ticket: int
     node: str = ""
     level: str = "stdout"
     text: str = ""
-    limit: int = 1000
 
 
 ToWatcher = Target | SnapshotQuery | Search

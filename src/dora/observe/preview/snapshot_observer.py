@@ -16,7 +16,7 @@ import msgspec
 from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError, DoraError
 from dora.observe.preview.topic import PreviewTopic
-from dora.observe.queries import DataflowGraph, SnapshotQuery, SnapshotResult
+from dora.observe.queries import SnapshotQuery, SnapshotResult
 from dora.observe.snapshot import EXACT, RunSource, SnapshotSources
 from dora.observe.tap_session import PERIOD
 from dora.observe.topics import Topic
@@ -97,10 +97,10 @@ class SnapshotObserver:
                 yield self._graph()
         yield msgspec.structs.replace(found[0][1], trouble=self._trouble)
 
-    def _graph(self) -> DataflowGraph:
+    def _graph(self) -> GraphText:
         graph = self._source.run.ask(GetGraph())
         assert isinstance(graph, GraphText)
-        return DataflowGraph(graph.json)
+        return graph
 
     # ----------------------------------------------------------------------- taps
 

@@ -44,6 +44,7 @@ LOGS_EVERY: Final = 0.25  # seconds
 CONNECT_EVERY: Final = 0.3
 MAX_LINES: Final = 300  # log entries that are sent at a time; of more, the last ones
 FIRST_LINES: Final = 1000
+MAX_FOUND: Final = 1000  # log entries of one search
 FIRST_BYTES: Final = 1 << 20  # of each log file, which may be very long
 MAX_MESSAGE: Final = 4000  # characters of a log entry that are shown
 
@@ -136,7 +137,7 @@ def search(directory: str, wanted: Search) -> Found:
     except ValueError:
         level = "stdout"
     text = wanted.text.casefold()
-    kept: deque[LogEntry] = deque(maxlen=max(1, min(wanted.limit, 5000)))
+    kept: deque[LogEntry] = deque(maxlen=MAX_FOUND)
     total = 0
     for entry in reader.entries():
         if (

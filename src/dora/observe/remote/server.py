@@ -1,4 +1,9 @@
-"""The observer process's connection to its client, and the queries that it runs for it."""
+"""Observe a dataflow of this machine for a client on another one: ``python -m dora.observe.remote.server``.
+
+The daemon of the machine writes the `StartMessage` to standard input; the process ends with that daemon. It
+is a process of its own because queries take time and read memory that others write: neither the daemon nor
+the dataflow waits for it, or fails with it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from dora.daemon.client import DaemonClient
-from dora.errors import DoraError
+from dora.errors import ConnectError, DoraError
 from dora.observe.conflate import MOST_BYTES, ConflatedQueue, rest_after
 from dora.observe.observer import MessageObserver, Observer
 from dora.observe.preview.snapshot_observer import SnapshotObserver
@@ -40,6 +45,7 @@ from dora.observe.remote.protocol import (
 )
 from dora.transport.proof import proven_socket
 from dora.transport.tokens import Token
+from dora.wire.decoders import from_json
 
 MAX_FRAME: Final = 16 << 20
 _Replaceable = TypeVar("_Replaceable", SnapshotQuery, MessageQuery)
@@ -238,3 +244,31 @@ def _missed(counts: dict[str, tuple[int, int]], lost: dict[str, int]) -> dict[st
         for topic, (missed, received) in counts.items()
     }
     return {topic: both for topic, both in total.items() if both[0]}
+
+
+def main() -> None:
+    """Serve the client that standard input names."""
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    os.nice(5)  # the dataflow goes first
+    start = from_json(line, StartMessage)
+    with ObserverServer(start) as session:
+        try:
+            run = DaemonClient(start.socket)
+        except ConnectError:
+            session.finish(QueryEnded("the dataflow is not running yet, or has just ended"))
+            return
+        try:
+            with run:
+                run.set_patience(None)  # on a busy machine the dataflow may answer late
+                if (query := session.query()) is not None:
+                    session.finish(run_query(session, run, query))
+        except ConnectError:
+            session.finish(QueryEnded(ended=True))
+        except DoraError as error:
+            session.finish(QueryEnded(str(error)))
+
+
+if __name__ == "__main__":
+    main()

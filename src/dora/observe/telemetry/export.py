@@ -22,14 +22,7 @@ from dora.node.interceptors.spans import FAILED, Batch, Span, plain
 from dora.observe.metrics import collect_all_metrics
 from dora.observe.telemetry.settings import TelemetrySettings
 from dora.observe.trace import SpanReader
-from dora.wire.metrics import (
-    LINK_METRICS,
-    NETWORK_METRICS,
-    NODE_METRICS,
-    OUTPUT_METRICS,
-    DataflowMetrics,
-    Metric,
-)
+from dora.wire.metrics import METRIC_KINDS, DataflowMetrics, Metric, MetricKind
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
@@ -297,41 +290,20 @@ _METRICS_EVERY: Final = 10.0  # seconds between two reads afterwards
 Values = Callable[[DataflowMetrics], Iterable[tuple[float, dict[str, str]]]]
 
 
-def _nodes(metric: Metric) -> Values:
-    return lambda found: (
-        (item.figures.get(metric.name, 0), {"dora.node": item.node}) for item in found.nodes
-    )
-
-
-def _outputs(metric: Metric) -> Values:
-    return lambda found: (
-        (getattr(item, metric.name), {"dora.node": item.node, "dora.output": item.output})
-        for item in found.outputs
-    )
-
-
-def _links(metric: Metric) -> Values:
-    return lambda found: (
-        (item.figures.get(metric.name, 0), {"dora.source": item.source, "dora.input": item.input})
-        for item in found.links
-    )
-
-
-def _networks(metric: Metric) -> Values:
+def _values(kind: MetricKind, metric: Metric) -> Values:
     return lambda found: (
         (
-            item.figures.get(metric.name, 0) / metric.scale,
-            {"dora.machine": item.source, "dora.peer": item.target},
+            metric.value(record.figures),
+            {name: getattr(record, field) for field, name in kind.attributes.items()},
         )
-        for item in found.networks
+        for record in kind.records(found)
     )
 
 
 _INSTRUMENTS: Final = [
-    *((f"dora.node.{metric.opentelemetry}", metric, _nodes(metric)) for metric in NODE_METRICS),
-    *((f"dora.output.{metric.opentelemetry}", metric, _outputs(metric)) for metric in OUTPUT_METRICS),
-    *((f"dora.link.{metric.opentelemetry}", metric, _links(metric)) for metric in LINK_METRICS),
-    *((f"dora.network.{metric.opentelemetry}", metric, _networks(metric)) for metric in NETWORK_METRICS),
+    (f"dora.{kind.name}.{metric.opentelemetry}", metric, _values(kind, metric))
+    for kind in METRIC_KINDS
+    for metric in kind.metrics
 ]
 
 

@@ -432,7 +432,7 @@ def _search(history: History, request: SearchLog) -> dict[str, Any]:
 
 
 def _pixel(history: History, request: Pixel) -> dict[str, str]:
-    from dora.observe.preview.pixels import pixel_text
+    from dora.observe.preview.images import pixel_text
 
     recorded = history.message_at(request.topic, history.first_ns + request.at)
     if recorded is None:

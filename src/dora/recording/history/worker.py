@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import BinaryIO, Final
 
 from dora.errors import DoraError
@@ -19,6 +21,20 @@ from dora.errors import DoraError
 MAX_REQUEST: Final = 1 << 20  # bytes
 ANSWER: Final = b"\0"
 REFUSAL: Final = b"\1"
+
+
+def start_worker(paths: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the process for some recordings; it ends with its standard input.
+
+    This module imports next to nothing, so `dora view` starts it first: the process opens the recordings
+    while the server is imported.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "dora.recording.history.worker", *paths],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # so that Ctrl-C does not end it
+    )
 
 
 def main() -> None:
