@@ -10,11 +10,10 @@ from typing import Any, Final
 import msgspec
 
 from dora.recording.mcap.channels import ChannelItem, ChannelTable
-from dora.recording.mcap.chunk import CHUNK_SIZE, Chunk, compress, room_for
 from dora.recording.mcap.file import END_OF_TIME, McapFile
 from dora.recording.mcap.format import MARK_TOPIC, STATE_TOPIC, End
 from dora.recording.mcap.reader import DoraRecording
-from dora.recording.mcap.writer import RecordingFailed, RecordingWriter
+from dora.recording.mcap.writer import MessageWriter, RecordingFailed, RecordingWriter
 from dora.wire.decoders import from_json
 
 _Item = tuple[int, int, Any, Any]  # time, number of the file, channel, message
@@ -41,11 +40,10 @@ def join(parts: Mapping[str, str], path: str) -> End:
                 file: digest for item in recordings.values() for file, digest in item.start.sources.items()
             },
         )
-        channels = ChannelTable()
-        writer = RecordingWriter(path, channels)
+        writer = RecordingWriter(path, ChannelTable())
         try:
             writer.begin(start, msgspec.json.encode(first.dataflow))
-            _write(writer, channels, parts)
+            _write(writer, parts)
             end = _end(recordings.values())
             writer.finish(end)
         except RecordingFailed:
@@ -65,8 +63,8 @@ def _end(recordings: Collection[DoraRecording]) -> End:
     )
 
 
-def _write(writer: RecordingWriter, channels: ChannelTable, parts: Mapping[str, str]) -> None:
-    chunk = Chunk(CHUNK_SIZE + CHUNK_SIZE // 8)
+def _write(writer: RecordingWriter, parts: Mapping[str, str]) -> None:
+    messages = MessageWriter(writer)
     numbers: dict[tuple[int, int], int] = {}  # file, id of a channel there → number here
     own: dict[tuple[str, str], int] = {}  # topic, schema → number; of channels that all parts have
     machines = sorted(parts)
@@ -89,17 +87,10 @@ def _write(writer: RecordingWriter, channels: ChannelTable, parts: Mapping[str, 
             name = "" if schema is None else schema.name
             item = ChannelItem(channel.topic, name, channel.metadata, channel.message_encoding)
             key = channel.topic, f"{name} {sorted(channel.metadata.items())}"
-            here = own.get(key) or channels.add(item)
+            here = own.get(key) or writer.channels.add(item)
             numbers[number, channel.id] = own[key] = here
-        size = room_for(0, len(data))
-        if chunk.size and (chunk.size >= CHUNK_SIZE or chunk.size + size > chunk.capacity):
-            writer.write(compress(chunk, "zstd"))
-            chunk.clear()
-        if size > chunk.capacity:
-            chunk = Chunk(size)
-        chunk.add_data(here, stored.sequence, time_ns, data)
-    if chunk.size:
-        writer.write(compress(chunk, "zstd"))
+        messages.add_data(here, stored.sequence, time_ns, data)
+    messages.flush()
 
 
 def _items(number: int, file: McapFile) -> Iterator[_Item]:

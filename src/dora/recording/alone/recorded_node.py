@@ -17,7 +17,7 @@ from dora.dataflow.plan import plan
 from dora.dataflow.problems import no_node
 from dora.errors import DataflowError, DoraError
 from dora.recording.alone.contents import Contents
-from dora.recording.mcap.format import LOG_TOPIC, RecordingStart, restore
+from dora.recording.mcap.format import LOG_SCHEMA, LOG_TOPIC, PARAMETERS_TOPIC, RecordingStart, restore
 from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.recording.mcap.schemas import message_class
 from dora.wire.correlation import GOAL_ID, REQUEST_ID, carries_correlation
@@ -28,7 +28,6 @@ from dora.wire.metadata import MetadataError, decode_metadata
 from dora.wire.node_config import NodeConfig
 
 _decode = msgpack_decoder(dict[str, Any])
-PARAMETERS: Final = "dora/parameters"  # topic: all values at the begin, then each change
 _DATAFLOW_ID: Final = "00000000-0000-7000-8000-000000000000"
 
 
@@ -354,7 +353,7 @@ class _Reader:
 
 def _parameters(recording: Recording, node_id: str, declared: dict[str, Any]) -> dict[str, Any]:
     """Return the values that the parameters had when the recording began."""
-    for _, data in recording.context(PARAMETERS):
+    for _, data in recording.context(PARAMETERS_TOPIC):
         try:
             update = json.loads(data)
         except ValueError:
@@ -371,7 +370,7 @@ def _parameters(recording: Recording, node_id: str, declared: dict[str, Any]) ->
 def _last_lines(recording: Recording, node_id: str) -> list[str]:
     """Return the last lines that a node logged."""
     lines: list[str] = []
-    log = message_class("foxglove.Log")
+    log = message_class(LOG_SCHEMA)
     for _, data in recording.context(LOG_TOPIC):
         entry = log.FromString(data)
         if entry.name == node_id:

@@ -28,8 +28,10 @@ from dora.recording.mcap.format import (
     DATAFLOW,
     DECLARED_TYPE,
     END,
+    LOG_SCHEMA,
     LOG_TOPIC,
     MARK_TOPIC,
+    OWN_TOPICS,
     PARAMETERS_TOPIC,
     PROFILE,
     START,
@@ -52,7 +54,6 @@ BUDGET: Final = 48 << 20  # bytes that one query decompresses
 MOST_MARKS: Final = 1000
 MOST_LINES: Final = 1000
 SECOND: Final = 1_000_000_000
-_OWN: Final = "dora/"  # topics that are not outputs
 
 _LEVELS: Final = {0: "stdout", 1: "debug", 2: "info", 3: "warn", 4: "error", 5: "error"}
 
@@ -369,7 +370,7 @@ class History:
                 return LoggedLine(stored.time_ns, level, name or None, text)
             from dora.recording.mcap.schemas import message_class
 
-            entry = message_class("foxglove.Log").FromString(stored.data)
+            entry = message_class(LOG_SCHEMA).FromString(stored.data)
         except NotARecording:
             raise
         except Exception as error:  # noqa: BLE001 - whatever another program has written
@@ -394,7 +395,7 @@ class History:
         for id_, channel in file.channels.items():
             schema = file.schemas.get(channel.schema_id)
             topic = channel.topic
-            if self.is_own and topic.startswith(_OWN):
+            if self.is_own and topic.startswith(OWN_TOPICS):
                 self._special.setdefault(topic, []).append(id_)
                 continue
             if self.is_own:

@@ -22,6 +22,7 @@ from dora.errors import DoraError
 from dora.wire.message import Message
 
 CHUNK_SIZE: Final = 4 << 20  # bytes; a chunk is full from here on
+CHUNK_ROOM: Final = CHUNK_SIZE + CHUNK_SIZE // 8  # bytes; only a message that needs more gets more
 _MESSAGE: Final = 0x05  # opcode
 _MESSAGE_HEAD: Final = Struct("<BQHIQQ")
 _INDEX_ENTRY: Final = Struct("<QQ")
@@ -134,7 +135,7 @@ class ChunkPool:
 
     def take(self, room: int) -> Chunk | None:
         """Return an empty chunk with room for so many bytes, None if too much is in use already."""
-        capacity = max(CHUNK_SIZE + CHUNK_SIZE // 8, room)
+        capacity = max(CHUNK_ROOM, room)
         with self._lock:
             if self.used and self.used + capacity > self.limit:
                 return None
@@ -153,7 +154,7 @@ class ChunkPool:
         with self._lock:
             for chunk in chunks:
                 self.used -= chunk.capacity
-                if chunk.capacity <= CHUNK_SIZE + CHUNK_SIZE // 8 and len(self._free) < 4:
+                if chunk.capacity <= CHUNK_ROOM and len(self._free) < 4:
                     chunk.clear()
                     self._free.append(chunk)
 

@@ -9,8 +9,8 @@ The page ``docs/reference/recording-format.md`` describes it for other programs.
   Its last bytes are the body. Head and body together are the message, bit for bit: `restore` gives it back.
 * Both times of an MCAP message are the time of sending: a slow recorder does not shift them. Only those
   that were latched before the recording began have its begin as their ``log_time``.
-* The order in which each node took its events is in channels of its own
-(`dora.recording.mcap.event_order`); log entries are in `LOG_TOPIC`.
+* The order in which each node took its events is in channels of its own (`ORDER_TOPIC`); log entries are
+  in `LOG_TOPIC`.
 * The metadata record `START` describes the recording at the beginning, `END` its result at the end. A file
   without `END` was cut off.
 """
@@ -40,12 +40,15 @@ DATAFLOW_MEDIA_TYPE: Final = "application/json"
 
 HEAD_FIELD: Final = 15000
 BODY_FIELD: Final = 15001  # the body, where no field of the schema has the same bytes
-LOG_TOPIC: Final = "dora/log"  # no node may be called `dora`
+OWN_TOPICS: Final = "dora/"  # in front of topics that are no outputs; no node may be called `dora`
+LOG_TOPIC: Final = "dora/log"
 LOG_SCHEMA: Final = "foxglove.Log"
 STATE_TOPIC: Final = "dora/state"
 PARAMETERS_TOPIC: Final = "dora/parameters"
 MARK_TOPIC: Final = "dora/mark"
 JSON: Final = "json"  # the encoding of messages of the last three
+ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
+ORDER_ENCODING: Final = "dora.order"
 
 ARROW_TYPE: Final = "arrow_type"  # metadata of a channel: the type as text, "" if there are too many
 ARROW_SCHEMA: Final = "arrow_schema"  # likewise: the IPC schema message in base64

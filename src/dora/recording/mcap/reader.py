@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any, Final
+from typing import Any
 
-from dora.recording.mcap.event_order import ORDER_TOPIC
 from dora.recording.mcap.file import END_OF_TIME, McapFile
 from dora.recording.mcap.format import (
     ARROW_TYPE,
     DATAFLOW,
     DECLARED_TYPE,
     END,
+    ORDER_TOPIC,
+    OWN_TOPICS,
     PROFILE,
     START,
     End,
@@ -24,8 +25,6 @@ from dora.recording.mcap.format import (
 from dora.recording.mcap.recording import RecordedMessage, Recording, TopicInfo
 from dora.wire.decoders import DecodeError, from_json
 from dora.wire.message import Message
-
-_OWN: Final = "dora/"  # topics that are not outputs
 
 
 class DoraRecording(Recording):
@@ -103,7 +102,7 @@ class DoraRecording(Recording):
 
     def _read_topics(self) -> None:
         file = self._file
-        file.index(lambda channel: not channel.topic.startswith(_OWN))
+        file.index(lambda channel: not channel.topic.startswith(OWN_TOPICS))
         self.first_ns, self.last_ns = file.first_ns, file.last_ns
         if END in file.metadata:
             self.end = from_record(file.metadata[END], End)
@@ -119,7 +118,7 @@ class DoraRecording(Recording):
     def _note(self, channel: Any, schema: str, count: int) -> None:
         if channel.topic.startswith(ORDER_TOPIC):
             self._orders = True
-        if channel.topic.startswith(_OWN):
+        if channel.topic.startswith(OWN_TOPICS):
             return
         topic = self.topics.setdefault(channel.topic, TopicInfo(channel.topic))
         topic.messages += count
