@@ -235,8 +235,7 @@ def save(box: KeptBox, path: str) -> SavedBlackBox:
         writer.close()
         os.unlink(part)  # it would take the last room, and the black box still has everything
         return SavedBlackBox(problem=str(error).replace(part, path))
-    lost = sum(topic.lost for topic in topics.values())
-    return SavedBlackBox(path, len(box.messages), lost, writer.size)
+    return SavedBlackBox(path, len(box.messages), end.lost, writer.size)
 
 
 def _recording_start(box: KeptBox) -> RecordingStart:

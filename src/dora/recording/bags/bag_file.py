@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from dora.recording.mcap.file import END_OF_TIME, McapFile, damage_text
 from dora.recording.mcap.format import PROFILE as DORA
-from dora.recording.mcap.format import NotARecording
+from dora.recording.mcap.format import NotARecording, of_another_program
 
 CDR: Final = "cdr"
 PROFILE: Final = "ros2"  # in the header of an MCAP file
@@ -75,10 +75,7 @@ class McapBag:
             if profile == DORA:
                 raise NotARecording(f"{path} is a recording of dora and no part of a bag")
             if profile != PROFILE and not any(channel.encoding == CDR for channel in self.channels):
-                raise NotARecording(
-                    f"{path} is an MCAP file, but neither dora nor ROS 2 wrote it"
-                    + (f" (its profile is `{profile}`)" if profile else "")
-                )
+                raise of_another_program(path, profile)
         finally:
             self._file.close()
         self.first_ns, self.last_ns = self._file.first_ns, self._file.last_ns

@@ -105,10 +105,10 @@ def _about(history: History) -> dict[str, Any]:
         "trouble": _trouble(history),
         "own": history.is_own,
         "has_state": history.has_state,
-        "nodes": start.nodes if start is not None else [],
-        "host": start.host if start is not None else "",
-        "file": start.file if start is not None else None,
-        "dora": start.dora if start is not None else "",
+        "nodes": start.nodes,
+        "host": start.host,
+        "file": start.file,
+        "dora": start.dora,
         "failed": end.failed if end is not None else [],
         "graph": history.graph,
         "activity": [round(rate) for rate in history.activity(PARTS)],
@@ -130,7 +130,7 @@ def _trouble(history: History) -> str:
     if history.damage:
         return f"A part cannot be read: {history.damage}."
     if history.end is not None and not history.end.complete:
-        lost = sum(topic.lost for topic in history.end.topics.values())
+        lost = history.end.lost
         return f"{lost:,} messages were not recorded." if lost else "Some messages were not recorded."
     return ""
 
@@ -151,7 +151,7 @@ def _opens_at(history: History) -> int:
 
     The failure in a file that was kept for it; otherwise when most outputs have sent something.
     """
-    if history.start is not None and history.start.last_seconds is not None:
+    if history.start.last_seconds is not None:
         failed = [mark for mark in history.marks().items if mark.kind == "failed"]
         if failed:
             return max(int(failed[0].time_ns) - history.first_ns, 0)

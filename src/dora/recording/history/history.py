@@ -21,12 +21,10 @@ from dora.dataflow.graph import Box, Graph, graph_of
 from dora.errors import DoraError
 from dora.recording.bags.restore import TypeFinder
 from dora.recording.history.foreign_values import is_log, log_line
-from dora.recording.history.readers import ForeignReader, own_reader, reader_of
+from dora.recording.history.readers import ForeignReader, reader_of
 from dora.recording.mcap.file import damage_text, damages
 from dora.recording.mcap.format import (
-    ARROW_TYPE,
     DATAFLOW,
-    DECLARED_TYPE,
     END,
     LOG_SCHEMA,
     LOG_TOPIC,
@@ -39,11 +37,12 @@ from dora.recording.mcap.format import (
     End,
     NotARecording,
     RecordingStart,
+    dataflow_of,
     from_record,
     start_of,
 )
 from dora.recording.mcap.indexed import IndexedFile, Place, StoredMessage
-from dora.recording.mcap.recording import RecordedMessage
+from dora.recording.mcap.recording import RecordedMessage, TopicInfo, restored
 from dora.wire.decoders import DecodeError, from_json
 from dora.wire.message import Message
 
@@ -77,15 +76,10 @@ class LoggedLine(NamedTuple):
 
 
 @dataclass
-class RecordedOutput:
-    """An output, or a topic of another program. ``declared`` is the type in the dataflow, or ""."""
+class RecordedOutput(TopicInfo):
+    """An output, or a topic of another program, with its channels."""
 
-    name: str
     channels: list[int] = field(default_factory=list)
-    schemas: list[str] = field(default_factory=list)
-    types: list[str] = field(default_factory=list)
-    declared: str = ""
-    messages: int = 0
 
 
 class Excerpt(NamedTuple):
@@ -107,7 +101,7 @@ class History:
         self._file = IndexedFile(_file_of(path))
         try:
             self.is_own = self._file.profile == PROFILE
-            self.start = self._read_start()
+            self.start = self._read_start()  # of a file of another program, it says nothing
             self.end = from_record(self._file.metadata[END], End) if END in self._file.metadata else None
             self._special: dict[str, list[int]] = {}  # topics of dora → channels
             self._logs: dict[int, ForeignReader] = {}  # channels of other programs that are logs
@@ -154,8 +148,7 @@ class History:
     @property
     def name(self) -> str:
         """The name of the dataflow, or of the file."""
-        named = self.start.name if self.start is not None else ""
-        return named or os.path.basename(self.path.rstrip("/"))
+        return self.start.name or os.path.basename(self.path.rstrip("/"))
 
     @property
     def has_state(self) -> bool:
@@ -165,16 +158,12 @@ class History:
     @cached_property
     def descriptor(self) -> dict[str, Any]:
         """The recorded dataflow as plain values, {} if there is none."""
-        try:
-            found: dict[str, Any] = from_json(self._file.enclosed.get(DATAFLOW, b"{}"), dict[str, Any])
-        except DecodeError:
-            return {}
-        return found
+        return dataflow_of(self._file.enclosed.get(DATAFLOW, b"{}"))
 
     @cached_property
     def graph(self) -> Graph:
         """The graph of the dataflow; of a foreign file, a box for each name space of its topics."""
-        if self.start is not None and self.descriptor.get("nodes"):
+        if self.is_own and self.descriptor.get("nodes"):
             import yaml
 
             from dora.dataflow.loader import parse
@@ -384,9 +373,9 @@ class History:
 
     # ----------------------------------------------------------------------- opening
 
-    def _read_start(self) -> RecordingStart | None:
+    def _read_start(self) -> RecordingStart:
         if not self.is_own:
-            return None
+            return RecordingStart(dora="", dataflow_id="", started=0)
         return start_of(self.path, self._file.metadata.get(START))
 
     def _note_channels(self) -> None:
@@ -399,7 +388,7 @@ class History:
                 self._special.setdefault(topic, []).append(id_)
                 continue
             if self.is_own:
-                self._readers[id_] = own_reader
+                self._readers[id_] = restored
             else:
                 topic = topic if topic.startswith("/") else f"/{topic}"
                 reader = reader_of(channel, schema, types)
@@ -408,14 +397,7 @@ class History:
                     self._logs[id_] = reader
             output = self.outputs.setdefault(topic, RecordedOutput(topic))
             output.channels.append(id_)
-            output.messages += file.counts[id_]
-            output.declared = channel.metadata.get(DECLARED_TYPE, output.declared)
-            for known, name in (
-                (output.schemas, schema.name if schema is not None else ""),
-                (output.types, channel.metadata.get(ARROW_TYPE, "")),
-            ):
-                if name and name not in known:
-                    known.append(name)
+            output.note(channel, schema, file.counts[id_])
 
 
 def _file_of(path: str) -> str:

@@ -14,7 +14,7 @@ from dora.errors import DoraError
 from dora.recording.bags.bag_file import CDR, BagChannel, printable
 from dora.recording.bags.restore import ChannelReader, TypeFinder, cdr_of, message_with
 from dora.recording.history.foreign_values import Fields, convert, is_known
-from dora.recording.mcap.format import NotARecording, restore
+from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.recording import RecordedMessage
 from dora.wire.encode import encode
 from dora.wire.message import Message
@@ -50,11 +50,6 @@ class ForeignReader:
             raise NotARecording(
                 f"message {recorded.sequence} of `{recorded.topic}` is no {self.schema}: {error}"
             ) from None
-
-
-def own_reader(recorded: RecordedMessage) -> Message:
-    """Restore a message that dora recorded; raises `NotARecording`."""
-    return restore(recorded.data)
 
 
 def reader_of(channel: Any, schema: Any, types: TypeFinder) -> ForeignReader:

@@ -103,6 +103,11 @@ class End(msgspec.Struct, kw_only=True):
     topics: dict[str, TopicEnd] = {}
     failed: list[str] = []  # nodes
 
+    @property
+    def lost(self) -> int:
+        """How many messages are known to be missing, of all topics."""
+        return sum(topic.lost for topic in self.topics.values())
+
 
 def to_texts(item: msgspec.Struct) -> dict[str, str]:
     """Return the entries of a metadata record, or variables: texts as they are, all else as JSON.
@@ -148,6 +153,21 @@ def start_of(path: str, record: Mapping[str, str] | None) -> RecordingStart:
             f"it needs dora {start.dora} or newer"
         )
     return start
+
+
+def dataflow_of(data: bytes) -> dict[str, Any]:
+    """Return the dataflow in the attachment `DATAFLOW` as plain values; {} if it is damaged."""
+    try:
+        found: dict[str, Any] = from_json(data, dict[str, Any])
+    except DecodeError:
+        return {}
+    return found
+
+
+def of_another_program(path: str, profile: str) -> NotARecording:
+    """Return the error about an MCAP file with the profile of another program."""
+    named = f" (its profile is `{profile}`)" if profile else ""
+    return NotARecording(f"{path} is an MCAP file, but neither dora nor ROS 2 wrote it{named}")
 
 
 def _is_text(kind: Any) -> bool:
