@@ -258,13 +258,11 @@ class WriteThread:
         self._thread = threading.Thread(target=self._work, name="dora-recording", daemon=True)
         self._thread.start()
 
-    def put(self, chunk: Chunk) -> None:
-        """Store a chunk, then return it to the pool."""
-        self._append(chunk)
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Call a function in the thread, after the chunks that were put before."""
-        self._append(function)
+    def put(self, item: Chunk | Callable[[], None]) -> None:
+        """Store a chunk, then return it to the pool; or call a function in the thread."""
+        with self._changed:
+            self._waiting.append(item)
+            self._changed.notify()
 
     def close(self) -> None:
         """Return once everything is done."""
@@ -272,11 +270,6 @@ class WriteThread:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-
-    def _append(self, item: Chunk | Callable[[], None]) -> None:
-        with self._changed:
-            self._waiting.append(item)
-            self._changed.notify()
 
     def _work(self) -> None:
         set_priority(_NORMAL_PRIORITY)  # a thread inherits the recorder's, which may be higher

@@ -32,7 +32,7 @@ from dora.recording.recorder.control import (
     RecorderRequest,
     RecorderStatus,
 )
-from dora.recording.recorder.options import RecordingOptions, Saved
+from dora.recording.recorder.options import MEMORY, RecordingOptions, Saved
 from dora.recording.recorder.sinks import Expected, FileSink, Reason, RingSink
 from dora.recording.recorder.taps import RecorderTaps
 from dora.wire.daemon_protocol import DataflowText, GetDataflow, GetModel, Model
@@ -98,7 +98,7 @@ class Recorder:
 
     def _begin(self, text: DataflowText) -> None:
         settings = self._settings
-        pool, channels = ChunkPool(settings.memory), ChannelTable()
+        pool, channels = ChunkPool(MEMORY), ChannelTable()
         start = self._start(text.working_dir)
         make_sink = FileSink if settings.last_seconds is None else RingSink
         self._sink: FileSink | RingSink = make_sink(settings, channels, pool, start, text.json)

@@ -249,7 +249,7 @@ class RingSink:
             self._savers.append(thread)
             thread.start()
 
-        self.write_thread.call(begin)
+        self.write_thread.put(begin)
 
     def close(self) -> None:
         """Wait until all requested files are written."""
