@@ -11,11 +11,9 @@ from alone_flow import FAILING, AloneFolder, recorded_folder
 from recorded_files import write_recording
 
 from dora.errors import DoraError
-from dora.recording.alone.contents import Contents
 from dora.recording.alone.host import RunWatch
-from dora.recording.alone.program import NodeProgram
-from dora.recording.alone.recorded_node import recorded_node
-from dora.recording.alone.run import run_alone
+from dora.recording.alone.recorded_node import Contents, recorded_node
+from dora.recording.alone.run import NodeProgram, run_alone
 from dora.recording.alone.tries import Tries
 from dora.recording.opening import open_recording
 

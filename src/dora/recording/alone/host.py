@@ -68,12 +68,7 @@ class Exchanges:
         self._seen.add(identity)
         place = sent.step, sent.output
         count = self._counts[place] = self._counts.get(place, -1) + 1
-        topic = f"{self._node.node_id}/{sent.output}"
-        recorded = [
-            found
-            for item in self._node.sent_at.get(sent.step, ())
-            if item.topic == topic and (found := correlation_of(item.message))
-        ]
+        recorded = [found for item in self._node.sent_on(*place) if (found := correlation_of(item.message))]
         distinct = list(dict.fromkeys(recorded))
         if count >= len(distinct):
             return ""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from dora.dataflow.layout import RunContext
 from dora.dataflow.loader import load, parse
@@ -16,8 +17,7 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
 from dora.dataflow.problems import no_node
 from dora.errors import DataflowError, DoraError
-from dora.recording.alone.contents import Contents
-from dora.recording.mcap.format import LOG_SCHEMA, LOG_TOPIC, PARAMETERS_TOPIC, RecordingStart, restore
+from dora.recording.mcap.format import LOG_SCHEMA, LOG_TOPIC, PARAMETERS_TOPIC, restore
 from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.recording.mcap.schemas import message_class
 from dora.wire.correlation import GOAL_ID, REQUEST_ID, carries_correlation
@@ -28,6 +28,7 @@ from dora.wire.metadata import MetadataError, decode_metadata
 from dora.wire.node_config import NodeConfig
 
 _decode = msgpack_decoder(dict[str, Any])
+MEMORY: Final = 256 << 20  # bytes of messages; a node may have taken more images than fit into it
 _DATAFLOW_ID: Final = "00000000-0000-7000-8000-000000000000"
 
 
@@ -43,6 +44,52 @@ class Key(NamedTuple):
 
     topic: str
     sequence: int
+
+
+class Contents:
+    """The messages that a node took, as they are stored: in memory, and beyond a limit in a temporary file.
+
+    A message is added once. Forked processes read the same file.
+    """
+
+    def __init__(self, memory: int = MEMORY) -> None:
+        """``memory``: once so many bytes are in memory, further ones go to a file."""
+        self._memory = memory
+        self._kept: dict[Key, bytes] = {}
+        self._places: dict[Key, tuple[int, int]] = {}  # in the file: offset, size
+        self._file: BinaryIO | None = None
+        self._size = 0  # of the file
+
+    def __setitem__(self, key: Key, data: bytes) -> None:
+        """Add a message; raises `DoraError` if there is no room."""
+        if self._memory > 0:
+            self._memory -= len(data)
+            self._kept[key] = data
+            return
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="dora-")  # noqa: SIM115 - open as long as this
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            raise DoraError(
+                f"the messages of the node do not fit into memory, and not into {tempfile.gettempdir()}: "
+                f"{error.strerror}; TMPDIR names another folder"
+            ) from None
+        self._places[key] = self._size, len(data)
+        self._size += len(data)
+
+    def get(self, key: Key) -> bytes | None:
+        """Return a message, None if it is not there."""
+        place = self._places.get(key)
+        if place is None:
+            return self._kept.get(key)
+        assert self._file is not None
+        offset, size = place
+        return os.pread(self._file.fileno(), size, offset)  # forks share the position of the file
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._kept or key in self._places
 
 
 class RecordedAnswer(NamedTuple):
@@ -75,17 +122,15 @@ class RecordedNode:
     file: str | None  # of the dataflow, if it is not the recorded one
     config: NodeConfig
     lines: int  # of the board that the configuration needs
-    start: RecordingStart
     process: RecordedProcess
     processes: int  # of the node, in the recording
-    contents: Contents[Key]
+    contents: Contents
     sent: list[RecordedMessage]
     answers: dict[str, list[RecordedAnswer]]
     missing: int
     first_ns: int  # of the recording
     failed: bool  # whether the recording says that the node has failed
     last_lines: list[str]  # that the node logged before its end
-    sources: Mapping[str, str]  # file → SHA-256, of the code that ran
     origin: Recording
 
     @property
@@ -127,6 +172,11 @@ class RecordedNode:
             place = bisect_right(times, recorded.time_ns)
             found.setdefault(taken[place - 1].number if place else 0, []).append(recorded)
         return found
+
+    def sent_on(self, step: int, output: str) -> list[RecordedMessage]:
+        """Return the messages that it sent on an output after an event, and before the next one."""
+        topic = f"{self.node_id}/{output}"
+        return [item for item in self.sent_at.get(step, ()) if item.topic == topic]
 
     def step_at(self, seconds: float) -> int:
         """Return the number of the first event from a moment on, else of the last one; 0 without events."""
@@ -209,14 +259,12 @@ def recorded_node(
     reader = _Reader(recording, node_id, process, {item.id for item in config.inputs})
     reader.read([f"{node_id}/{output.id}" for output in config.outputs])
     process.steps[:0] = reader.latched_steps(config)
-    start = recording.start
     return RecordedNode(
         node_id=node_id,
         dataflow=dataflow,
         file=file,
         config=config,
         lines=planned.lines,
-        start=start,
         process=process,
         processes=len(processes),
         contents=reader.contents,
@@ -226,7 +274,6 @@ def recorded_node(
         first_ns=recording.first_ns or recording.start.started,
         failed=recording.end is not None and node_id in recording.end.failed,
         last_lines=_last_lines(recording, node_id),
-        sources=start.sources,
         origin=recording,
     )
 
@@ -289,7 +336,7 @@ class _Reader:
     def __init__(
         self, recording: Recording, node_id: str, process: RecordedProcess, known: set[str]
     ) -> None:
-        self.contents = Contents[Key]()
+        self.contents = Contents()
         self.sent: list[RecordedMessage] = []
         self.answers: dict[str, list[RecordedAnswer]] = {}
         self._recording = recording

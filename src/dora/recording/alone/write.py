@@ -156,7 +156,12 @@ def write_small_recording(small: Small, path: str) -> None:
     writer = RecordingWriter(path, ChannelTable(), force=True)
     topics = sorted({topic for topic, _, _ in kept})
     start = msgspec.structs.replace(
-        node.start, started=at, together=False, last_seconds=None, nodes=[node.node_id], topics=topics
+        node.origin.start,
+        started=at,
+        together=False,
+        last_seconds=None,
+        nodes=[node.node_id],
+        topics=topics,
     )
     try:
         writer.begin(start, json.dumps(node.origin.dataflow or node.dataflow.descriptor).encode())
