@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from dora.recording.alone.expectation import Expectation
 from dora.recording.alone.host import RunWatch, SentMessage
 from dora.recording.alone.recorded_node import RecordedNode, recorded_node
 from dora.recording.alone.run import NodeProgram, Violated, run_alone, trace_in_program
 from dora.recording.opening import open_recording
-from dora.testing.record import Messages, Sent
+from dora.testing.record import Messages, sent_message
 
 
 def run_recorded(
@@ -60,9 +59,7 @@ class _Outputs(RunWatch):
         self._expectation = expectation
 
     def sent(self, sent: SentMessage) -> None:
-        item: Any = Sent(Sent.template(sent.output))
-        item._content = sent.message
-        item.time = self._node.seconds(sent.message.time_ns)
+        item = sent_message(sent.output, sent.message, self._node.seconds(sent.message.time_ns))
         self.messages.setdefault(sent.output, []).append(item)
         if self._expectation is not None:
             self._expectation.check(sent)
