@@ -9,8 +9,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
-
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
 from dora.recording.mcap.format import NotARecording
@@ -198,11 +196,6 @@ def _body(message: Message) -> bytes:
     return string_at(message.address + message.body_offset, message.body_size)
 
 
-def as_json(value: Any) -> str:
-    """Return one line of JSON."""
-    return msgspec.json.encode(value).decode()
-
-
 # Comparing two recordings: the messages of each topic one by one, in their order.
 #
 # Times and the interleaving of topics do not count, because two runs of a dataflow never agree in them.
@@ -229,13 +222,18 @@ class TopicDiff:
     first_count: int = 0
     second_count: int = 0
     different: int = 0
-    first: MessagePlace | None = None
-    places: list[MessagePlace] = field(default_factory=list)  # the first `MOST_PLACES` differences
+    # The first `MOST_PLACES` differences; if there are none, the first message that one recording lacks.
+    places: list[MessagePlace] = field(default_factory=list)
+
+    @property
+    def first(self) -> MessagePlace | None:
+        """The first difference."""
+        return self.places[0] if self.places else None
 
     @property
     def equal(self) -> bool:
         """Whether both recordings have the same messages, within the tolerance."""
-        return self.first is None
+        return not self.places
 
 
 class _Side:
@@ -313,7 +311,6 @@ def _match(result: TopicDiff, sides: tuple[_Side, _Side], tolerance: Tolerance, 
             result.different += 1
             if len(result.places) < MOST_PLACES:
                 result.places.append(MessagePlace(result.first_count, sides[0].time(a), what))
-            result.first = result.places[0]
 
 
 def _count_unmatched(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
@@ -323,8 +320,8 @@ def _count_unmatched(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
     for name, side in zip(("first", "second"), sides, strict=True):
         left = side.waiting[result.topic]
         result.different += len(left)
-        if left and result.first is None:
-            result.first = MessagePlace(matched + 1, side.time(left[0]), _only(name, len(left)))
+        if left and result.equal:
+            result.places.append(MessagePlace(matched + 1, side.time(left[0]), _only(name, len(left))))
 
 
 def _count_missing(result: TopicDiff, first: Recording, second: Recording) -> None:
@@ -334,7 +331,7 @@ def _count_missing(result: TopicDiff, first: Recording, second: Recording) -> No
     result.first_count, result.second_count = (count, 0) if recording is first else (0, count)
     begin = next(recording.messages([result.topic]), None)
     time = 0.0 if begin is None else (begin.time_ns - recording.first_ns) / 1e9
-    result.first = MessagePlace(1, time, _only(name, count))
+    result.places.append(MessagePlace(1, time, _only(name, count)))
 
 
 def _only(name: str, count: int) -> str:

@@ -5,7 +5,7 @@ The moment at which a page opens is decided here, too (`_opens_at`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +23,7 @@ from dora.recording.history.requests import (
     Marks,
     Minute,
     Moment,
+    OfRecording,
     ParametersAt,
     Pixel,
     Request,
@@ -66,31 +67,17 @@ class Answers:
         match request:
             case About():
                 return _encode([_about(history) for history in self._histories])
-            case Marks():
-                return _encode(_marks(self._of(request), request))
-            case Moment():
-                return _moment(self._of(request), request)
-            case StepTo():
-                return _encode(_step(self._of(request), request))
-            case Curve():
-                return _encode(_curve(self._of(request), request))
-            case Minute():
-                return _encode(_minute(self._of(request), request))
-            case SearchLog():
-                return _encode(_search(self._of(request), request))
-            case ParametersAt(node=node):
-                history = self._of(request)
-                return _encode(history.parameters_at(history.first_ns + request.at).get(node, {}))
-            case Pixel():
-                return _encode(_pixel(self._of(request), request))
             case Differences():
                 return _encode(_differences(self._histories))
+            case Moment():
+                return _moment(self._of(request), request)
+            case _:
+                return _encode(_ANSWERS[type(request)](self._of(request), request))
 
-    def _of(self, request: Any) -> History:
-        number: int = request.recording
-        if not 0 <= number < len(self._histories):
+    def _of(self, request: OfRecording) -> History:
+        if not 0 <= request.recording < len(self._histories):
             raise DoraError("there is no such recording on this page")
-        return self._histories[number]
+        return self._histories[request.recording]
 
 
 def _about(history: History) -> dict[str, Any]:
@@ -431,6 +418,10 @@ def _search(history: History, request: SearchLog) -> dict[str, Any]:
     return {"entries": [_line(line) for line in found.items], "total": len(found.items)}
 
 
+def _parameters(history: History, request: ParametersAt) -> dict[str, Any]:
+    return history.parameters_at(history.first_ns + request.at).get(request.node, {})
+
+
 def _pixel(history: History, request: Pixel) -> dict[str, str]:
     from dora.observe.preview.pixels import pixel_text
 
@@ -438,6 +429,17 @@ def _pixel(history: History, request: Pixel) -> dict[str, str]:
     if recorded is None:
         return {"text": ""}
     return {"text": pixel_text(request.topic, recorded.message, request.x, request.y)}
+
+
+_ANSWERS: Final[Mapping[type, Callable[[History, Any], Any]]] = {
+    Marks: _marks,
+    StepTo: _step,
+    Curve: _curve,
+    Minute: _minute,
+    SearchLog: _search,
+    ParametersAt: _parameters,
+    Pixel: _pixel,
+}
 
 
 def _differences(histories: list[History]) -> list[dict[str, Any]]:
@@ -455,12 +457,7 @@ def _differences(histories: list[History]) -> list[dict[str, Any]]:
             "first": topic.first_count,
             "second": topic.second_count,
             "different": topic.different,
-            "places": [[round(place.time * 1e9), place.message, place.what] for place in topic.places]
-            or (
-                [[round(topic.first.time * 1e9), topic.first.message, topic.first.what]]
-                if topic.first
-                else []
-            ),
+            "places": [[round(place.time * 1e9), place.message, place.what] for place in topic.places],
         }
         for topic in found
     ]

@@ -11,6 +11,7 @@ moment on this part is complete.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from dora.dataflow.graph import Box, Graph, graph_of
 from dora.errors import DoraError
 from dora.recording.bags.restore import TypeFinder
-from dora.recording.history.foreign_values import is_log, log_line
+from dora.recording.history.foreign_values import FOXGLOVE_LEVELS, is_log, log_line
 from dora.recording.history.readers import ForeignReader, reader_of
 from dora.recording.mcap.file import damage_text, damages
 from dora.recording.mcap.format import (
@@ -53,8 +54,6 @@ BUDGET: Final = 48 << 20  # bytes that one query decompresses
 MOST_MARKS: Final = 1000
 MOST_LINES: Final = 1000
 SECOND: Final = 1_000_000_000
-
-_LEVELS: Final = {0: "stdout", 1: "debug", 2: "info", 3: "warn", 4: "error", 5: "error"}
 
 
 class TimedMark(NamedTuple):
@@ -164,11 +163,9 @@ class History:
     def graph(self) -> Graph:
         """The graph of the dataflow; of a foreign file, a box for each name space of its topics."""
         if self.is_own and self.descriptor.get("nodes"):
-            import yaml
-
             from dora.dataflow.loader import parse
 
-            text = yaml.safe_dump(self.descriptor, sort_keys=False, allow_unicode=True, width=1 << 20)
+            text = json.dumps(self.descriptor)  # which is YAML, too
             try:
                 return graph_of(parse(text, working_dir=self.start.working_dir or "/", environ={}))
             except DoraError:
@@ -366,7 +363,7 @@ class History:
             raise NotARecording(f"a line of the log cannot be read: {error}") from None
         return LoggedLine(
             stored.time_ns,
-            _LEVELS.get(entry.level, "stdout"),
+            FOXGLOVE_LEVELS.get(entry.level, "stdout"),
             None if entry.name == "dora" else entry.name,
             entry.message,
         )
