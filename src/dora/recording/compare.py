@@ -61,7 +61,7 @@ def difference(a: Message, b: Message, tolerance: Tolerance = EXACT, *, metadata
 
     ``metadata``: compare that too, except the time stamp. Raises `PayloadError` and `MetadataError`.
     """
-    if metadata and (found := _of_metadata(a, b, tolerance)):
+    if metadata and (found := _of_values(_metadata(a), _metadata(b), "metadata", tolerance)):
         return found
     if a.encoding == b.encoding and a.schema == b.schema and _body(a) == _body(b):
         return ""
@@ -177,10 +177,6 @@ def _is_number(value: Any) -> bool:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _of_metadata(a: Message, b: Message, tolerance: Tolerance) -> str:
-    return _of_values(_metadata(a), _metadata(b), "metadata", tolerance)
 
 
 def _metadata(message: Message) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -17,7 +17,6 @@ from dora.recording.mcap.writer import MessageWriter, RecordingFailed, Recording
 from dora.wire.decoders import from_json
 
 _Item = tuple[int, int, Any, Any]  # time, number of the file, channel, message
-_SAME_ON_ALL: Final = (MARK_TOPIC,)
 
 
 def join(parts: Mapping[str, str], path: str) -> End:
@@ -77,7 +76,7 @@ def _write(writer: RecordingWriter, parts: Mapping[str, str]) -> None:
         data = stored.data
         if channel.topic == STATE_TOPIC:
             data = states.merged(machines[number], data)
-        elif channel.topic in _SAME_ON_ALL:
+        elif channel.topic == MARK_TOPIC:  # the same on all machines
             if (time_ns, data) in seen:
                 continue
             seen.add((time_ns, data))

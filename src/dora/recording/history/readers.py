@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -108,15 +109,14 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _protobuf_parser(schema: Any) -> Parse:
-    made: list[Any] = []
+    kind = cache(partial(_protobuf_class, schema))
 
     def parse(data: bytes) -> Fields:
         from google.protobuf.message import DecodeError
 
-        if not made:
-            made.append(_protobuf_class(schema))
+        found = kind()
         try:
-            return _plain(made[0].FromString(data))
+            return _plain(found.FromString(data))
         except DecodeError as error:
             raise NotARecording(str(error)) from None
 

@@ -82,6 +82,13 @@ def parsed(kind: Any, data: bytes) -> Any:
     return kind.read(ReadDataStream(BytesIO(data)))
 
 
+def definition(opcode: int, data: bytes) -> Any:
+    """Return the schema or channel that a record with one of these opcodes defines."""
+    from mcap.records import Channel, Schema
+
+    return parsed(Schema if opcode == Opcode.SCHEMA else Channel, data)
+
+
 def _contents(chunk: Chunk) -> bytes:
     contents = unpack(chunk.compression, chunk.data, chunk.uncompressed_size)
     if chunk.uncompressed_crc and zlib.crc32(contents) != chunk.uncompressed_crc:
@@ -111,12 +118,12 @@ def messages_in(
     begin_ns: int,
     end_ns: int,
     order: int,
-    define: Callable[[int, bytes], None] | None = None,
+    define: Callable[[Any], None] | None = None,
 ) -> Iterator[Stored]:
     """Yield the messages of a chunk; ``order`` is the number of the first one.
 
-    ``end_ns`` is at most the end of time, which is checked here. ``define`` gets the opcodes and the bytes
-    of schemas and channels: most programs write these into chunks.
+    ``end_ns`` is at most the end of time, which is checked here. ``define`` gets the schemas and
+    channels: most programs write these into chunks.
     """
     position, end = 0, len(contents)
     unpack_record, unpack_message = RECORD.unpack_from, MESSAGE.unpack_from
@@ -135,7 +142,7 @@ def messages_in(
             elif time_ns >= END_OF_TIME:
                 raise McapError("a message claims to be from after the year 2262")
         elif define is not None and (opcode in (Opcode.SCHEMA, Opcode.CHANNEL)):
-            define(opcode, contents[position:after])
+            define(definition(opcode, contents[position:after]))
         position = after
 
 
@@ -261,13 +268,9 @@ class McapFile:
                     for stored in sorted_messages(file, self._indexes, channels, begin_ns, end_ns):
                         yield channels[stored.channel], stored
                 return
-            for record in self._in_file_order():
-                if (
-                    isinstance(record, tuple)
-                    and accepts(record[0])
-                    and begin_ns <= record[1].time_ns < end_ns
-                ):
-                    yield record
+            for channel, stored in self._in_file_order():
+                if accepts(channel) and begin_ns <= stored.time_ns < end_ns:
+                    yield channel, stored
         except damages() as error:
             self.damage = damage_text(error)
 
@@ -313,16 +316,10 @@ class McapFile:
 
     def _scan(self, counts: Callable[[Any], bool]) -> None:
         """Read a file whose summary is missing or damaged, to its end."""
-        from mcap.records import Metadata
-
         known, self.damage = self.damage, ""  # about the end, which may be missing altogether
         first_ns, last_ns = END_OF_TIME, 0
         try:
-            for record in self._in_file_order():
-                if isinstance(record, Metadata):
-                    self.metadata[record.name] = record.metadata
-                    continue
-                channel, stored = record
+            for channel, stored in self._in_file_order():
                 self.channels[channel.id] = channel
                 self.counts[channel.id] += 1
                 if counts(channel):
@@ -334,8 +331,8 @@ class McapFile:
         if last_ns:
             self.first_ns, self.last_ns = first_ns, last_ns
 
-    def _in_file_order(self) -> Iterator[tuple[Any, Stored] | Any]:
-        """Yield metadata, and channels with messages, as they come in the file.
+    def _in_file_order(self) -> Iterator[tuple[Any, Stored]]:
+        """Yield channels with messages as they come in the file, and note schemas and metadata.
 
         Raises at a damage, and if the end is missing.
         """
@@ -349,15 +346,12 @@ class McapFile:
             else:
                 self.schemas[record.id] = record
 
-        def define_bytes(opcode: int, data: bytes) -> None:
-            define(parsed(Schema if opcode == Opcode.SCHEMA else Channel, data))
-
         for record in self._stream():
             match record:
                 case Channel() | Schema():
                     define(record)
                 case Metadata():
-                    yield record
+                    self.metadata[record.name] = record.metadata
                 case DataEnd():
                     return
                 case Message():
@@ -366,7 +360,7 @@ class McapFile:
                     id_ = record.channel_id
                     yield channels[id_], Stored(record.log_time, 0, id_, record.sequence, record.data)
                 case Chunk():
-                    for stored in messages_in(_contents(record), None, 0, END_OF_TIME, 0, define_bytes):
+                    for stored in messages_in(_contents(record), None, 0, END_OF_TIME, 0, define):
                         yield channels[stored.channel], stored
         raise McapError("its end is missing")
 

@@ -31,6 +31,7 @@ from dora.recording.mcap.file import (
     McapFile,
     damage_text,
     damages,
+    definition,
     parsed,
     unpack,
 )
@@ -422,11 +423,6 @@ class IndexedFile(McapFile):
             self.counts[channel] += len(pairs)
 
     def _define(self, opcode: int, data: bytes) -> None:
-        from mcap.records import Channel, Schema
-
-        if opcode == Opcode.SCHEMA:
-            schema = parsed(Schema, data)
-            self.schemas[schema.id] = schema
-        else:
-            channel = parsed(Channel, data)
-            self.channels[channel.id] = channel
+        known = self.schemas if opcode == Opcode.SCHEMA else self.channels
+        record = definition(opcode, data)
+        known[record.id] = record

@@ -46,6 +46,7 @@ from dora.recording.mcap.chunk import (
     compress,
     room_for,
 )
+from dora.recording.mcap.file import MAGIC
 from dora.recording.mcap.format import (
     DATAFLOW,
     DATAFLOW_MEDIA_TYPE,
@@ -59,7 +60,6 @@ from dora.recording.mcap.format import (
 from dora.recording.mcap.schemas import schema_data
 from dora.wire.message import Message
 
-MAGIC: Final = bytes((137, 77, 67, 65, 80, 48, 13, 10))
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_DISK: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of a pipe, or a file system in memory
 _sync_data: Final = getattr(os, "fdatasync", os.fsync)  # macOS has the second one only
@@ -108,25 +108,15 @@ class RecordingWriter:
         """Write the start of the recording; ``dataflow`` is JSON. Raises `RecordingFailed`."""
         self._write(MAGIC, _record(Header(PROFILE, f"dora {__version__}")))
         self._write_metadata(START, start)
-        attachment = Attachment(
-            create_time=start.started,
-            log_time=start.started,
-            name=DATAFLOW,
-            media_type=DATAFLOW_MEDIA_TYPE,
-            data=dataflow,
-        )
-        record = _record(attachment)
-        self._attachments.append(
-            AttachmentIndex(
-                offset=self.size,
-                length=len(record),
-                create_time=start.started,
-                log_time=start.started,
-                data_size=len(dataflow),
-                name=DATAFLOW,
-                media_type=DATAFLOW_MEDIA_TYPE,
-            )
-        )
+        about: dict[str, Any] = {
+            "create_time": start.started,
+            "log_time": start.started,
+            "name": DATAFLOW,
+            "media_type": DATAFLOW_MEDIA_TYPE,
+        }
+        record = _record(Attachment(**about, data=dataflow))
+        index = AttachmentIndex(**about, offset=self.size, length=len(record), data_size=len(dataflow))
+        self._attachments.append(index)
         self._write(record)
 
     def write(self, chunk: CompressedChunk) -> None:

@@ -13,6 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any, Final
 
 from dora._version import __version__
@@ -79,7 +80,8 @@ class Recorder:
         text = run.ask(GetDataflow())
         assert isinstance(text, DataflowText)
         self._control = ControlSocket(self._inspection.run_dir)
-        try:
+        with ExitStack() as failed:
+            failed.callback(self._close)
             self._taps = RecorderTaps(
                 run,
                 self._inspection,
@@ -87,14 +89,9 @@ class Recorder:
                 together=settings.together,
                 begun_ns=self._started,
             )
-            try:
-                self._begin(text)
-            except BaseException:
-                self._taps.close()
-                raise
-        except BaseException:
-            self._close()
-            raise
+            failed.callback(self._taps.close)
+            self._begin(text)
+            failed.pop_all()
 
     def _begin(self, text: DataflowText) -> None:
         settings = self._settings
