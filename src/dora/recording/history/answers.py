@@ -284,7 +284,7 @@ def _frame_of(history: History, topic: str, boxes: RecordedMessage, stamp: int) 
     return None
 
 
-def _state(history: History, now: int) -> Mapping[str, Any] | None:
+def _state(history: History, now: int) -> Mapping[str, Any] | msgspec.Raw | None:
     """Return the state as it was recorded, or else the rates that follow from the messages."""
     if history.has_state:
         try:
@@ -293,46 +293,27 @@ def _state(history: History, now: int) -> Mapping[str, Any] | None:
             return None
     if not history.graph.edges:
         return None
+    from dora.observe.rates import LinkRate
+    from dora.observe.snapshot import NodeSnapshot, Snapshot
+    from dora.observe.snapshot_json import as_json
+    from dora.wire.daemon_protocol import LinkView, NodeView
+
     rates = {name: history.rate(name, now) for name in history.outputs}
-    nodes: dict[str, dict[str, Any]] = {}
+    sent: dict[str, float] = {}  # by node
     for box in history.graph.boxes:
-        if box.kind in ("timer", "logs"):
-            continue
-        node = nodes.setdefault(box.id.partition("/")[0], {**_UNKNOWN_NODE, "outputs": []})
-        node["id"] = box.id.partition("/")[0]
-        node["sent_hz"] += sum(rates.get(f"{box.id}/{output}", 0.0) for output in box.outputs)
+        if box.kind not in ("timer", "logs"):
+            node_id = box.id.partition("/")[0]
+            hz = sum(rates.get(f"{box.id}/{output}", 0.0) for output in box.outputs)
+            sent[node_id] = sent.get(node_id, 0.0) + hz
+    nodes = [
+        NodeSnapshot("", "", NodeView(node_id, StatusWord.RECORDED), None, hz, 0.0, 0, 0, None)
+        for node_id, hz in sent.items()
+    ]
     links = [
-        {**_UNKNOWN_LINK, "source": source, "target": target, "hz": rates.get(source, 0.0)}
+        LinkRate(LinkView(0, 0, source, target, queue_size=0), rates.get(source, 0.0), None, None, 0, 0.0)
         for source, target in _links(history)
     ]
-    return {"nodes": list(nodes.values()), "links": links, "paths": [], "networks": []}
-
-
-_UNKNOWN_NODE: Final[dict[str, Any]] = {
-    "status": StatusWord.RECORDED,
-    "failure": None,
-    "machine": "",
-    "pid": None,
-    "counts": {},
-    "cpu": None,
-    "memory": None,
-    "sent_hz": 0.0,
-    "bytes_per_second": 0,
-    "waiting": 0,
-    "dropped": 0,
-    "quiet": None,
-}
-_UNKNOWN_LINK: Final[dict[str, Any]] = {
-    "bytes_per_second": None,
-    "waiting": None,
-    "queue_size": 0,
-    "policy": "drop_oldest",
-    "dropped": 0,
-    "dropping_hz": 0.0,
-    "counts": {},
-    "flags": [],
-    "latency": None,
-}
+    return msgspec.Raw(as_json(Snapshot("", nodes, links)))
 
 
 def _links(history: History) -> list[tuple[str, str]]:
