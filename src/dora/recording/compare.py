@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
-from dora.recording.mcap.format import NotARecording
+from dora.recording.mcap.format import NotARecording, body_start
 from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
@@ -63,7 +63,8 @@ def difference(a: Message, b: Message, tolerance: Tolerance = EXACT, *, metadata
     """
     if metadata and (found := _of_values(_metadata(a), _metadata(b), "metadata", tolerance)):
         return found
-    if a.encoding == b.encoding and a.schema == b.schema and _body(a) == _body(b):
+    same_type = a.encoding == b.encoding and a.schema == b.schema
+    if same_type and body_start(a, a.body_size) == body_start(b, b.body_size):
         return ""
     return of_arrays(decode_arrow(a), decode_arrow(b), tolerance)
 
@@ -182,14 +183,6 @@ def _shown(value: Any) -> str:
 def _metadata(message: Message) -> Mapping[str, Any]:
     plain: dict[str, Any] = decode_metadata(message.metadata)
     return {key: value for key, value in plain.items() if key not in _OF_THE_RUN}
-
-
-def _body(message: Message) -> bytes:
-    if message.owner is None:
-        return message.small_body
-    from ctypes import string_at
-
-    return string_at(message.address + message.body_offset, message.body_size)
 
 
 # Comparing two recordings: the messages of each topic one by one, in their order.

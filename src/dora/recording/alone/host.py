@@ -21,12 +21,12 @@ from dora.node.receive.input_port import InputPort
 from dora.node.replay.clock import ReplayClock, ReplayedTime
 from dora.node.replay.inbox import ReplayInbox
 from dora.node.standalone.host import LocalHost
-from dora.recording.alone.recorded_node import Key, RecordedNode, Step, correlation_of
+from dora.recording.alone.recorded_node import Key, RecordedNode, Step, altered, correlation_of
+from dora.recording.mcap.format import body_start
 from dora.transport.latch import Latch, LatchInMemory, ReadLatch
 from dora.wire.correlation import GOAL_ID, REQUEST_ID
-from dora.wire.decode import decode_bytes
 from dora.wire.event_log import Entry, EntryKind
-from dora.wire.message import ORIGIN, ORIGIN_NS, Message, pack_head
+from dora.wire.message import Message
 from dora.wire.metadata import decode_metadata, encode_metadata
 from dora.wire.node_config import LinkConfig, NodeConfig, OutputConfig
 from dora.wire.output_rules import LatchRule
@@ -83,27 +83,7 @@ class Exchanges:
             return message
         metadata = decode_metadata(message.metadata)
         metadata |= {key: new for key in (REQUEST_ID, GOAL_ID) if metadata.get(key) == identity}
-        return with_metadata(message, metadata)
-
-
-def with_metadata(message: Message, metadata: Mapping[str, Any]) -> Message:
-    """Return a message with other metadata."""
-    body = decode_bytes(message) if message.body_size else b""
-    if message.owner is None:
-        body = message.small_body
-    header = message.header
-    head = pack_head(
-        message.encoding,
-        message.schema,
-        encode_metadata(metadata),
-        len(body),
-        message.sequence,
-        message.time_ns,
-        origin_ns=header[ORIGIN_NS],
-        origin=header[ORIGIN],
-        trail=message.trail,
-    )
-    return type(message)(head + body)
+        return altered(message, body_start(message, message.body_size), encode_metadata(metadata))
 
 
 class AloneInbox(ReplayInbox):

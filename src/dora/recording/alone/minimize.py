@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
+from dora.recording.alone.recorded_node import altered
 from dora.wire.decode import decode_numpy
-from dora.wire.encode import encode
-from dora.wire.message import Encoding, Message, pack_head
+from dora.wire.message import Encoding, Message
 
 T = TypeVar("T")
 
@@ -85,27 +85,12 @@ def simpler(message: Message, happens: Callable[[Message], bool]) -> Message:
         return message
 
     def still(candidate: Any) -> bool:
-        return happens(with_values(message, candidate))
+        return happens(altered(message, candidate.tobytes(), message.metadata))
 
     best = _with_zeros(values, still)
     if len(best) <= _MOST:
         best = _with_integers(best, still)
-    return message if best is values else with_values(message, best)
-
-
-def with_values(message: Message, values: Any) -> Message:
-    """Return a message with other values of the same type, and all else as it is."""
-    payload = encode(values)
-    head = pack_head(
-        payload.encoding,
-        payload.schema,
-        message.metadata,
-        payload.size,
-        message.sequence,
-        message.time_ns,
-        trail=message.trail,
-    )
-    return Message(head + payload.to_bytes())
+    return message if best is values else altered(message, best.tobytes(), message.metadata)
 
 
 def _with_zeros(values: Any, still: Callable[[Any], bool]) -> Any:

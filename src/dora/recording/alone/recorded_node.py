@@ -23,7 +23,7 @@ from dora.recording.mcap.schemas import message_class
 from dora.wire.correlation import GOAL_ID, REQUEST_ID, carries_correlation
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.event_log import Entry, EntryKind, entries
-from dora.wire.message import Message
+from dora.wire.message import ORIGIN, ORIGIN_NS, Message, pack_head
 from dora.wire.metadata import MetadataError, decode_metadata
 from dora.wire.node_config import NodeConfig
 
@@ -203,6 +203,23 @@ class RecordedNode:
                 return "a look that found no event"
         fields = _decode(entry.content)
         return f"{fields.get('type')} {fields.get('id') or ''}".strip()
+
+
+def altered(message: Message, body: bytes, metadata: bytes) -> Message:
+    """Return a message with another body of the same type, or other metadata, and all else as it is."""
+    header = message.header
+    head = pack_head(
+        message.encoding,
+        message.schema,
+        metadata,
+        len(body),
+        message.sequence,
+        message.time_ns,
+        origin_ns=header[ORIGIN_NS],
+        origin=header[ORIGIN],
+        trail=message.trail,
+    )
+    return type(message)(head + body)
 
 
 def correlation_of(message: Message) -> str:

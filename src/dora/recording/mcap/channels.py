@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from base64 import b64encode
 from collections.abc import Mapping
-from ctypes import string_at
 from datetime import datetime
 from functools import lru_cache
 from struct import unpack
@@ -30,6 +29,7 @@ from dora.recording.mcap.format import (
     PARAMETERS_TOPIC,
     STATE_TOPIC,
     body_prefix,
+    body_start,
     stored_head,
 )
 from dora.recording.mcap.schemas import message_class
@@ -211,16 +211,9 @@ def _schema_key(message: Message) -> bytes:
     if message.encoding != Encoding.STREAM:
         return message.schema
     # A stream begins with its schema: a mark, the length, the message.
-    start = _body_start(message, 8)
+    start = body_start(message, 8)
     size = unpack("<I", start[4:])[0] if len(start) == 8 else 0
-    return _body_start(message, min(8 + size, message.body_size))
-
-
-def _body_start(message: Message, size: int) -> bytes:
-    size = min(size, message.body_size)
-    if message.owner is None:
-        return message.head[message.body_offset : message.body_offset + size]
-    return string_at(message.address + message.body_offset, size)
+    return body_start(message, 8 + size)
 
 
 def _canonical(key: bytes) -> bytes:
@@ -351,7 +344,7 @@ def _pose(message: Message, metadata: Mapping[str, Any]) -> Form | None:
     code = _FLOATS.get(message.schema)
     if code is None or message.body_size > _MAX_POSE:
         return None
-    body = _body_start(message, message.body_size)
+    body = body_start(message, message.body_size)
     count = len(body) // WIDTHS[message.schema]
     values = unpack(f"<{count}{code}", body)
     if count == 3:

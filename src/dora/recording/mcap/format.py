@@ -18,6 +18,7 @@ The page ``docs/reference/recording-format.md`` describes it for other programs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ctypes import string_at
 from functools import cache
 from typing import Any, Final, Literal, TypeVar
 
@@ -94,12 +95,15 @@ class TopicEnd(msgspec.Struct, omit_defaults=True):
     last: int = 0
 
 
+Reason = Literal["asked", "dataflow ended", "disk full", "saved"]
+
+
 class End(msgspec.Struct, kw_only=True):
     """The end of a recording. ``complete``: the file has every message of its topics."""
 
     complete: bool
     stopped: int
-    reason: Literal["asked", "dataflow ended", "disk full", "saved"]
+    reason: Reason
     topics: dict[str, TopicEnd] = {}
     failed: list[str] = []  # nodes
 
@@ -213,6 +217,14 @@ def _bytes_tag(number: int) -> bytes:
 
 
 _HEAD_TAG: Final = _bytes_tag(HEAD_FIELD)
+
+
+def body_start(message: Message, size: int) -> bytes:
+    """Return the first bytes of a message's body, at most ``size``."""
+    size = min(size, message.body_size)
+    if message.owner is None:
+        return message.head[message.body_offset : message.body_offset + size]
+    return string_at(message.address + message.body_offset, size)
 
 
 def stored_head(message: Message) -> bytes:
