@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from dora.errors import DoraError, cannot_write
 from dora.recording.bags.bag import METADATA
 from dora.recording.bags.restore import ChannelReader, cdr_of
-from dora.recording.mcap.process_folder import make_folder, remove_folder
+from dora.recording.mcap.process_folder import process_folder
 from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import TypeNotFound
@@ -81,7 +80,7 @@ def export_ros2(
     try:
         os.makedirs(parent, exist_ok=True)
         # Written beside, so that a failure neither costs the old bag nor leaves a part of the new one.
-        with _folder_in(parent) as beside:
+        with process_folder("export", parent) as beside:
             written = Path(beside) / name
             writer = Writer(written, version=_VERSION, storage_plugin=StoragePlugin.MCAP)
             writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
@@ -97,16 +96,6 @@ def export_ros2(
     except WriterError as error:
         raise DoraError(f"cannot write {folder}: {error}") from None
     return exported
-
-
-@contextmanager
-def _folder_in(place: str) -> Iterator[str]:
-    """Make a folder for a bag that is not whole yet. One that a killed process left here goes."""
-    made = make_folder("export", place)
-    try:
-        yield made
-    finally:
-        remove_folder(made)
 
 
 def _write(

@@ -23,7 +23,7 @@ from dora.errors import DoraError
 from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.chunk import HIGH_PRIORITY, ChunkPool, prepare, set_priority
-from dora.recording.mcap.format import RecordingStart
+from dora.recording.mcap.format import Reason, RecordingStart
 from dora.recording.recorder.chunk_filler import ChunkFiller, RecordedTopic
 from dora.recording.recorder.context import RecordingContext, fingerprints
 from dora.recording.recorder.control import (
@@ -34,7 +34,7 @@ from dora.recording.recorder.control import (
     RecorderStatus,
 )
 from dora.recording.recorder.options import MEMORY, RecordingOptions, Saved
-from dora.recording.recorder.sinks import Expected, FileSink, Reason, RingSink
+from dora.recording.recorder.sinks import Expected, FileSink, RingSink
 from dora.recording.recorder.taps import RecorderTaps
 from dora.wire.daemon_protocol import DataflowText, GetDataflow, GetModel, Model
 from dora.wire.decode import warm_up
