@@ -6,7 +6,8 @@ import json
 import os
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -29,6 +30,7 @@ from dora.wire.node_config import NodeConfig
 
 _decode = msgpack_decoder(dict[str, Any])
 MEMORY: Final = 256 << 20  # bytes of messages; a node may have taken more images than fit into it
+_LAST_LINES: Final = 100
 _DATAFLOW_ID: Final = "00000000-0000-7000-8000-000000000000"
 
 
@@ -108,6 +110,23 @@ class RecordedProcess:
     steps: list[Step] = field(default_factory=list)
     from_start: bool = False  # from the first event that the process took
 
+    @cached_property
+    def topics(self) -> list[str]:
+        """The sources of the inputs, in the order that entries count in."""
+        return list(self.inputs.values())
+
+    def key_of(self, entry: Entry) -> Key:
+        """Return the message that an entry names."""
+        return Key(self.topics[entry.input], entry.number)
+
+    def keys(self, taken: Iterable[Entry]) -> Iterator[Key]:
+        """Yield the messages that entries name, also those in sets."""
+        for entry in taken:
+            if entry.kind == EntryKind.MESSAGE:
+                yield self.key_of(entry)
+            elif entry.kind == EntryKind.SYNC:
+                yield from self.keys(entries(entry.content))
+
 
 @dataclass
 class RecordedNode:
@@ -124,14 +143,28 @@ class RecordedNode:
     lines: int  # of the board that the configuration needs
     process: RecordedProcess
     processes: int  # of the node, in the recording
-    contents: Contents
-    sent: list[RecordedMessage]
-    answers: dict[str, list[RecordedAnswer]]
-    missing: int
-    first_ns: int  # of the recording
-    failed: bool  # whether the recording says that the node has failed
-    last_lines: list[str]  # that the node logged before its end
     origin: Recording
+    contents: Contents = field(default_factory=Contents)
+    sent: list[RecordedMessage] = field(default_factory=list)
+    answers: dict[str, list[RecordedAnswer]] = field(default_factory=dict)
+    missing: int = 0
+
+    @property
+    def first_ns(self) -> int:
+        """The time of the first message of the recording."""
+        return self.origin.first_ns or self.origin.start.started
+
+    @property
+    def failed(self) -> bool:
+        """Whether the recording says that the node has failed."""
+        return self.origin.end is not None and self.node_id in self.origin.end.failed
+
+    @cached_property
+    def last_lines(self) -> list[str]:
+        """The lines that the node logged before its end."""
+        log = message_class(LOG_SCHEMA)
+        found = (log.FromString(data) for _, data in self.origin.context(LOG_TOPIC))
+        return list(deque((entry.message for entry in found if entry.name == self.node_id), _LAST_LINES))
 
     @property
     def steps(self) -> list[Step]:
@@ -143,19 +176,14 @@ class RecordedNode:
         """The ids of the inputs, in the order that entries count in."""
         return list(self.process.inputs)
 
-    @cached_property
-    def topics(self) -> list[str]:
-        """The sources of the inputs, in the same order."""
-        return list(self.process.inputs.values())
-
     def message(self, key: Key) -> Message | None:
         """Return a message that the node took, None if it is not recorded."""
         data = self.contents.get(key)
         return None if data is None else restore(data)
 
-    def key_of(self, entry: Entry) -> Key:
-        """Return the message that an entry names."""
-        return Key(self.topics[entry.input], entry.number)
+    def keys(self, steps: Iterable[Step]) -> list[Key]:
+        """Return the messages of events, each once."""
+        return list(dict.fromkeys(self.process.keys(step.entry for step in steps)))
 
     def seconds(self, time_ns: int) -> float:
         """Return a moment in seconds from the first message of the recording."""
@@ -273,26 +301,9 @@ def recorded_node(
     process = processes[-1 - back]
     config.restart_count = process.restarts
     config.parameters = _parameters(recording, node_id, config.parameters)
-    reader = _Reader(recording, node_id, process, {item.id for item in config.inputs})
-    reader.read([f"{node_id}/{output.id}" for output in config.outputs])
-    process.steps[:0] = reader.latched_steps(config)
-    return RecordedNode(
-        node_id=node_id,
-        dataflow=dataflow,
-        file=file,
-        config=config,
-        lines=planned.lines,
-        process=process,
-        processes=len(processes),
-        contents=reader.contents,
-        sent=reader.sent,
-        answers=reader.answers,
-        missing=sum(key not in reader.contents for key in reader.wanted),
-        first_ns=recording.first_ns or recording.start.started,
-        failed=recording.end is not None and node_id in recording.end.failed,
-        last_lines=_last_lines(recording, node_id),
-        origin=recording,
-    )
+    node = RecordedNode(node_id, dataflow, file, config, planned.lines, process, len(processes), recording)
+    _read_messages(node)
+    return node
 
 
 def _dataflow(recording: Recording, file: str | None, folder: str | None) -> Dataflow:
@@ -347,72 +358,57 @@ def _processes(recording: Recording, config: NodeConfig) -> list[RecordedProcess
 _WITHOUT_INPUT: Final = (EntryKind.EVENT, EntryKind.TIMEOUT, EntryKind.NOTHING)
 
 
-class _Reader:
-    """Reads the messages that concern one process."""
+def _read_messages(node: RecordedNode) -> None:
+    """Read the messages that the process took, the answers that it waited for, and what it sent.
 
-    def __init__(
-        self, recording: Recording, node_id: str, process: RecordedProcess, known: set[str]
-    ) -> None:
-        self.contents = Contents()
-        self.sent: list[RecordedMessage] = []
-        self.answers: dict[str, list[RecordedAnswer]] = {}
-        self._recording = recording
-        self._node_id = node_id
-        self._process = process
-        self._topics = list(process.inputs.values())
-        self._inputs = {source: name for name, source in process.inputs.items() if name in known}
-        self.wanted = set(self._keys(step.entry for step in process.steps))
-        self._latched: list[Key] = []
+    Messages that were latched before the recording began become its first events.
+    """
+    process, contents = node.process, node.contents
+    known = {item.id for item in node.config.inputs}
+    inputs = {source: name for name, source in process.inputs.items() if name in known}
+    outputs = {f"{node.node_id}/{output.id}" for output in node.config.outputs}
+    wanted = set(process.keys(step.entry for step in process.steps))
+    latched: list[Key] = []
+    if not process.from_start:
+        for item in node.origin.latched(inputs):
+            key = Key(item.topic, item.message.sequence)
+            contents[key] = item.data
+            if key not in wanted:
+                latched.append(key)
+    exchanges: set[str] = set()
+    correlated: list[tuple[str, Key, bytes]] = []
+    for recorded in node.origin.messages(outputs | inputs.keys()):
+        message = recorded.message
+        key = Key(recorded.topic, message.sequence)
+        if recorded.topic in outputs:
+            node.sent.append(recorded)
+            if identity := correlation_of(message):
+                exchanges.add(identity)
+        if recorded.topic not in inputs:
+            continue
+        if key in wanted and key not in contents:
+            contents[key] = recorded.data
+        elif key not in wanted and (identity := correlation_of(message)):
+            correlated.append((identity, key, recorded.data))
+    for identity, key, data in correlated:
+        if identity in exchanges:
+            contents[key] = data
+            node.answers.setdefault(identity, []).append(RecordedAnswer(inputs[key.topic], key))
+    node.missing = sum(key not in contents for key in wanted)
+    process.steps[:0] = _latched_steps(node, [(inputs[key.topic], key) for key in latched])
 
-    def _keys(self, taken: Iterator[Entry] | Sequence[Entry]) -> Iterator[Key]:
-        for entry in taken:
-            if entry.kind == EntryKind.MESSAGE:
-                yield Key(self._topics[entry.input], entry.number)
-            elif entry.kind == EntryKind.SYNC:
-                yield from self._keys(list(entries(entry.content)))
 
-    def read(self, own: list[str]) -> None:
-        """Read the messages that the process took, the answers that it waited for, and what it sent."""
-        outputs, inputs = set(own), set(self._inputs)
-        if not self._process.from_start:
-            for item in self._recording.latched(inputs):
-                key = Key(item.topic, item.message.sequence)
-                self.contents[key] = item.data
-                if key not in self.wanted:
-                    self._latched.append(key)
-        exchanges: set[str] = set()
-        correlated: list[tuple[str, Key, bytes]] = []
-        for recorded in self._recording.messages(outputs | inputs):
-            message = recorded.message
-            key = Key(recorded.topic, message.sequence)
-            if recorded.topic in outputs:
-                self.sent.append(recorded)
-                if identity := correlation_of(message):
-                    exchanges.add(identity)
-            if recorded.topic not in inputs:
-                continue
-            if key in self.wanted and key not in self.contents:
-                self.contents[key] = recorded.data
-            elif key not in self.wanted and (identity := correlation_of(message)):
-                correlated.append((identity, key, recorded.data))
-        for identity, key, data in correlated:
-            if identity in exchanges:
-                self.contents[key] = data
-                self.answers.setdefault(identity, []).append(RecordedAnswer(self._inputs[key.topic], key))
-
-    def latched_steps(self, config: NodeConfig) -> list[Step]:
-        """Return events for the messages that were latched before the recording began.
-
-        In a `sync` group, they come with the sets.
-        """
-        grouped = {name for group in config.syncs for name in group.inputs}
-        at = self._process.steps[0].entry.time_ns if self._process.steps else self._recording.start.started
-        places = {topic: place for place, topic in enumerate(self._topics)}
-        return [
-            Step(place - len(self._latched), Entry(EntryKind.MESSAGE, places[key.topic], at, key.sequence))
-            for place, key in enumerate(self._latched)
-            if self._inputs[key.topic] not in grouped
-        ]
+def _latched_steps(node: RecordedNode, latched: list[tuple[str, Key]]) -> list[Step]:
+    """Return events for latched messages, by input. In a `sync` group, they come with the sets."""
+    process = node.process
+    grouped = {name for group in node.config.syncs for name in group.inputs}
+    at = process.steps[0].entry.time_ns if process.steps else node.origin.start.started
+    places = {topic: place for place, topic in enumerate(process.topics)}
+    return [
+        Step(number - len(latched), Entry(EntryKind.MESSAGE, places[key.topic], at, key.sequence))
+        for number, (input_id, key) in enumerate(latched)
+        if input_id not in grouped
+    ]
 
 
 def _parameters(recording: Recording, node_id: str, declared: dict[str, Any]) -> dict[str, Any]:
@@ -429,14 +425,3 @@ def _parameters(recording: Recording, node_id: str, declared: dict[str, Any]) ->
         ):
             return dict(update["values"])
     return declared
-
-
-def _last_lines(recording: Recording, node_id: str) -> list[str]:
-    """Return the last lines that a node logged."""
-    lines: list[str] = []
-    log = message_class(LOG_SCHEMA)
-    for _, data in recording.context(LOG_TOPIC):
-        entry = log.FromString(data)
-        if entry.name == node_id:
-            lines = [*lines[-99:], entry.message]
-    return lines

@@ -203,13 +203,14 @@ def run_alone(
                 body()
             except BaseException as raised:  # noqa: BLE001 - a program may raise anything
                 error = raised
-            more = max(threading.active_count(), host.threads) - threads
+            more = max(threading.active_count(), host.progress.threads) - threads
             files = _files_of(modules, program.folder)
     finally:
         attach.in_process = before
         host.close()
     failure = None if error is None else failure_of(error)
-    return Outcome(failure, host.step, host.missing, max(more, 0), error, files)
+    progress = host.progress
+    return Outcome(failure, progress.step, progress.missing, max(more, 0), error, files)
 
 
 def failure_of(error: BaseException) -> NodeError | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,7 +17,6 @@ from dora.recording.alone.recorded_node import Key, RecordedNode, Step, recorded
 from dora.recording.alone.run import NodeError, NodeProgram
 from dora.recording.alone.tries import Report, Tries
 from dora.recording.mcap.recording import Recording
-from dora.wire.event_log import EntryKind, entries
 from dora.wire.message import Message
 
 TRIES: Final = 10  # runs of all events, before a failure counts as one that does not come again
@@ -46,18 +45,7 @@ class Small:
     @property
     def messages(self) -> int:
         """How many messages are left."""
-        return len(list(keys_of(self.node, self.steps)))
-
-
-def keys_of(node: RecordedNode, steps: Sequence[Step]) -> Iterator[Key]:
-    """Yield the messages of events, each once."""
-    seen: set[Key] = set()
-    for step in steps:
-        found = entries(step.entry.content) if step.entry.kind == EntryKind.SYNC else iter([step.entry])
-        for entry in found:
-            if entry.kind == EntryKind.MESSAGE and (key := node.key_of(entry)) not in seen:
-                seen.add(key)
-                yield key
+        return len(self.node.keys(self.steps))
 
 
 @dataclass
@@ -208,7 +196,7 @@ def shrink(
     minimal = time.monotonic() <= deadline
     deadline = min(deadline, time.monotonic() + _VALUES_SECONDS)
     try:
-        for key in list(keys_of(node, small.steps)):
+        for key in node.keys(small.steps):
             message = node.message(key)
             if message is None:
                 continue

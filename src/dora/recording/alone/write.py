@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,15 +13,17 @@ import msgspec
 from dora._shared_folders import open_file
 from dora.errors import DoraError, cannot_write
 from dora.recording.alone.expectation import Expectation
-from dora.recording.alone.recorded_node import Key, Step, correlation_of, recorded_node
-from dora.recording.alone.shrink import REPEATS, Small, keys_of
+from dora.recording.alone.recorded_node import Key, correlation_of, recorded_node
+from dora.recording.alone.shrink import REPEATS, Small
 from dora.recording.alone.tries import Tries
-from dora.recording.mcap.channels import PARAMETERS_CHANNEL, ChannelTable, order_channel
+from dora.recording.mcap.channels import ChannelTable, order_channel
 from dora.recording.mcap.format import SUFFIX, End, TopicEnd, restore
 from dora.recording.mcap.writer import MessageWriter, RecordingWriter
 from dora.recording.opening import open_recording
+from dora.recording.recorder.context import entry_message
 from dora.wire.decode import BAD_MESSAGE, decode_arrow, decode_numpy
 from dora.wire.event_log import EntryKind, pack_entry
+from dora.wire.journal import JournalEntry, Values
 from dora.wire.message import Encoding, Message
 
 _SHOWN: Final = 5  # events that the test describes
@@ -125,7 +126,7 @@ def _events(small: Small) -> list[str]:
         entry = step.entry
         line = small.node.describe(entry)
         if entry.kind == EntryKind.MESSAGE:
-            key = small.node.key_of(entry)
+            key = small.node.process.key_of(entry)
             message = small.changed.get(key) or small.node.message(key)
             line = f"{line}: {_shown(message)}" if message is not None else line
         lines.append(line if len(line) <= _LINE else f"{line[:_LINE]}…")
@@ -151,7 +152,6 @@ def write_small_recording(small: Small, path: str) -> None:
     """Write the events that are left, and their messages, as a recording; raises `DoraError`."""
     node = small.node
     kept = _messages(small)
-    parameters = json.dumps({"node": node.node_id, "values": node.config.parameters}).encode()
     at = small.steps[0].entry.time_ns if small.steps else node.first_ns
     writer = RecordingWriter(path, ChannelTable(), force=True)
     topics = sorted({topic for topic, _, _ in kept})
@@ -168,7 +168,8 @@ def write_small_recording(small: Small, path: str) -> None:
         messages = MessageWriter(writer)
         for topic, time_ns, message in kept:
             messages.add(topic, time_ns, message)
-        messages.add_context((PARAMETERS_CHANNEL, at, parameters))
+        parameters = Values(node.node_id, node.config.parameters)
+        messages.add_context(entry_message(JournalEntry(at, parameters)))
         messages.add_context((order_channel(node.node_id), at, _order(small)))
         messages.flush()
         ends = {
@@ -198,9 +199,9 @@ def _messages(small: Small) -> list[tuple[str, int, Message]]:
         if message is not None:
             found[key] = message.time_ns, message
 
-    for key in keys_of(node, small.steps):
+    for key in node.keys(small.steps):
         add(key)
-    for number in _numbers(small.steps):
+    for number in (0, *(step.number for step in small.steps)):
         for recorded in node.sent_at.get(number, ()):
             message = restore(recorded.data)
             if identity := correlation_of(message):
@@ -208,7 +209,3 @@ def _messages(small: Small) -> list[tuple[str, int, Message]]:
                 for answer in node.answers.get(identity, ()):
                     add(answer.key)
     return sorted(((key.topic, *item) for key, item in found.items()), key=lambda item: item[1])
-
-
-def _numbers(steps: Sequence[Step]) -> list[int]:
-    return [0, *(step.number for step in steps)]
