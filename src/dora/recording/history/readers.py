@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dora.errors import DoraError
-from dora.recording.bags.bag_file import CDR, BagChannel, printable
+from dora.recording.bags.bag_file import CDR, bag_channel, printable
 from dora.recording.bags.restore import ChannelReader, TypeFinder, cdr_of, message_with
 from dora.recording.history.foreign_values import Fields, convert, is_known
 from dora.recording.mcap.format import NotARecording
@@ -78,11 +78,7 @@ def _refusal(sentence: str) -> Parse:
 
 
 def _ros2_parser(channel: Any, schema: Any, types: TypeFinder) -> Parse:
-    name = printable(schema.name) if schema is not None else ""
-    definition = schema.data.decode(errors="replace") if schema is not None else ""
-    reader = ChannelReader(
-        BagChannel(printable(channel.topic), name, definition, CDR, 0), types, images=False
-    )
+    reader = ChannelReader(bag_channel(channel, schema, 0), types, images=False)
     return lambda data: _fields_of(reader.type.decode(cdr_of(data)))
 
 

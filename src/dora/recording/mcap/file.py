@@ -32,6 +32,7 @@ RECORD: Final = Struct("<BQ")  # opcode, length
 MESSAGE: Final = Struct("<HIQQ")  # channel, sequence, log time, publish time
 # The footer (opcode, length, where the summary and its offsets begin, checksum), and the mark at the end.
 _TAIL: Final = Struct("<BQQQI8s")
+_MOST_HEADER: Final = 1 << 16  # bytes
 _TAIL_CHECKED: Final = 25  # bytes of it that the checksum covers, together with the summary
 _LARGEST: Final = 4 << 30  # bytes of a chunk; a few compressed bytes can expand to more than any memory
 
@@ -202,7 +203,6 @@ class McapFile:
         """Open a file; raises `NotARecording` if it is no MCAP file, `DoraError` if there is none."""
         self.path = path
         self.damage = ""  # why the end of the file, or a part, cannot be read
-        self.profile = ""  # of a file with a summary
         self.channels: dict[int, Any] = {}  # by id
         self.schemas: dict[int, Any] = {}  # by id
         self.metadata: dict[str, dict[str, str]] = {}  # by name
@@ -218,6 +218,7 @@ class McapFile:
         if beginning != MAGIC:
             self.close()
             raise NotARecording(f"{path} is no recording: it is not an MCAP file{_hint(beginning)}")
+        self.profile = self._read_profile()  # None: the header cannot be read
 
     @property
     def is_indexed(self) -> bool:
@@ -274,6 +275,18 @@ class McapFile:
         except damages() as error:
             self.damage = damage_text(error)
 
+    def _read_profile(self) -> str | None:
+        from mcap.records import Header
+
+        try:
+            opcode, length = RECORD.unpack(self._file.read(RECORD.size))
+            if opcode != Opcode.HEADER:
+                return None
+            profile: str = parsed(Header, self._file.read(min(length, _MOST_HEADER))).profile
+        except damages():
+            return None
+        return profile
+
     def _read_summary(self, *, needs_indexes: bool) -> Any | None:
         """Read the summary at the end of the file; return None if it is not enough to find all messages.
 
@@ -284,7 +297,6 @@ class McapFile:
         self._file.seek(0)
         try:
             reader = SeekingReader(self._file)
-            self.profile = reader.get_header().profile
             summary = reader.get_summary()
             check_summary(self._file)
             if summary is None or summary.statistics is None:

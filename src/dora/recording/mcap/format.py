@@ -168,7 +168,7 @@ def dataflow_of(data: bytes) -> dict[str, Any]:
     return found
 
 
-def of_another_program(path: str, profile: str) -> NotARecording:
+def of_another_program(path: str, profile: str | None) -> NotARecording:
     """Return the error about an MCAP file with the profile of another program."""
     named = f" (its profile is `{profile}`)" if profile else ""
     return NotARecording(f"{path} is an MCAP file, but neither dora nor ROS 2 wrote it{named}")

@@ -347,7 +347,7 @@ class IndexedFile(McapFile):
 
     def _walk_records(self) -> bool:
         """Note chunks, indexes and definitions; return whether the data ends where it should."""
-        from mcap.records import Header, Metadata
+        from mcap.records import Metadata
 
         at = len(MAGIC)
         loose: _ChunkPlace | None = None  # messages outside chunks
@@ -374,8 +374,6 @@ class IndexedFile(McapFile):
                     self._chunks[-1].indexes[channel] = at
             elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                 self._define(opcode, self._at(begin, length))
-            elif opcode == Opcode.HEADER:
-                self.profile = parsed(Header, self._at(begin, length)).profile
             elif opcode == Opcode.METADATA:
                 metadata = parsed(Metadata, self._at(begin, length))
                 self.metadata[metadata.name] = metadata.metadata

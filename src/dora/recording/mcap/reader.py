@@ -77,14 +77,13 @@ class DoraRecording(Recording):
 
     def _read_start(self) -> RecordingStart:
         """Read the records before the first chunk."""
-        from mcap.records import Attachment, Header, Metadata
+        from mcap.records import Attachment, Metadata
 
+        if self._file.profile not in (PROFILE, None):
+            raise of_another_program(self.path, self._file.profile)
         start: dict[str, str] | None = None
         for record in self._file.beginning():
             match record:
-                case Header(profile=profile):
-                    if profile != PROFILE:
-                        raise of_another_program(self.path, profile)
                 case Metadata(name=name, metadata=metadata) if name == START:
                     start = metadata
                 case Attachment(name=name, data=data) if name == DATAFLOW:
