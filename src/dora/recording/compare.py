@@ -82,13 +82,13 @@ def of_arrays(a: Any, b: Any, tolerance: Tolerance = EXACT) -> str:
         return _of_numbers(a.to_numpy(), b.to_numpy(), tolerance)
     no_form = (pa.ArrowException, ValueError, ArithmeticError)
     try:
-        return _of_lists(a.to_pylist(), b.to_pylist(), tolerance)
+        return _of_values(a.to_pylist(), b.to_pylist(), "", tolerance)
     except no_form:
         # A time, or a scale, that Python has no form for: types are equal here, so comparing the unscaled
         # integers is enough.
         plain = _of_integers(a.type)
     try:
-        return _of_lists(a.view(plain).to_pylist(), b.view(plain).to_pylist(), tolerance)
+        return _of_values(a.view(plain).to_pylist(), b.view(plain).to_pylist(), "", tolerance)
     except no_form:  # such as a struct that has two fields of one name
         for index in range(len(a)):
             if not a[index : index + 1].equals(b[index : index + 1]):
@@ -123,13 +123,6 @@ def _of_integers(of: Any) -> Any:
         if is_such(of):
             return make(of.value_field.with_type(_of_integers(of.value_type)))
     return of
-
-
-def _of_lists(a: list[Any], b: list[Any], tolerance: Tolerance) -> str:
-    for index, (left, right) in enumerate(zip(a, b, strict=True)):
-        if found := _of_values(left, right, f"[{index}]", tolerance):
-            return found
-    return ""
 
 
 def _of_numbers(a: Any, b: Any, tolerance: Tolerance) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dora.dataflow.graph import Box, Graph, graph_of
 from dora.errors import DoraError
-from dora.recording.bags.restore import TypeFinder
+from dora.recording.bags.restore import type_finder
 from dora.recording.history.foreign_values import FOXGLOVE_LEVELS, is_log, log_line
 from dora.recording.history.readers import ForeignReader, reader_of
 from dora.recording.mcap.file import damage_text, damages
@@ -377,7 +377,7 @@ class History:
 
     def _note_channels(self) -> None:
         file = self._file
-        types = TypeFinder("")
+        find_type = type_finder("")
         for id_, channel in file.channels.items():
             schema = file.schemas.get(channel.schema_id)
             topic = channel.topic
@@ -388,7 +388,7 @@ class History:
                 self._readers[id_] = restored
             else:
                 topic = topic if topic.startswith("/") else f"/{topic}"
-                reader = reader_of(channel, schema, types)
+                reader = reader_of(channel, schema, find_type)
                 self._readers[id_] = reader
                 if isinstance(reader, ForeignReader) and is_log(reader.schema):
                     self._logs[id_] = reader

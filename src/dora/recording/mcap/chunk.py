@@ -14,6 +14,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from struct import Struct
 from typing import Any, Final, Literal, NamedTuple
@@ -31,15 +32,13 @@ _pack_entry = _INDEX_ENTRY.pack
 _move = ctypes.memmove
 
 
+@dataclass(slots=True)
 class ChunkSpan:
     """The messages of one topic in a chunk: sequence numbers of the first and the last, and how many."""
 
-    __slots__ = ("first", "last", "messages")
-
-    def __init__(self, first: int = 0, last: int = 0, messages: int = 0) -> None:
-        self.first = first
-        self.last = last
-        self.messages = messages
+    first: int = 0
+    last: int = 0
+    messages: int = 0
 
 
 class Chunk:
