@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.statistics import median
-from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
+from dora.recording.mcap.channels import STATE_CHANNEL, ChannelTable, prefix_of
 from dora.recording.mcap.chunk import Chunk, compress
 from dora.recording.mcap.format import End, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import RecordingWriter
@@ -61,8 +61,7 @@ class File:
             dora="1", dataflow_id="view", started=BEGIN, nodes=[node["id"] for node in nodes]
         )
         self.writer.begin(start, json.dumps({"nodes": nodes}).encode())
-        self._state = self._channels.add(ChannelItem("dora/state", "", {}, "json"))
-        self._schemas: dict[str, Schemas] = {}
+        self._state = self._channels.add(STATE_CHANNEL)
         self._counts: dict[str, int] = {}
         self._chunk = Chunk(ROOM)
 
@@ -71,9 +70,7 @@ class File:
         payload = encode(data)
         sections = payload.encoding, payload.schema, encode_metadata(metadata), payload.size, count, time_ns
         message = Message(pack_head(*sections) + payload.to_bytes())
-        form = form_of(message)
-        schema = self._schemas.setdefault(topic, Schemas()).of(message)
-        number = self._channels.number(ChannelKey(topic, form.schema, schema))
+        number, form = self._channels.of_message(topic, message)
         self._chunk.add(number, count, time_ns, prefix_of(message, form), message)
 
     def add_state(self, time_ns: int) -> None:

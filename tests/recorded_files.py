@@ -9,9 +9,8 @@ from ctypes import string_at
 from pathlib import Path
 from typing import Any
 
-from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
+from dora.recording.mcap.channels import ChannelItem, ChannelTable, order_channel, prefix_of
 from dora.recording.mcap.chunk import Chunk, compress, room_for
-from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC
 from dora.recording.mcap.format import End, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import RecordingWriter
 from dora.wire.array_shape import describe
@@ -74,18 +73,16 @@ def write_recording(
         ),
         json.dumps(described).encode(),
     )
-    schemas = {name: Schemas() for name in names}
     counts: Counter[str] = Counter()
     for topic, seconds, data, *more in sent:
         counts[topic] += 1
         time_ns = T0 + round(seconds * SECOND)
         metadata = more[0] if more else {}
         message = message_of(data, metadata, counts[topic] + first - 1, time_ns)
-        form = form_of(message)
+        channel, form = channels.of_message(topic, message)
         prefix = prefix_of(message, form)
-        key = ChannelKey(topic, form.schema, schemas[topic].of(message))
         chunk = Chunk(room_for(len(prefix), message.body_size) + 4096)
-        chunk.add(channels.number(key, ""), message.sequence, time_ns, prefix, message)
+        chunk.add(channel, message.sequence, time_ns, prefix, message)
         writer.write(compress(chunk, "none"))
     numbers: dict[str, int] = {}
     for topic, seconds, value in context:
@@ -96,7 +93,7 @@ def write_recording(
         chunk.add_data(numbers[topic], 1, T0 + round(seconds * SECOND), data)
         writer.write(compress(chunk, "zstd"))
     for node_id, data in (orders or {}).items():
-        channel = channels.add(ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING))
+        channel = channels.add(order_channel(node_id))
         chunk = Chunk(len(data) + 4096)
         chunk.add_data(channel, 1, T0 + 3600 * SECOND, data)
         writer.write(compress(chunk, "none"))

@@ -271,8 +271,7 @@ def test_recordings_that_begin_at_the_same_time_have_files_of_their_own(
 
     monkeypatch.setattr(recordings, "BackgroundRecorder", Recorder)
     monkeypatch.setattr(recordings, "file_name", lambda: "recording_20261125-120000.mcap")
-    started = recordings.Recordings()
     with ThreadPoolExecutor(3) as threads:
-        begun = [threads.submit(started.start, "socket", str(tmp_path), []) for _ in range(3)]
+        begun = [threads.submit(recordings.record_in_folder, "socket", str(tmp_path), []) for _ in range(3)]
         names = {os.path.basename(each.result().path) for each in begun}
     assert names == {f"recording_20261125-120000{end}.mcap" for end in ("", "-2", "-3")}

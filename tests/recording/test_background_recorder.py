@@ -58,13 +58,13 @@ def test_a_background_recorder_ends_with_the_dataflow(folder: Folder) -> None:
     assert list(statuses(run_dir)) == []
 
 
-def test_a_ring_is_saved_by_either_way(folder: Folder) -> None:
+def test_a_ring_is_saved_as_often_as_a_command_asks(folder: Folder) -> None:
     folder.run()
     with recorder(folder, last_seconds=60.0) as (background, run_dir):
         background.wait_until_recording()
         (status,) = statuses(run_dir)
         wait_until(lambda: next(statuses(run_dir)).messages > 10, "messages")
-        background.save()
+        ask(run_dir, status.pid, "save")
         wait_until(lambda: background.is_recording() and background.saved, "the first file")
         answer = ask(run_dir, status.pid, "save")
         assert answer.path.endswith("a-2.mcap") and answer.messages >= background.saved[0].messages

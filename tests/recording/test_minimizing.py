@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from recorded_files import message_of
 
-from dora.recording.alone.minimize import Enough, smallest_part
-from dora.recording.alone.values import simpler
+from dora.recording.alone.minimize import Enough, simpler, smallest_part
 from dora.wire.decode import decode_numpy
 from dora.wire.metadata import decode_metadata
 

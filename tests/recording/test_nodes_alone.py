@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from alone_flow import FAILING, AloneFolder, recorded_folder
-from recorded_files import write_recording
+from recorded_files import message_of, write_recording
 
 from dora.errors import DoraError
-from dora.recording.alone.contents import Contents
-from dora.recording.alone.host import RunWatch
-from dora.recording.alone.program import NodeProgram
-from dora.recording.alone.recorded_node import recorded_node
-from dora.recording.alone.run import run_alone
+from dora.recording.alone.host import Exchanges, RunWatch
+from dora.recording.alone.recorded_node import Contents, recorded_node
+from dora.recording.alone.run import NodeProgram, run_alone
 from dora.recording.alone.tries import Tries
+from dora.recording.mcap.channels import form_of, prefix_of
+from dora.recording.mcap.format import restore
 from dora.recording.opening import open_recording
+from dora.wire.decode import decode_arrow
+from dora.wire.metadata import decode_metadata
 
 pytestmark = pytest.mark.processes
 
@@ -100,6 +103,18 @@ def test_parts_of_the_events_are_enough(folder: AloneFolder) -> None:
         node = recorded_node(recording, "sane")
         report = Tries(node, NodeProgram(node)).run(node.steps[10:20])
     assert (report.failure, report.equal, report.different) == (None, 10, "")
+
+
+def test_a_large_answer_keeps_its_nulls_when_it_gets_the_id_of_this_run(folder: AloneFolder) -> None:
+    sent = message_of(pa.array([None, *range(1 << 18)]), {"request_id": "then"}, 1, 5)
+    recorded = restore(prefix_of(sent, form_of(sent)) + sent.small_body)
+    assert recorded.owner is not None, "it is large"
+    with open_recording(str(folder.folder / "a.mcap")) as recording:
+        exchanges = Exchanges(recorded_node(recording, "caller"))
+    exchanges._new["then"] = "now"
+    answer = exchanges.translated(recorded)
+    assert decode_metadata(answer.metadata)["request_id"] == "now"
+    assert decode_arrow(answer).equals(decode_arrow(recorded))
 
 
 def test_a_node_that_is_not_there_is_named_with_the_others(folder: AloneFolder) -> None:

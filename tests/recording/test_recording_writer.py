@@ -24,7 +24,7 @@ from recorded_files import message_of
 from waiting import wait_until
 
 from dora.errors import DoraError
-from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
+from dora.recording.mcap.channels import ChannelItem, ChannelTable, form_of, prefix_of
 from dora.recording.mcap.chunk import (
     CHUNK_SIZE,
     Chunk,
@@ -49,8 +49,7 @@ def chunk_of(channels: ChannelTable, values: list[Any], first: int = 1) -> Chunk
     chunk = Chunk(1 << 20)
     for number, value in enumerate(values, first):
         message = message_of(value, {"number": number}, number, 1000 + number)
-        form = form_of(message)
-        channel = channels.number(ChannelKey("a/x", form.schema, Schemas().of(message)))
+        channel, form = channels.of_message("a/x", message)
         chunk.add(channel, number, message.time_ns, prefix_of(message, form), message)
     return chunk
 

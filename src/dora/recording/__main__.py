@@ -46,9 +46,9 @@ def main() -> None:
 
 
 def _watch(recorder: Recorder) -> None:
-    """Save for each line on standard input; stop at its end."""
+    """Stop at the end of standard input."""
     while os.read(0, 4096):
-        recorder.save()
+        pass
     recorder.stop()
 
 

@@ -9,11 +9,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
-
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
-from dora.recording.mcap.format import NotARecording
+from dora.recording.mcap.format import NotARecording, body_start
 from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
@@ -63,9 +61,10 @@ def difference(a: Message, b: Message, tolerance: Tolerance = EXACT, *, metadata
 
     ``metadata``: compare that too, except the time stamp. Raises `PayloadError` and `MetadataError`.
     """
-    if metadata and (found := _of_metadata(a, b, tolerance)):
+    if metadata and (found := _of_values(_metadata(a), _metadata(b), "metadata", tolerance)):
         return found
-    if a.encoding == b.encoding and a.schema == b.schema and _body(a) == _body(b):
+    same_type = a.encoding == b.encoding and a.schema == b.schema
+    if same_type and body_start(a, a.body_size) == body_start(b, b.body_size):
         return ""
     return of_arrays(decode_arrow(a), decode_arrow(b), tolerance)
 
@@ -83,13 +82,13 @@ def of_arrays(a: Any, b: Any, tolerance: Tolerance = EXACT) -> str:
         return _of_numbers(a.to_numpy(), b.to_numpy(), tolerance)
     no_form = (pa.ArrowException, ValueError, ArithmeticError)
     try:
-        return _of_lists(a.to_pylist(), b.to_pylist(), tolerance)
+        return _of_values(a.to_pylist(), b.to_pylist(), "", tolerance)
     except no_form:
         # A time, or a scale, that Python has no form for: types are equal here, so comparing the unscaled
         # integers is enough.
         plain = _of_integers(a.type)
     try:
-        return _of_lists(a.view(plain).to_pylist(), b.view(plain).to_pylist(), tolerance)
+        return _of_values(a.view(plain).to_pylist(), b.view(plain).to_pylist(), "", tolerance)
     except no_form:  # such as a struct that has two fields of one name
         for index in range(len(a)):
             if not a[index : index + 1].equals(b[index : index + 1]):
@@ -124,13 +123,6 @@ def _of_integers(of: Any) -> Any:
         if is_such(of):
             return make(of.value_field.with_type(_of_integers(of.value_type)))
     return of
-
-
-def _of_lists(a: list[Any], b: list[Any], tolerance: Tolerance) -> str:
-    for index, (left, right) in enumerate(zip(a, b, strict=True)):
-        if found := _of_values(left, right, f"[{index}]", tolerance):
-            return found
-    return ""
 
 
 def _of_numbers(a: Any, b: Any, tolerance: Tolerance) -> str:
@@ -181,26 +173,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def _of_metadata(a: Message, b: Message, tolerance: Tolerance) -> str:
-    return _of_values(_metadata(a), _metadata(b), "metadata", tolerance)
-
-
 def _metadata(message: Message) -> Mapping[str, Any]:
     plain: dict[str, Any] = decode_metadata(message.metadata)
     return {key: value for key, value in plain.items() if key not in _OF_THE_RUN}
-
-
-def _body(message: Message) -> bytes:
-    if message.owner is None:
-        return message.small_body
-    from ctypes import string_at
-
-    return string_at(message.address + message.body_offset, message.body_size)
-
-
-def as_json(value: Any) -> str:
-    """Return one line of JSON."""
-    return msgspec.json.encode(value).decode()
 
 
 # Comparing two recordings: the messages of each topic one by one, in their order.
@@ -229,13 +204,18 @@ class TopicDiff:
     first_count: int = 0
     second_count: int = 0
     different: int = 0
-    first: MessagePlace | None = None
-    places: list[MessagePlace] = field(default_factory=list)  # the first `MOST_PLACES` differences
+    # The first `MOST_PLACES` differences; if there are none, the first message that one recording lacks.
+    places: list[MessagePlace] = field(default_factory=list)
+
+    @property
+    def first(self) -> MessagePlace | None:
+        """The first difference."""
+        return self.places[0] if self.places else None
 
     @property
     def equal(self) -> bool:
         """Whether both recordings have the same messages, within the tolerance."""
-        return self.first is None
+        return not self.places
 
 
 class _Side:
@@ -313,7 +293,6 @@ def _match(result: TopicDiff, sides: tuple[_Side, _Side], tolerance: Tolerance, 
             result.different += 1
             if len(result.places) < MOST_PLACES:
                 result.places.append(MessagePlace(result.first_count, sides[0].time(a), what))
-            result.first = result.places[0]
 
 
 def _count_unmatched(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
@@ -323,8 +302,8 @@ def _count_unmatched(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
     for name, side in zip(("first", "second"), sides, strict=True):
         left = side.waiting[result.topic]
         result.different += len(left)
-        if left and result.first is None:
-            result.first = MessagePlace(matched + 1, side.time(left[0]), _only(name, len(left)))
+        if left and result.equal:
+            result.places.append(MessagePlace(matched + 1, side.time(left[0]), _only(name, len(left))))
 
 
 def _count_missing(result: TopicDiff, first: Recording, second: Recording) -> None:
@@ -334,7 +313,7 @@ def _count_missing(result: TopicDiff, first: Recording, second: Recording) -> No
     result.first_count, result.second_count = (count, 0) if recording is first else (0, count)
     begin = next(recording.messages([result.topic]), None)
     time = 0.0 if begin is None else (begin.time_ns - recording.first_ns) / 1e9
-    result.first = MessagePlace(1, time, _only(name, count))
+    result.places.append(MessagePlace(1, time, _only(name, count)))
 
 
 def _only(name: str, count: int) -> str:

@@ -85,13 +85,8 @@ class _Table:
             values = pa.Array.from_buffers(pa.large_binary(), len(arrays), buffers)
         else:
             values = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)
-        columns = [
-            pa.array(times, self._schema.field("time").type),
-            pa.array(sequences, pa.uint64()),
-            pa.array(metadata, pa.string()),
-            pa.array(shapes, pa.list_(pa.int64())),
-            values,
-        ]
+        found = zip((times, sequences, metadata, shapes), self._schema, strict=False)
+        columns = [*(pa.array(column, field.type) for column, field in found), values]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
         self._rows.clear()
         self._bytes = 0

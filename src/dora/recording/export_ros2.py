@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from dora.errors import DoraError, cannot_write
 from dora.recording.bags.bag import METADATA
 from dora.recording.bags.restore import ChannelReader, cdr_of
-from dora.recording.mcap.process_folder import make_folder, remove_folder
+from dora.recording.mcap.process_folder import process_folder
 from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import TypeNotFound
@@ -81,7 +80,7 @@ def export_ros2(
     try:
         os.makedirs(parent, exist_ok=True)
         # Written beside, so that a failure neither costs the old bag nor leaves a part of the new one.
-        with _folder_in(parent) as beside:
+        with process_folder("export", parent) as beside:
             written = Path(beside) / name
             writer = Writer(written, version=_VERSION, storage_plugin=StoragePlugin.MCAP)
             writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
@@ -99,23 +98,13 @@ def export_ros2(
     return exported
 
 
-@contextmanager
-def _folder_in(place: str) -> Iterator[str]:
-    """Make a folder for a bag that is not whole yet. One that a killed process left here goes."""
-    made = make_folder("export", place)
-    try:
-        yield made
-    finally:
-        remove_folder(made)
-
-
 def _write(
     writer: Writer, recording: Recording, topics: Collection[str] | None, exported: Exported
 ) -> None:
-    convert = _Converter()
+    find_type = cache(InterfaceLibrary().message)
     connections: dict[tuple[str, str], Any] = {}
     for recorded in recording.messages(topics):
-        ready = convert(recorded)
+        ready = _ready(recorded, find_type)
         if ready is None:
             exported.left_out[recorded.topic] += 1
             continue
@@ -151,49 +140,46 @@ def check_bag(folder: str, *, force: bool) -> None:
         raise DoraError(f"{folder} is no bag, so it is not written over; choose another folder")
 
 
-class _Converter:
-    """Makes messages of ROS; messages of a bag stay as they are."""
+def _ready(recorded: RecordedMessage, find_type: Callable[[str], MessageType]) -> _Ready | None:
+    """Return the message to write, None if it is none of ROS; raises `DoraError`.
 
-    def __init__(self) -> None:
-        library = InterfaceLibrary()
-        self._type = cache(library.message)
+    Messages of a bag stay as they are.
+    """
+    reader = recorded.restore
+    if isinstance(reader, ChannelReader):
+        return _Ready(_topic(reader.topic), reader.type, cdr_of(recorded.data))
+    message = recorded.message
+    try:
+        metadata = decode_metadata(message.metadata)
+        found = _value(message, metadata)
+        if found is None:
+            return None
+        kind = find_type(found[0])
+        data = kind.encode(found[1])
+    except (*BAD_MESSAGE, DoraError) as error:
+        hint = ""
+        if isinstance(error, TypeNotFound):
+            hint = "; AMENT_PREFIX_PATH may name folders with `share/PACKAGE/msg/NAME.msg`"
+        raise DoraError(f"message {recorded.sequence} of `{recorded.topic}`: {error}{hint}") from None
+    topic = metadata.get(ROS2_TOPIC)
+    named = isinstance(topic, str) and _TOPIC.fullmatch(topic)
+    return _Ready(str(topic) if named else _topic(recorded.topic), kind, data)
 
-    def __call__(self, recorded: RecordedMessage) -> _Ready | None:
-        """Return the message to write, None if it is none of ROS; raises `DoraError`."""
-        reader = recorded.restore
-        if isinstance(reader, ChannelReader):
-            return _Ready(_topic(reader.topic), reader.type, cdr_of(recorded.data))
-        message = recorded.message
-        try:
-            metadata = decode_metadata(message.metadata)
-            found = self._value(message, metadata)
-            if found is None:
-                return None
-            kind = self._type(found[0])
-            data = kind.encode(found[1])
-        except (*BAD_MESSAGE, DoraError) as error:
-            hint = ""
-            if isinstance(error, TypeNotFound):
-                hint = "; AMENT_PREFIX_PATH may name folders with `share/PACKAGE/msg/NAME.msg`"
-            raise DoraError(f"message {recorded.sequence} of `{recorded.topic}`: {error}{hint}") from None
-        topic = metadata.get(ROS2_TOPIC)
-        named = isinstance(topic, str) and _TOPIC.fullmatch(topic)
-        return _Ready(str(topic) if named else _topic(recorded.topic), kind, data)
 
-    def _value(self, message: Message, metadata: Mapping[str, Any]) -> tuple[str, Any] | None:
-        """Return the type and the value of a message, None if it is none of ROS."""
-        name = metadata.get(ROS2_TYPE)
-        is_image = name in (None, IMAGE, COMPRESSED_IMAGE) and isinstance(metadata.get("encoding"), str)
-        if name is None and not (is_image and metadata.get("primitive", "image") == "image"):
-            return None
-        if isinstance(name, str) and _NO_TOPIC.fullmatch(name):
-            return None
-        array = decode_arrow(message)
-        if not is_image or str(array.type).startswith("struct"):
-            return str(name), array
-        if name is None and str(array.type) not in ("uint8", "uint16"):
-            return None
-        return image_message(array, metadata, _header(message, metadata))
+def _value(message: Message, metadata: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Return the type and the value of a message, None if it is none of ROS."""
+    name = metadata.get(ROS2_TYPE)
+    is_image = name in (None, IMAGE, COMPRESSED_IMAGE) and isinstance(metadata.get("encoding"), str)
+    if name is None and not (is_image and metadata.get("primitive", "image") == "image"):
+        return None
+    if isinstance(name, str) and _NO_TOPIC.fullmatch(name):
+        return None
+    array = decode_arrow(message)
+    if not is_image or str(array.type).startswith("struct"):
+        return str(name), array
+    if name is None and str(array.type) not in ("uint8", "uint16"):
+        return None
+    return image_message(array, metadata, _header(message, metadata))
 
 
 def _header(message: Message, metadata: Mapping[str, Any]) -> dict[str, Any]:

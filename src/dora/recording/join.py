@@ -5,20 +5,18 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from dora.recording.mcap.channels import ChannelItem, ChannelTable
-from dora.recording.mcap.chunk import CHUNK_SIZE, Chunk, compress, room_for
 from dora.recording.mcap.file import END_OF_TIME, McapFile
 from dora.recording.mcap.format import MARK_TOPIC, STATE_TOPIC, End
 from dora.recording.mcap.reader import DoraRecording
-from dora.recording.mcap.writer import RecordingFailed, RecordingWriter
+from dora.recording.mcap.writer import MessageWriter, RecordingFailed, RecordingWriter
 from dora.wire.decoders import from_json
 
 _Item = tuple[int, int, Any, Any]  # time, number of the file, channel, message
-_SAME_ON_ALL: Final = (MARK_TOPIC,)
 
 
 def join(parts: Mapping[str, str], path: str) -> End:
@@ -41,11 +39,10 @@ def join(parts: Mapping[str, str], path: str) -> End:
                 file: digest for item in recordings.values() for file, digest in item.start.sources.items()
             },
         )
-        channels = ChannelTable()
-        writer = RecordingWriter(path, channels)
+        writer = RecordingWriter(path, ChannelTable())
         try:
             writer.begin(start, msgspec.json.encode(first.dataflow))
-            _write(writer, channels, parts)
+            _write(writer, parts)
             end = _end(recordings.values())
             writer.finish(end)
         except RecordingFailed:
@@ -65,8 +62,8 @@ def _end(recordings: Collection[DoraRecording]) -> End:
     )
 
 
-def _write(writer: RecordingWriter, channels: ChannelTable, parts: Mapping[str, str]) -> None:
-    chunk = Chunk(CHUNK_SIZE + CHUNK_SIZE // 8)
+def _write(writer: RecordingWriter, parts: Mapping[str, str]) -> None:
+    messages = MessageWriter(writer)
     numbers: dict[tuple[int, int], int] = {}  # file, id of a channel there → number here
     own: dict[tuple[str, str], int] = {}  # topic, schema → number; of channels that all parts have
     machines = sorted(parts)
@@ -79,7 +76,7 @@ def _write(writer: RecordingWriter, channels: ChannelTable, parts: Mapping[str, 
         data = stored.data
         if channel.topic == STATE_TOPIC:
             data = states.merged(machines[number], data)
-        elif channel.topic in _SAME_ON_ALL:
+        elif channel.topic == MARK_TOPIC:  # the same on all machines
             if (time_ns, data) in seen:
                 continue
             seen.add((time_ns, data))
@@ -89,17 +86,10 @@ def _write(writer: RecordingWriter, channels: ChannelTable, parts: Mapping[str, 
             name = "" if schema is None else schema.name
             item = ChannelItem(channel.topic, name, channel.metadata, channel.message_encoding)
             key = channel.topic, f"{name} {sorted(channel.metadata.items())}"
-            here = own.get(key) or channels.add(item)
+            here = own.get(key) or writer.channels.add(item)
             numbers[number, channel.id] = own[key] = here
-        size = room_for(0, len(data))
-        if chunk.size and (chunk.size >= CHUNK_SIZE or chunk.size + size > chunk.capacity):
-            writer.write(compress(chunk, "zstd"))
-            chunk.clear()
-        if size > chunk.capacity:
-            chunk = Chunk(size)
-        chunk.add_data(here, stored.sequence, time_ns, data)
-    if chunk.size:
-        writer.write(compress(chunk, "zstd"))
+        messages.add_data(here, stored.sequence, time_ns, data)
+    messages.flush()
 
 
 def _items(number: int, file: McapFile) -> Iterator[_Item]:

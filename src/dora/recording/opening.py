@@ -42,11 +42,7 @@ def _is_bag(path: str) -> bool:
     if is_bag_without_mcap(path):
         return True
     try:
-        opened = McapFile(path)
+        with McapFile(path) as opened:
+            return opened.profile not in (PROFILE, None)
     except DoraError:
         return False  # the reader says why
-    try:
-        header = next(opened.beginning(), None)
-    finally:
-        opened.close()
-    return getattr(header, "profile", PROFILE) != PROFILE

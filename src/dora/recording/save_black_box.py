@@ -29,25 +29,15 @@ from dora.observe.rates import Counters, rates
 from dora.observe.snapshot import Snapshot, node_snapshots
 from dora.observe.snapshot_json import as_json
 from dora.recording.mcap.channels import (
-    ChannelItem,
-    ChannelKey,
-    ChannelTable,
-    Schemas,
-    form_of,
-    prefix_of,
-)
-from dora.recording.mcap.chunk import CHUNK_SIZE, Chunk, ChunkSpan, compress, room_for
-from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC
-from dora.recording.mcap.format import SUFFIX, End, RecordingStart
-from dora.recording.mcap.writer import RecordingFailed, RecordingWriter
-from dora.recording.recorder.chunk_filler import ContextMessage
-from dora.recording.recorder.context import (
     LOG_CHANNEL,
     STATE_CHANNEL,
-    entry_message,
-    fingerprints,
-    pack_log,
+    ChannelTable,
+    ContextMessage,
+    order_channel,
 )
+from dora.recording.mcap.format import SUFFIX, End, RecordingStart
+from dora.recording.mcap.writer import MessageWriter, RecordingFailed, RecordingWriter
+from dora.recording.recorder.context import entry_message, failed_nodes, fingerprints, pack_log
 from dora.recording.recorder.options import unused
 from dora.recording.recorder.sinks import Expected, topic_ends
 from dora.transport.board import SENT, WORDS, Board
@@ -70,7 +60,7 @@ from dora.wire.black_box import (
 from dora.wire.daemon_protocol import Inspection
 from dora.wire.decoders import DecodeError, from_json, from_plain, msgpack_decoder
 from dora.wire.event_log import EntryKind, entries, pack_entry
-from dora.wire.journal import Mark, Values
+from dora.wire.journal import Values
 from dora.wire.message import Message, MessageError
 from dora.wire.untrusted import UntrustedMessage
 
@@ -142,13 +132,9 @@ class KeptBox:
             kept = [entry for data in ring for entry in entries(data) if entry.time_ns >= self.begin_ns]
             if not kept:
                 continue
+            channel, time_ns, kept_data = order_channel(node_id), kept[0].time_ns, b""
             if kept[0].kind != EntryKind.BEGIN:
-                begin = pack_entry(EntryKind.BEGIN, 0, kept[0].time_ns, 0, msgspec.msgpack.encode(inputs))
-                kept_data = begin
-            else:
-                kept_data = b""
-            channel = ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING)
-            time_ns = kept[0].time_ns
+                kept_data = pack_entry(EntryKind.BEGIN, 0, time_ns, 0, msgspec.msgpack.encode(inputs))
             for entry in kept:
                 kept_data += pack_entry(*entry)
                 if len(kept_data) >= _ORDER_PIECE:
@@ -197,11 +183,6 @@ class KeptBox:
         board.close()
         return sent
 
-    def failed(self) -> list[str]:
-        """Return the nodes that have failed."""
-        marks = (entry.content for entry in self.journal if isinstance(entry.content, Mark))
-        return sorted({mark.node for mark in marks if mark.kind == "failed" and mark.node is not None})
-
 
 def _run_entries(path: str) -> Iterator[RunEntry]:
     try:
@@ -219,94 +200,42 @@ def _time_of(entry: RunEntry) -> int:
     return entry.time_ns if isinstance(entry, RawState) else entry.entry.time_ns
 
 
-class Saving:
-    """Writes one recording, chunk by chunk."""
-
-    def __init__(self, writer: RecordingWriter, channels: ChannelTable) -> None:
-        self._writer = writer
-        self._channels = channels
-        self._chunk = Chunk(CHUNK_SIZE + CHUNK_SIZE // 8)
-        self._numbers: dict[str, tuple[int, int]] = {}  # topic of context → channel, messages
-        self._schemas: dict[str, Schemas] = {}
-        self.spans: dict[str, ChunkSpan] = {}
-
-    def add_message(self, output: KeptOutputView, kept: KeptMessage) -> None:
-        """Write a message of an output."""
-        message = kept.message
-        form = form_of(message)
-        schemas = self._schemas.setdefault(output.name, Schemas())
-        key = ChannelKey(output.name, form.schema, schemas.of(message))
-        channel = self._channels.number(key, output.type)
-        prefix = prefix_of(message, form)
-        chunk = self._room(room_for(len(prefix), message.body_size))
-        chunk.add(channel, kept.sequence, kept.time_ns, prefix, message)
-        span = self.spans.setdefault(output.name, ChunkSpan(kept.sequence))
-        span.last = max(span.last, kept.sequence)
-        span.messages += 1
-
-    def add_context(self, item: ContextMessage) -> None:
-        """Write a message that no output sent."""
-        channel_item, time_ns, data = item
-        known = self._numbers.get(channel_item.topic)
-        channel, count = (self._channels.add(channel_item), 0) if known is None else known
-        self._numbers[channel_item.topic] = channel, count + 1
-        self._room(room_for(0, len(data))).add_data(channel, count + 1, time_ns, data)
-
-    def flush(self) -> None:
-        """Write the chunk that has begun."""
-        if self._chunk.size:
-            self._writer.write(compress(self._chunk, "zstd"))
-            self._chunk.clear()
-
-    def _room(self, size: int) -> Chunk:
-        chunk = self._chunk
-        if chunk.size and (chunk.size >= CHUNK_SIZE or chunk.size + size > chunk.capacity):
-            self.flush()
-        if size > chunk.capacity:
-            self._chunk = chunk = Chunk(size)
-        return chunk
-
-
 def save(box: KeptBox, path: str) -> SavedBlackBox:
     """Write a recording of a black box; a problem is in the result."""
     start = box.start
-    channels = ChannelTable()
     part = f"{path}.part"  # nobody shall open half a file
     try:
         if os.path.lexists(path):
             return SavedBlackBox(problem=f"{path} exists already")
-        writer = RecordingWriter(part, channels, force=True)
+        writer = RecordingWriter(part, ChannelTable(), force=True)
     except DoraError as error:
         return SavedBlackBox(problem=str(error))
     try:
         writer.begin(_recording_start(box), start.descriptor)
-        saving = Saving(writer, channels)
+        messages = MessageWriter(writer)
         for item in sorted(box.context(), key=lambda item: item[1]):
-            saving.add_context(item)
+            messages.add_context(item)
         outputs = {output.slot: output for output in start.outputs}
         for kept in box.messages:
-            saving.add_message(outputs[kept.slot], kept)
-        saving.flush()
+            output = outputs[kept.slot]
+            messages.add(output.name, kept.time_ns, kept.message, output.type)
+        messages.flush()
+        last = {name: span.last for name, span in messages.spans.items()}
         expected = {
-            output.name: Expected(0, max(box.sent.get(output.slot, 0), _last(saving.spans, output.name)))
+            output.name: Expected(0, max(box.sent.get(output.slot, 0), last.get(output.name, 0)))
             for output in start.outputs
         }
-        topics = topic_ends(expected, saving.spans, from_start=False)
+        topics = topic_ends(expected, messages.spans, from_start=False)
         complete = not any(topic.lost for topic in topics.values())
-        end = End(complete=complete, stopped=box.end_ns, reason="saved", topics=topics, failed=box.failed())
+        failed = sorted(failed_nodes(box.journal))
+        end = End(complete=complete, stopped=box.end_ns, reason="saved", topics=topics, failed=failed)
         writer.finish(end)
         os.rename(part, path)
     except RecordingFailed as error:
         writer.close()
         os.unlink(part)  # it would take the last room, and the black box still has everything
         return SavedBlackBox(problem=str(error).replace(part, path))
-    lost = sum(topic.lost for topic in topics.values())
-    return SavedBlackBox(path, len(box.messages), lost, writer.size)
-
-
-def _last(spans: dict[str, ChunkSpan], name: str) -> int:
-    span = spans.get(name)
-    return 0 if span is None else span.last
+    return SavedBlackBox(path, len(box.messages), end.lost, writer.size)
 
 
 def _recording_start(box: KeptBox) -> RecordingStart:

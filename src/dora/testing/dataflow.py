@@ -120,7 +120,7 @@ class VirtualDataflow:
     @property
     def outputs(self) -> Messages:
         """The messages sent so far: ``outputs["node/output"]`` is a list of `Sent`."""
-        return self._daemon.recorder.messages
+        return self._daemon.messages
 
     @property
     def logs(self) -> list[LogEntry]:

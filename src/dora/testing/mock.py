@@ -54,14 +54,6 @@ class _GivenInput(_Given, Input):
         return restore_described(decode_numpy(as_message(self["value"])), self.get("metadata") or {})
 
 
-class _InputClosed(_Given, InputClosed):
-    pass
-
-
-class _BudgetMissed(_Given, BudgetMissed):
-    pass
-
-
 class _Synced(_Given, Synced):
     @classmethod
     def of(cls, given: dict[str, Any]) -> _Synced:
@@ -97,45 +89,21 @@ def _input(input_id: str, value: Any, metadata: Mapping[str, Any] | None = None)
     return found
 
 
-class _Stop(_Given, Stop):
-    pass
-
-
 class _Error(_Given, Error):
     is_timeout = False
-
-
-class _SafeStateEntered(_Given, SafeStateEntered):
-    pass
-
-
-class _SafeStateLeft(_Given, SafeStateLeft):
-    pass
-
-
-class _DeadlineMissed(_Given, DeadlineMissed):
-    pass
-
-
-class _DeadlineMet(_Given, DeadlineMet):
-    pass
 
 
 class _Other(_Given, Event):
     pass
 
 
+# Events whose fields need no defaults.
+_PLAIN = (InputClosed, BudgetMissed, Stop, SafeStateEntered, SafeStateLeft, DeadlineMissed, DeadlineMet)
 _TYPES: dict[str, Any] = {
     "INPUT": _GivenInput,
     "SYNC": _Synced.of,
-    "INPUT_CLOSED": _InputClosed,
-    "BUDGET_MISSED": _BudgetMissed,
-    "STOP": _Stop,
     "ERROR": _Error,
-    "SAFE_STATE_ENTERED": _SafeStateEntered,
-    "SAFE_STATE_LEFT": _SafeStateLeft,
-    "DEADLINE_MISSED": _DeadlineMissed,
-    "DEADLINE_MET": _DeadlineMet,
+    **{event.type: type(f"_{event.__name__}", (_Given, event), {}) for event in _PLAIN},
 }
 
 
@@ -194,7 +162,7 @@ class MockNode(_Base):
                 input_id, value, own = item if len(item) == 3 else (*item, {})
                 self._events.append(_input(input_id, value, {**(metadata or {}), **own}))
         if not any(event.get("type") == "STOP" for event in self._events):
-            self._events.append(_Stop(type="STOP", id="ALL_INPUTS_CLOSED"))
+            self._events.append(_TYPES["STOP"](type="STOP", id="ALL_INPUTS_CLOSED"))
 
     # ------------------------------------------------------------------ receiving
 

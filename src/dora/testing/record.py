@@ -1,15 +1,11 @@
-"""Records the messages of a virtual dataflow, with their virtual times."""
+"""The messages that a test finds: what nodes under test have sent, with the times."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from dora.node.events import Input
-from dora.testing.scheduler import START_NS
-from dora.transport.inprocess import LocalEngine
 from dora.wire.message import Message
-from dora.wire.node_config import OutputConfig
 
 
 class Sent(Input):
@@ -32,21 +28,10 @@ class Messages(dict[str, list[Sent]]):
         return []
 
 
-class VirtualRecorder:
-    """Listens to every output, without being a node."""
-
-    def __init__(self, engine: LocalEngine, now: Callable[[], int]) -> None:
-        self.messages = Messages()
-        self._engine = engine
-        self._now = now
-
-    def observe(self, node_id: str, output: OutputConfig) -> None:
-        """Record the messages of an output from now on, as ``"node/output"``."""
-        name = f"{node_id}/{output.id}"
-        self._engine.listen(output.service, lambda message: self._add(name, output.id, message))
-
-    def _add(self, name: str, output_id: str, message: Message) -> None:
-        sent: Any = Sent(Sent.template(output_id))
-        sent._content = message
-        sent.time = (self._now() - START_NS) / 1e9
-        self.messages.setdefault(name, []).append(sent)
+def sent_message(output_id: str, message: Message, time: float) -> Sent:
+    """Return a message that was sent at a time, in seconds."""
+    item: Any = Sent(Sent.template(output_id))
+    item._content = message
+    item.time = time
+    sent: Sent = item
+    return sent

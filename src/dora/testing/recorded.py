@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from dora.recording.alone.expectation import Expectation
 from dora.recording.alone.host import RunWatch, SentMessage
-from dora.recording.alone.program import NodeProgram
 from dora.recording.alone.recorded_node import RecordedNode, recorded_node
-from dora.recording.alone.run import Violated, is_of_program, run_alone
+from dora.recording.alone.run import NodeProgram, Violated, run_alone, trace_in_program
 from dora.recording.opening import open_recording
-from dora.testing.record import Messages, Sent
+from dora.testing.record import Messages, sent_message
 
 
 def run_recorded(
@@ -50,7 +48,7 @@ def run_recorded(
     if isinstance(error, SystemExit) and outcome.failure is not None:
         raise AssertionError(f"node `{node_id}` exits with {error.code!r}") from error
     if error is not None and outcome.failure is not None:
-        raise error.with_traceback(_from_program(error))
+        raise error.with_traceback(trace_in_program(error) or error.__traceback__)
     return watch.messages
 
 
@@ -61,17 +59,7 @@ class _Outputs(RunWatch):
         self._expectation = expectation
 
     def sent(self, sent: SentMessage) -> None:
-        item: Any = Sent(Sent.template(sent.output))
-        item._content = sent.message
-        item.time = self._node.seconds(sent.message.time_ns)
+        item = sent_message(sent.output, sent.message, self._node.seconds(sent.message.time_ns))
         self.messages.setdefault(sent.output, []).append(item)
         if self._expectation is not None:
             self._expectation.check(sent)
-
-
-def _from_program(error: BaseException) -> Any:
-    """Return the traceback of an exception from the first line of the program on."""
-    trace = error.__traceback__
-    while trace is not None and not is_of_program(trace.tb_frame):
-        trace = trace.tb_next
-    return trace or error.__traceback__

@@ -144,7 +144,7 @@ class Scheduler:
                 task.ended = True
                 self._tasks.remove(task)
                 if not self.closed:
-                    self._end_turn()
+                    self._hand_over(self._next())
 
         task.thread = threading.Thread(target=run, name=f"dora-{name}", daemon=True)
         self._own_threads.add(task.thread)
@@ -238,7 +238,7 @@ class Scheduler:
         self._external.discard(fd)
 
     def _task(self) -> Task | None:
-        found = _tasks.get(threading.get_ident())
+        found = current()
         return found[1] if found is not None and found[0] is self else None
 
     def _wait_in_real_time(self, flag: Flag | None, deadline: int | None) -> None:
@@ -271,10 +271,6 @@ class Scheduler:
             else:
                 task.turn.acquire()
         self.running = task
-
-    def _end_turn(self) -> None:
-        """Hand over to the next task, because this one has ended."""
-        self._hand_over(self._next())
 
     def _hand_over(self, task: Task) -> None:
         self.switches += 1
@@ -340,7 +336,7 @@ class Scheduler:
             self._make_ready(self.driver)
 
     def _waits_of_all(self) -> str:
-        others = [f"{task.name} waits for {task.why}" for task in self._tasks if task is not self.driver]
+        others = [f"{task.name} waits for {task.why}" for task in self.others()]
         return "; ".join(others) if others else "no node is left"
 
     def _stuck_message(self) -> str:

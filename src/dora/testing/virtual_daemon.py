@@ -33,12 +33,13 @@ from dora.node import attach
 from dora.node.program import Body, forget_modules_of
 from dora.node.saved_state import StateInMemory
 from dora.testing.process_image import ProcessImage, body_of, streams_of_nodes
-from dora.testing.record import VirtualRecorder
-from dora.testing.scheduler import Flag, Killed, Scheduler, Task, current
+from dora.testing.record import Messages, sent_message
+from dora.testing.scheduler import START_NS, Flag, Killed, Scheduler, Task, current
 from dora.testing.virtual_host import VirtualChannel, VirtualDoorbell, VirtualHost, observed
 from dora.testing.virtual_time import DoorbellsByFd, virtual_time
 from dora.transport.board import LINE_BYTES, Board
 from dora.transport.inprocess import LocalEngine
+from dora.wire.message import Message
 from dora.wire.node_config import NodeConfig, OutputConfig
 from dora.wire.node_protocol import Closing, TextInput, ToDaemon, ToNode
 
@@ -86,7 +87,7 @@ class VirtualDaemon:
         self._tap_slot = self._plan.lines
         self._free_slots = iter(range(self._plan.lines + 1, lines))
         self._engine = LocalEngine()
-        self.recorder = VirtualRecorder(self._engine, lambda: self.scheduler.now)
+        self.messages = Messages()  # of all outputs
         self._doorbells_by_fd: DoorbellsByFd = {}
         self._doorbells = self._make_doorbells()
         self._accounting = _VirtualAccounting(self.board, self._plan, self._doorbells)
@@ -107,7 +108,7 @@ class VirtualDaemon:
         self._echo = echo
         for config in self._plan.configs.values():
             for output in config.outputs:
-                self.recorder.observe(config.node_id, output)
+                self._observe(config.node_id, output)
         self._replacements = ExitStack()
         self._namespaces = namespaces + [vars(module) for module in self._main.values()]
 
@@ -286,14 +287,16 @@ class VirtualDaemon:
         return self._make_host(*answer)
 
     def _make_host(self, node_id: str, restart_count: int) -> VirtualHost:
-        config = msgspec.structs.replace(self._plan.configs[node_id], restart_count=restart_count)
+        planned = self._plan.configs[node_id]
+        outputs = [observed(output, self._tap_slot) for output in planned.outputs]
+        config = msgspec.structs.replace(planned, restart_count=restart_count, outputs=outputs)
         doorbell = self._doorbells[config.bell]
         channel = VirtualChannel(doorbell, lambda message: self._receive(node_id, channel, message))
         doorbell.channel = channel
         self._channels[node_id] = channel
         self._hosts[node_id] = VirtualHost(
             channel,
-            observed(config, self._tap_slot),
+            config,
             self.board,
             self._engine,
             self._doorbells,
@@ -304,10 +307,17 @@ class VirtualDaemon:
 
     def _any(self, node_id: str, output_id: str) -> OutputConfig:
         config = OutputConfig(output_id, f"{node_id}/{output_id}", next(self._free_slots))
-        self.recorder.observe(node_id, config)
-        return observed(
-            NodeConfig("", node_id, "iceoryx2", "", "", "", 0, "", outputs=[config]), self._tap_slot
-        ).outputs[0]
+        self._observe(node_id, config)
+        return observed(config, self._tap_slot)
+
+    def _observe(self, node_id: str, output: OutputConfig) -> None:
+        """Keep the messages of an output from now on, without being a node."""
+
+        def keep(message: Message) -> None:
+            sent = sent_message(output.id, message, (self.scheduler.now - START_NS) / 1e9)
+            self.messages.setdefault(f"{node_id}/{output.id}", []).append(sent)
+
+        self._engine.listen(output.service, keep)
 
     def _receive(self, node_id: str, channel: VirtualChannel, message: ToDaemon) -> None:
         if self._channels.get(node_id) is not channel or self.scheduler.closed:
@@ -341,9 +351,7 @@ class VirtualDaemon:
 
     def _deliver(self, node_id: str, frame: TextInput) -> bool | None:
         node = self.supervisor.state.nodes[node_id]
-        if node.present and (channel := self._channels.get(node_id)) is not None:
-            channel.frames.append(frame)
-            self._accounting.notify(node_id)
+        if node.present and self.send(node_id, frame):
             return True
         return False if node.spec.is_dynamic or node.phase == "ended" or node.restarts else None
 

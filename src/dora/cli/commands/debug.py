@@ -16,8 +16,8 @@ from dora.cli.completion import dataflow_files
 from dora.errors import DoraError, cannot_write
 
 if TYPE_CHECKING:
-    from dora.recording.alone.program import NodeProgram
     from dora.recording.alone.recorded_node import RecordedNode
+    from dora.recording.alone.run import NodeProgram
     from dora.recording.mcap.recording import Recording
 
 FAILURE = "failure"
@@ -91,8 +91,8 @@ def _find(
     opened: Recording, node_id: str, at: float | str | None, dataflow: str | None
 ) -> tuple[RecordedNode, NodeProgram, int]:
     """Return the node, its program, and the number of the event to stop at (0: at none)."""
-    from dora.recording.alone.program import NodeProgram
     from dora.recording.alone.recorded_node import recorded_node
+    from dora.recording.alone.run import NodeProgram
     from dora.recording.alone.shrink import changed_sources, reproduce
 
     if at == FAILURE:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import structs
+from msgspec import json, structs
 
 from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
 from dora.cli.options import allow_incomplete_option, check_bag_options, images_option
@@ -40,9 +40,7 @@ def info(recording: str, paths: bool, style: str) -> None:
         if paths:
             found["paths"] = [structs.asdict(path) for path in path_times(opened)]
     if style == "json":
-        from dora.recording.compare import as_json
-
-        click.echo(as_json(found))
+        click.echo(json.encode(found).decode())
         return
     _print_info(found)
 
@@ -213,23 +211,15 @@ def _first_difference(topic: TopicDiff) -> str:
 
 
 def _print_json(found: list[TopicDiff]) -> None:
-    from dora.recording.compare import as_json
-
     for topic in found:
-        place = topic.first
-        click.echo(
-            as_json(
-                {
-                    "topic": topic.topic,
-                    "equal": topic.equal,
-                    "messages": [topic.first_count, topic.second_count],
-                    "different": topic.different,
-                    "first": None
-                    if place is None
-                    else {"message": place.message, "time": place.time, "what": place.what},
-                }
-            )
-        )
+        line = {
+            "topic": topic.topic,
+            "equal": topic.equal,
+            "messages": [topic.first_count, topic.second_count],
+            "different": topic.different,
+            "first": topic.first,
+        }
+        click.echo(json.encode(line).decode())
 
 
 @click.command()

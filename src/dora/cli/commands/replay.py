@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -196,11 +195,12 @@ def _run(
     settings: RecordingOptions | None,
 ) -> tuple[int, str]:
     """Run a replay; return the exit status, and where reading the recording stopped ("": at its end)."""
+    from dora.recording.mcap.process_folder import process_folder
     from dora.recording.recorder.options import QUEUE_SIZE
     from dora.recording.replay.replay import EndDetection
 
     reporter = reporter_for("off" if step else command_run.progress)
-    with _folder() as folder:
+    with process_folder("replay") as folder:
         dataflow = _prepare(prepared, folder)
         recorder = None
         if settings is not None:
@@ -262,17 +262,6 @@ def _prepare(prepared: Replay, folder: str) -> Dataflow:
     if problems := missing(dataflow):
         raise DataflowError(problems=tuple(problems))
     return dataflow
-
-
-@contextmanager
-def _folder() -> Iterator[str]:
-    from dora.recording.mcap.process_folder import make_folder, remove_folder
-
-    folder = make_folder("replay")
-    try:
-        yield folder
-    finally:
-        remove_folder(folder)
 
 
 def _print(text: str) -> None:

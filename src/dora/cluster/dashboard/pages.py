@@ -35,7 +35,7 @@ from dora.daemon.guardian import box_of
 from dora.errors import DoraError
 from dora.observe.preview.protocol import Search, Target, page_query
 from dora.recording.recorder import control
-from dora.recording.recorder.process import Recordings
+from dora.recording.recorder.process import record_in_folder
 from dora.wire.decoders import json_decoder
 
 PUBLIC_PATHS: Final = ("/", "/assets/*", "/login", "/open")  # they show nothing about dataflows
@@ -122,7 +122,6 @@ class Dashboard:
         self._keys = keys
         self._observe = observe
         self._watches = Watches()
-        self._recordings = Recordings()
         self.histories = Histories()
         self._past_files = PastFiles()
 
@@ -214,8 +213,9 @@ class Dashboard:
     async def _record(self, request: Request) -> Response:
         body = await _body(request, _NewRecording)
         subject = self._running(request)
-        start = self._recordings.start
-        return _json(await in_thread(start, _socket(subject), subject.view.log_directory, body.topics))
+        socket = _socket(subject)
+        directory = subject.view.log_directory
+        return _json(await in_thread(record_in_folder, socket, directory, body.topics))
 
     async def _stop_recording(self, request: Request) -> Response:
         subject = self._running(request)

@@ -22,9 +22,15 @@ import msgspec
 import dora.node.log
 from dora.node.events import Event, Input, Synced
 from dora.recording.alone.host import RunWatch, SentMessage
-from dora.recording.alone.program import NodeProgram
 from dora.recording.alone.recorded_node import RecordedNode, Step
-from dora.recording.alone.run import NodeError, Outcome, is_of_program, run_alone
+from dora.recording.alone.run import (
+    NodeError,
+    NodeProgram,
+    Outcome,
+    is_of_program,
+    run_alone,
+    trace_in_program,
+)
 from dora.recording.alone.tries import content_of, recorded_message
 from dora.wire.decode import BAD_MESSAGE, decode_arrow
 from dora.wire.decoders import msgpack_decoder
@@ -160,11 +166,7 @@ class DebugRun(RunWatch):
             self._say(f"sent before: {self._comparison()}")
         self._stopped = True
         self.show_event()
-        frame = _innermost(sys._getframe())
-        if self._stop_in is not None:
-            self._stop_in(frame)
-        else:
-            self._pdb.stop(frame)
+        self._breakpoint()
 
     def sent(self, sent: SentMessage) -> None:
         recorded = recorded_message(self.node, sent, self._counts)
@@ -237,9 +239,7 @@ class DebugRun(RunWatch):
     def _show_failure(self, outcome: Outcome, failure: NodeError) -> None:
         assert outcome.error is not None
         self.status = 1
-        trace = outcome.error.__traceback__
-        while trace is not None and not is_of_program(trace.tb_frame):
-            trace = trace.tb_next
+        trace = trace_in_program(outcome.error)
         sys.stdout.flush()
         traceback.print_exception(type(outcome.error), outcome.error, trace)
         self._say(f"{self.node.node_id} fails at event {outcome.step:,}: {failure}")
@@ -247,7 +247,7 @@ class DebugRun(RunWatch):
             self._pdb.look_at(trace)
 
     def _breakpoint(self, *_: Any, **__: Any) -> None:
-        """Stop where the program calls ``breakpoint()``."""
+        """Stop in the innermost frame of the program; also where it calls ``breakpoint()``."""
         frame = _innermost(sys._getframe())
         if self._stop_in is not None:
             self._stop_in(frame)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -20,12 +22,12 @@ from dora.node.receive.inbox import Inbox
 from dora.node.replay.clock import ReplayClock, ReplayedTime
 from dora.node.replay.inbox import ReplayInbox
 from dora.node.standalone.host import LocalHost
-from dora.recording.alone.recorded_node import Key, RecordedNode, Step, correlation_of
+from dora.recording.alone.recorded_node import Key, RecordedNode, Step, altered, correlation_of
+from dora.recording.mcap.format import body_start
 from dora.transport.latch import Latch, LatchInMemory, ReadLatch
 from dora.wire.correlation import GOAL_ID, REQUEST_ID
-from dora.wire.decode import decode_bytes
 from dora.wire.event_log import Entry, EntryKind
-from dora.wire.message import ORIGIN, ORIGIN_NS, Message, pack_head
+from dora.wire.message import Message
 from dora.wire.metadata import decode_metadata, encode_metadata
 from dora.wire.node_config import LinkConfig, NodeConfig, OutputConfig
 from dora.wire.output_rules import LatchRule
@@ -67,12 +69,7 @@ class Exchanges:
         self._seen.add(identity)
         place = sent.step, sent.output
         count = self._counts[place] = self._counts.get(place, -1) + 1
-        topic = f"{self._node.node_id}/{sent.output}"
-        recorded = [
-            found
-            for item in self._node.sent_at.get(sent.step, ())
-            if item.topic == topic and (found := correlation_of(item.message))
-        ]
+        recorded = [found for item in self._node.sent_on(*place) if (found := correlation_of(item.message))]
         distinct = list(dict.fromkeys(recorded))
         if count >= len(distinct):
             return ""
@@ -87,27 +84,16 @@ class Exchanges:
             return message
         metadata = decode_metadata(message.metadata)
         metadata |= {key: new for key in (REQUEST_ID, GOAL_ID) if metadata.get(key) == identity}
-        return with_metadata(message, metadata)
+        return altered(message, body_start(message, message.body_size), encode_metadata(metadata))
 
 
-def with_metadata(message: Message, metadata: Mapping[str, Any]) -> Message:
-    """Return a message with other metadata."""
-    body = decode_bytes(message) if message.body_size else b""
-    if message.owner is None:
-        body = message.small_body
-    header = message.header
-    head = pack_head(
-        message.encoding,
-        message.schema,
-        encode_metadata(metadata),
-        len(body),
-        message.sequence,
-        message.time_ns,
-        origin_ns=header[ORIGIN_NS],
-        origin=header[ORIGIN],
-        trail=message.trail,
-    )
-    return type(message)(head + body)
+@dataclass
+class Progress:
+    """How far a node has come."""
+
+    step: int = 0  # the number of the event that it has taken last
+    threads: int = 0  # the most that there were when it took an event
+    missing: int = 0  # events that had a message that is not recorded
 
 
 class AloneInbox(ReplayInbox):
@@ -117,20 +103,21 @@ class AloneInbox(ReplayInbox):
         self,
         find: Callable[[Entry], Message | None],
         watch: RunWatch,
+        progress: Progress,
         *parts: Any,
         **options: Any,
     ) -> None:
         self._find = find
         self._watch = watch
-        self.step = 0  # the number of the event that the node has taken last
+        self._progress = progress
         self._last_looks = _LAST_LOOKS
-        self.threads = 0  # the most that there were when the node took an event
         super().__init__(*parts, **options)
 
     def _make_current(self, event: Event) -> None:
         super()._make_current(event)
-        self.threads = max(self.threads, threading.active_count())
-        self._watch.taken(self.step, event)
+        progress = self._progress
+        progress.threads = max(progress.threads, threading.active_count())
+        self._watch.taken(progress.step, event)
 
     def _was_empty(self) -> bool:
         # The log of a node that failed lacks its last looks: they are written with the next event.
@@ -142,7 +129,7 @@ class AloneInbox(ReplayInbox):
     def _message(self, entry: Entry) -> tuple[Event | None, bool]:
         message = self._find(entry)
         if message is None:
-            self.missing += 1
+            self._count_missing(entry)
             return None, True
         return Input.make(self._inputs[entry.input], message), True
 
@@ -152,8 +139,11 @@ class AloneInbox(ReplayInbox):
         while port is not None and (event := port.poll()) is not None:
             if isinstance(event, Input):
                 return event
-        self.missing += 1
+        self._count_missing(entry)
         return None
+
+    def _count_missing(self, entry: Entry) -> None:  # noqa: ARG002
+        self._progress.missing += 1
 
     def _warn(self, text: str) -> None:
         """Say nothing: `Outcome` has the number of messages that are missing."""
@@ -198,26 +188,11 @@ class AloneHost(LocalHost):
         self._watch = watch
         self._changed = changed
         self._exchanges = Exchanges(node)
-        self._inbox: AloneInbox | None = None
+        self.progress = Progress()
         self._inputs = {item.id: item for item in config.inputs}
         self.time = ReplayedTime(steps[0].entry.time_ns if steps else node.first_ns, 0.0)
         for output in config.outputs:
             self._observe(output)
-
-    @property
-    def step(self) -> int:
-        """The number of the event that the node has taken last."""
-        return 0 if self._inbox is None else self._inbox.step
-
-    @property
-    def threads(self) -> int:
-        """The most threads that there were when the node took an event."""
-        return 0 if self._inbox is None else self._inbox.threads
-
-    @property
-    def missing(self) -> int:
-        """How many events had a message that is not recorded."""
-        return 0 if self._inbox is None else self._inbox.missing
 
     def close(self) -> None:
         """Put back the clock, and free what the host holds."""
@@ -239,15 +214,8 @@ class AloneHost(LocalHost):
     def inbox_type(self) -> Callable[..., Inbox]:
         self.time.install()
         clock = ReplayClock(memoryview(ReplayClock.make(start_ns=self._node.first_ns, speed=0.0)))
-        log = self._log()
-
-        def make(*parts: Any, **options: Any) -> AloneInbox:
-            self._inbox = AloneInbox(
-                self._find, self._watch, log, clock, self.time, self.config, *parts, **options
-            )
-            return self._inbox
-
-        return make
+        parts = self._find, self._watch, self.progress, self._log(), clock, self.time, self.config
+        return partial(AloneInbox, *parts)
 
     def _log(self) -> Iterator[Entry]:
         process = self._node.process
@@ -256,24 +224,22 @@ class AloneHost(LocalHost):
         yield Entry(EntryKind.BEGIN, 0, at, process.restarts, names)
         last = 0
         for step in self._steps:
-            if self._inbox is not None:
-                self._inbox.step = last
+            self.progress.step = last
             if step.entry.kind != EntryKind.NOTHING:
                 last = step.number
             yield step.entry
-        if self._inbox is not None:
-            self._inbox.step = last
+        self.progress.step = last
 
     # ------------------------------------------------------------------ messages
 
     def _find(self, entry: Entry) -> Message | None:
-        key = self._node.key_of(entry)
+        key = self._node.process.key_of(entry)
         message = self._changed.get(key) or self._node.message(key)
         return None if message is None else self._exchanges.translated(message)
 
     def _observe(self, output: OutputConfig) -> None:
         def take(message: Message) -> None:
-            self._was_sent(SentMessage(self.step, output.id, message))
+            self._was_sent(SentMessage(self.progress.step, output.id, message))
 
         self._engine.listen(output.service, take)
 

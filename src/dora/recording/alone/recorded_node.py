@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from dora.dataflow.layout import RunContext
 from dora.dataflow.loader import load, parse
@@ -16,19 +18,19 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
 from dora.dataflow.problems import no_node
 from dora.errors import DataflowError, DoraError
-from dora.recording.alone.contents import Contents
-from dora.recording.mcap.format import LOG_TOPIC, RecordingStart, restore
+from dora.recording.mcap.format import LOG_SCHEMA, LOG_TOPIC, PARAMETERS_TOPIC, restore
 from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.recording.mcap.schemas import message_class
 from dora.wire.correlation import GOAL_ID, REQUEST_ID, carries_correlation
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.event_log import Entry, EntryKind, entries
-from dora.wire.message import Message
+from dora.wire.message import ORIGIN, ORIGIN_NS, Message, pack_head
 from dora.wire.metadata import MetadataError, decode_metadata
 from dora.wire.node_config import NodeConfig
 
 _decode = msgpack_decoder(dict[str, Any])
-PARAMETERS: Final = "dora/parameters"  # topic: all values at the begin, then each change
+MEMORY: Final = 256 << 20  # bytes of messages; a node may have taken more images than fit into it
+_LAST_LINES: Final = 100
 _DATAFLOW_ID: Final = "00000000-0000-7000-8000-000000000000"
 
 
@@ -44,6 +46,52 @@ class Key(NamedTuple):
 
     topic: str
     sequence: int
+
+
+class Contents:
+    """The messages that a node took, as they are stored: in memory, and beyond a limit in a temporary file.
+
+    A message is added once. Forked processes read the same file.
+    """
+
+    def __init__(self, memory: int = MEMORY) -> None:
+        """``memory``: once so many bytes are in memory, further ones go to a file."""
+        self._memory = memory
+        self._kept: dict[Key, bytes] = {}
+        self._places: dict[Key, tuple[int, int]] = {}  # in the file: offset, size
+        self._file: BinaryIO | None = None
+        self._size = 0  # of the file
+
+    def __setitem__(self, key: Key, data: bytes) -> None:
+        """Add a message; raises `DoraError` if there is no room."""
+        if self._memory > 0:
+            self._memory -= len(data)
+            self._kept[key] = data
+            return
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="dora-")  # noqa: SIM115 - open as long as this
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            raise DoraError(
+                f"the messages of the node do not fit into memory, and not into {tempfile.gettempdir()}: "
+                f"{error.strerror}; TMPDIR names another folder"
+            ) from None
+        self._places[key] = self._size, len(data)
+        self._size += len(data)
+
+    def get(self, key: Key) -> bytes | None:
+        """Return a message, None if it is not there."""
+        place = self._places.get(key)
+        if place is None:
+            return self._kept.get(key)
+        assert self._file is not None
+        offset, size = place
+        return os.pread(self._file.fileno(), size, offset)  # forks share the position of the file
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._kept or key in self._places
 
 
 class RecordedAnswer(NamedTuple):
@@ -62,6 +110,23 @@ class RecordedProcess:
     steps: list[Step] = field(default_factory=list)
     from_start: bool = False  # from the first event that the process took
 
+    @cached_property
+    def topics(self) -> list[str]:
+        """The sources of the inputs, in the order that entries count in."""
+        return list(self.inputs.values())
+
+    def key_of(self, entry: Entry) -> Key:
+        """Return the message that an entry names."""
+        return Key(self.topics[entry.input], entry.number)
+
+    def keys(self, taken: Iterable[Entry]) -> Iterator[Key]:
+        """Yield the messages that entries name, also those in sets."""
+        for entry in taken:
+            if entry.kind == EntryKind.MESSAGE:
+                yield self.key_of(entry)
+            elif entry.kind == EntryKind.SYNC:
+                yield from self.keys(entries(entry.content))
+
 
 @dataclass
 class RecordedNode:
@@ -76,18 +141,30 @@ class RecordedNode:
     file: str | None  # of the dataflow, if it is not the recorded one
     config: NodeConfig
     lines: int  # of the board that the configuration needs
-    start: RecordingStart
     process: RecordedProcess
     processes: int  # of the node, in the recording
-    contents: Contents[Key]
-    sent: list[RecordedMessage]
-    answers: dict[str, list[RecordedAnswer]]
-    missing: int
-    first_ns: int  # of the recording
-    failed: bool  # whether the recording says that the node has failed
-    last_lines: list[str]  # that the node logged before its end
-    sources: Mapping[str, str]  # file → SHA-256, of the code that ran
     origin: Recording
+    contents: Contents = field(default_factory=Contents)
+    sent: list[RecordedMessage] = field(default_factory=list)
+    answers: dict[str, list[RecordedAnswer]] = field(default_factory=dict)
+    missing: int = 0
+
+    @property
+    def first_ns(self) -> int:
+        """The time of the first message of the recording."""
+        return self.origin.first_ns or self.origin.start.started
+
+    @property
+    def failed(self) -> bool:
+        """Whether the recording says that the node has failed."""
+        return self.origin.end is not None and self.node_id in self.origin.end.failed
+
+    @cached_property
+    def last_lines(self) -> list[str]:
+        """The lines that the node logged before its end."""
+        log = message_class(LOG_SCHEMA)
+        found = (log.FromString(data) for _, data in self.origin.context(LOG_TOPIC))
+        return list(deque((entry.message for entry in found if entry.name == self.node_id), _LAST_LINES))
 
     @property
     def steps(self) -> list[Step]:
@@ -99,19 +176,14 @@ class RecordedNode:
         """The ids of the inputs, in the order that entries count in."""
         return list(self.process.inputs)
 
-    @cached_property
-    def topics(self) -> list[str]:
-        """The sources of the inputs, in the same order."""
-        return list(self.process.inputs.values())
-
     def message(self, key: Key) -> Message | None:
         """Return a message that the node took, None if it is not recorded."""
         data = self.contents.get(key)
         return None if data is None else restore(data)
 
-    def key_of(self, entry: Entry) -> Key:
-        """Return the message that an entry names."""
-        return Key(self.topics[entry.input], entry.number)
+    def keys(self, steps: Iterable[Step]) -> list[Key]:
+        """Return the messages of events, each once."""
+        return list(dict.fromkeys(self.process.keys(step.entry for step in steps)))
 
     def seconds(self, time_ns: int) -> float:
         """Return a moment in seconds from the first message of the recording."""
@@ -128,6 +200,11 @@ class RecordedNode:
             place = bisect_right(times, recorded.time_ns)
             found.setdefault(taken[place - 1].number if place else 0, []).append(recorded)
         return found
+
+    def sent_on(self, step: int, output: str) -> list[RecordedMessage]:
+        """Return the messages that it sent on an output after an event, and before the next one."""
+        topic = f"{self.node_id}/{output}"
+        return [item for item in self.sent_at.get(step, ()) if item.topic == topic]
 
     def step_at(self, seconds: float) -> int:
         """Return the number of the first event from a moment on, else of the last one; 0 without events."""
@@ -154,6 +231,23 @@ class RecordedNode:
                 return "a look that found no event"
         fields = _decode(entry.content)
         return f"{fields.get('type')} {fields.get('id') or ''}".strip()
+
+
+def altered(message: Message, body: bytes, metadata: bytes) -> Message:
+    """Return a message with another body of the same type, or other metadata, and all else as it is."""
+    header = message.header
+    head = pack_head(
+        message.encoding,
+        message.schema,
+        metadata,
+        len(body),
+        message.sequence,
+        message.time_ns,
+        origin_ns=header[ORIGIN_NS],
+        origin=header[ORIGIN],
+        trail=message.trail,
+    )
+    return type(message)(head + body)
 
 
 def correlation_of(message: Message) -> str:
@@ -207,29 +301,9 @@ def recorded_node(
     process = processes[-1 - back]
     config.restart_count = process.restarts
     config.parameters = _parameters(recording, node_id, config.parameters)
-    reader = _Reader(recording, node_id, process, {item.id for item in config.inputs})
-    reader.read([f"{node_id}/{output.id}" for output in config.outputs])
-    process.steps[:0] = reader.latched_steps(config)
-    start = recording.start
-    return RecordedNode(
-        node_id=node_id,
-        dataflow=dataflow,
-        file=file,
-        config=config,
-        lines=planned.lines,
-        start=start,
-        process=process,
-        processes=len(processes),
-        contents=reader.contents,
-        sent=reader.sent,
-        answers=reader.answers,
-        missing=sum(key not in reader.contents for key in reader.wanted),
-        first_ns=recording.first_ns or recording.start.started,
-        failed=recording.end is not None and node_id in recording.end.failed,
-        last_lines=_last_lines(recording, node_id),
-        sources=start.sources,
-        origin=recording,
-    )
+    node = RecordedNode(node_id, dataflow, file, config, planned.lines, process, len(processes), recording)
+    _read_messages(node)
+    return node
 
 
 def _dataflow(recording: Recording, file: str | None, folder: str | None) -> Dataflow:
@@ -284,77 +358,62 @@ def _processes(recording: Recording, config: NodeConfig) -> list[RecordedProcess
 _WITHOUT_INPUT: Final = (EntryKind.EVENT, EntryKind.TIMEOUT, EntryKind.NOTHING)
 
 
-class _Reader:
-    """Reads the messages that concern one process."""
+def _read_messages(node: RecordedNode) -> None:
+    """Read the messages that the process took, the answers that it waited for, and what it sent.
 
-    def __init__(
-        self, recording: Recording, node_id: str, process: RecordedProcess, known: set[str]
-    ) -> None:
-        self.contents = Contents[Key]()
-        self.sent: list[RecordedMessage] = []
-        self.answers: dict[str, list[RecordedAnswer]] = {}
-        self._recording = recording
-        self._node_id = node_id
-        self._process = process
-        self._topics = list(process.inputs.values())
-        self._inputs = {source: name for name, source in process.inputs.items() if name in known}
-        self.wanted = set(self._keys(step.entry for step in process.steps))
-        self._latched: list[Key] = []
+    Messages that were latched before the recording began become its first events.
+    """
+    process, contents = node.process, node.contents
+    known = {item.id for item in node.config.inputs}
+    inputs = {source: name for name, source in process.inputs.items() if name in known}
+    outputs = {f"{node.node_id}/{output.id}" for output in node.config.outputs}
+    wanted = set(process.keys(step.entry for step in process.steps))
+    latched: list[Key] = []
+    if not process.from_start:
+        for item in node.origin.latched(inputs):
+            key = Key(item.topic, item.message.sequence)
+            contents[key] = item.data
+            if key not in wanted:
+                latched.append(key)
+    exchanges: set[str] = set()
+    correlated: list[tuple[str, Key, bytes]] = []
+    for recorded in node.origin.messages(outputs | inputs.keys()):
+        message = recorded.message
+        key = Key(recorded.topic, message.sequence)
+        if recorded.topic in outputs:
+            node.sent.append(recorded)
+            if identity := correlation_of(message):
+                exchanges.add(identity)
+        if recorded.topic not in inputs:
+            continue
+        if key in wanted and key not in contents:
+            contents[key] = recorded.data
+        elif key not in wanted and (identity := correlation_of(message)):
+            correlated.append((identity, key, recorded.data))
+    for identity, key, data in correlated:
+        if identity in exchanges:
+            contents[key] = data
+            node.answers.setdefault(identity, []).append(RecordedAnswer(inputs[key.topic], key))
+    node.missing = sum(key not in contents for key in wanted)
+    process.steps[:0] = _latched_steps(node, [(inputs[key.topic], key) for key in latched])
 
-    def _keys(self, taken: Iterator[Entry] | Sequence[Entry]) -> Iterator[Key]:
-        for entry in taken:
-            if entry.kind == EntryKind.MESSAGE:
-                yield Key(self._topics[entry.input], entry.number)
-            elif entry.kind == EntryKind.SYNC:
-                yield from self._keys(list(entries(entry.content)))
 
-    def read(self, own: list[str]) -> None:
-        """Read the messages that the process took, the answers that it waited for, and what it sent."""
-        outputs, inputs = set(own), set(self._inputs)
-        if not self._process.from_start:
-            for item in self._recording.latched(inputs):
-                key = Key(item.topic, item.message.sequence)
-                self.contents[key] = item.data
-                if key not in self.wanted:
-                    self._latched.append(key)
-        exchanges: set[str] = set()
-        correlated: list[tuple[str, Key, bytes]] = []
-        for recorded in self._recording.messages(outputs | inputs):
-            message = recorded.message
-            key = Key(recorded.topic, message.sequence)
-            if recorded.topic in outputs:
-                self.sent.append(recorded)
-                if identity := correlation_of(message):
-                    exchanges.add(identity)
-            if recorded.topic not in inputs:
-                continue
-            if key in self.wanted and key not in self.contents:
-                self.contents[key] = recorded.data
-            elif key not in self.wanted and (identity := correlation_of(message)):
-                correlated.append((identity, key, recorded.data))
-        for identity, key, data in correlated:
-            if identity in exchanges:
-                self.contents[key] = data
-                self.answers.setdefault(identity, []).append(RecordedAnswer(self._inputs[key.topic], key))
-
-    def latched_steps(self, config: NodeConfig) -> list[Step]:
-        """Return events for the messages that were latched before the recording began.
-
-        In a `sync` group, they come with the sets.
-        """
-        grouped = {name for group in config.syncs for name in group.inputs}
-        at = self._process.steps[0].entry.time_ns if self._process.steps else self._recording.start.started
-        places = {topic: place for place, topic in enumerate(self._topics)}
-        return [
-            Step(place - len(self._latched), Entry(EntryKind.MESSAGE, places[key.topic], at, key.sequence))
-            for place, key in enumerate(self._latched)
-            if self._inputs[key.topic] not in grouped
-        ]
+def _latched_steps(node: RecordedNode, latched: list[tuple[str, Key]]) -> list[Step]:
+    """Return events for latched messages, by input. In a `sync` group, they come with the sets."""
+    process = node.process
+    grouped = {name for group in node.config.syncs for name in group.inputs}
+    at = process.steps[0].entry.time_ns if process.steps else node.origin.start.started
+    places = {topic: place for place, topic in enumerate(process.topics)}
+    return [
+        Step(number - len(latched), Entry(EntryKind.MESSAGE, places[key.topic], at, key.sequence))
+        for number, (input_id, key) in enumerate(latched)
+        if input_id not in grouped
+    ]
 
 
 def _parameters(recording: Recording, node_id: str, declared: dict[str, Any]) -> dict[str, Any]:
     """Return the values that the parameters had when the recording began."""
-    for _, data in recording.context(PARAMETERS):
+    for _, data in recording.context(PARAMETERS_TOPIC):
         try:
             update = json.loads(data)
         except ValueError:
@@ -366,14 +425,3 @@ def _parameters(recording: Recording, node_id: str, declared: dict[str, Any]) ->
         ):
             return dict(update["values"])
     return declared
-
-
-def _last_lines(recording: Recording, node_id: str) -> list[str]:
-    """Return the last lines that a node logged."""
-    lines: list[str] = []
-    log = message_class("foxglove.Log")
-    for _, data in recording.context(LOG_TOPIC):
-        entry = log.FromString(data)
-        if entry.name == node_id:
-            lines = [*lines[-99:], entry.message]
-    return lines

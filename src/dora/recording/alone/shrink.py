@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from dora.dataflow.problems import listed
 from dora.errors import DoraError
 from dora.recording.alone.expectation import Expectation
-from dora.recording.alone.minimize import Enough, smallest_part
-from dora.recording.alone.program import NodeProgram
+from dora.recording.alone.minimize import Enough, simpler, smallest_part
 from dora.recording.alone.recorded_node import Key, RecordedNode, Step, recorded_node
-from dora.recording.alone.run import NodeError
+from dora.recording.alone.run import NodeError, NodeProgram
 from dora.recording.alone.tries import Report, Tries
-from dora.recording.alone.values import simpler
 from dora.recording.mcap.recording import Recording
-from dora.wire.event_log import EntryKind, entries
 from dora.wire.message import Message
 
 TRIES: Final = 10  # runs of all events, before a failure counts as one that does not come again
@@ -48,18 +45,7 @@ class Small:
     @property
     def messages(self) -> int:
         """How many messages are left."""
-        return len(list(keys_of(self.node, self.steps)))
-
-
-def keys_of(node: RecordedNode, steps: Sequence[Step]) -> Iterator[Key]:
-    """Yield the messages of events, each once."""
-    seen: set[Key] = set()
-    for step in steps:
-        found = entries(step.entry.content) if step.entry.kind == EntryKind.SYNC else iter([step.entry])
-        for entry in found:
-            if entry.kind == EntryKind.MESSAGE and (key := node.key_of(entry)) not in seen:
-                seen.add(key)
-                yield key
+        return len(self.node.keys(self.steps))
 
 
 @dataclass
@@ -95,12 +81,12 @@ def reproduce(
         tries = Tries(node, program, expectation)
         for _ in range(attempts):
             report = tries.run()
-            if expectation is not None and not report.kind and not report.checked:
+            failure = report.failure
+            if expectation is not None and failure is None and not report.checked:
                 raise DoraError(
                     f"`{expectation.text}` has no value for any message that `{node_id}` sends, so it "
                     "cannot be false"
                 )
-            failure = report.failure
             if failure is not None and (expectation is None or failure.kind == expectation.text):
                 return Reproduced(node, program, tries, report, failure)
             runs.append((node, report))
@@ -165,7 +151,8 @@ def differences(node: RecordedNode, report: Report) -> list[str]:
 
 def changed_sources(node: RecordedNode, files: Sequence[str]) -> list[str]:
     """Return the files of the program that changed since the recording, with both fingerprints."""
-    known = {os.path.join(node.dataflow.working_dir, path): digest for path, digest in node.sources.items()}
+    folder, sources = node.dataflow.working_dir, node.origin.start.sources
+    known = {os.path.join(folder, path): digest for path, digest in sources.items()}
     found = []
     for file in files:
         then = known.get(file)
@@ -209,7 +196,7 @@ def shrink(
     minimal = time.monotonic() <= deadline
     deadline = min(deadline, time.monotonic() + _VALUES_SECONDS)
     try:
-        for key in list(keys_of(node, small.steps)):
+        for key in node.keys(small.steps):
             message = node.message(key)
             if message is None:
                 continue

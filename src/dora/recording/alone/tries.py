@@ -21,46 +21,33 @@ import msgspec
 from dora.errors import DoraError
 from dora.recording.alone.expectation import Expectation
 from dora.recording.alone.host import RunWatch, SentMessage
-from dora.recording.alone.program import NodeProgram
 from dora.recording.alone.recorded_node import Key, RecordedNode, Step
-from dora.recording.alone.run import CodePlace, NodeError, is_installed, run_alone
+from dora.recording.alone.run import NodeError, NodeProgram, is_installed, run_alone
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.message import Message
 
 _PATIENCE: Final = 30.0  # seconds for the first run, and at least for each one
 _TIMES: Final = 10  # as long as the first run may another one take
+_MOST_TEXT: Final = 500  # characters of the message of an error
 
 
 class Report(msgspec.Struct):
     """The result of a run in a forked process. Times are in seconds.
 
-    ``equal``: how many messages were sent as they are recorded, ``different`` describes the first that was
-    not. ``modules``: packages that the program has imported. ``checked``: messages for which an expectation
-    had a value.
+    Like `Outcome`, as far as it can be sent. ``equal``: how many messages were sent as they are recorded,
+    ``different`` describes the first that was not. ``modules``: packages that the program has imported.
+    ``checked``: messages for which an expectation had a value.
     """
 
-    kind: str = ""  # of the failure; "": there is none
-    file: str = ""
-    line: int = 0
-    function: str = ""
-    message: str = ""
+    failure: NodeError | None
     step: int = 0
     missing: int = 0
     threads: int = 0
     files: list[str] = []
-    ran: bool = True
     equal: int = 0
     different: str = ""
     modules: list[str] = []
     checked: int = 0
-
-    @property
-    def failure(self) -> NodeError | None:
-        """How the node failed."""
-        if not self.kind:
-            return None
-        place = CodePlace(self.file, self.line, self.function) if self.file else None
-        return NodeError(self.kind, place, self.message)
 
 
 _decode_report = msgpack_decoder(Report)
@@ -92,8 +79,7 @@ def recorded_message(
     """Return the recorded message that a sent one corresponds to; ``counts`` is kept between the calls."""
     place = sent.step, sent.output
     count = counts[place] = counts.get(place, -1) + 1
-    topic = f"{node.node_id}/{sent.output}"
-    there = [item for item in node.sent_at.get(sent.step, ()) if item.topic == topic]
+    there = node.sent_on(*place)
     return there[count].message if count < len(there) else None
 
 
@@ -139,17 +125,13 @@ class Tries:
         observer = _Observer(self._node, self._expectation)
         modules = set(sys.modules)
         outcome = run_alone(self._node, self._program, observer, steps, changed)
-        failure = outcome.failure or NodeError("", None)
-        place = failure.place or CodePlace("", 0, "")
+        failure = outcome.failure
         return Report(
-            failure.kind,
-            *place,
-            message=failure.message[:500],
+            failure and failure._replace(message=failure.message[:_MOST_TEXT]),
             step=outcome.step,
             missing=outcome.missing,
             threads=outcome.threads,
             files=outcome.files,
-            ran=outcome.ran,
             equal=observer.equal,
             different=observer.different,
             modules=_packages(modules),
@@ -196,7 +178,7 @@ def _in_fork(function: Callable[[], Report], patience: float) -> Report:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([read], [], [], left)[0]:
                 os.kill(child, signal.SIGKILL)
-                return Report(kind="Hang", message=f"it does not end within {patience:.0f} s")
+                return _failed("Hang", f"it does not end within {patience:.0f} s")
             piece = os.read(read, 1 << 16)
             if not piece:
                 break
@@ -208,11 +190,15 @@ def _in_fork(function: Callable[[], Report], patience: float) -> Report:
         os.close(read)
         _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        return Report(kind=signal.Signals(os.WTERMSIG(status)).name, message="the process was killed by it")
+        return _failed(signal.Signals(os.WTERMSIG(status)).name, "the process was killed by it")
     if not data:
-        return Report(kind="SystemExit", message=f"os._exit({os.waitstatus_to_exitcode(status)})")
+        return _failed("SystemExit", f"os._exit({os.waitstatus_to_exitcode(status)})")
     report: Report = _decode_report(data)
     return report
+
+
+def _failed(kind: str, message: str) -> Report:
+    return Report(NodeError(kind, None, message))
 
 
 def _be_the_child(function: Callable[[], Report], read: int, write: int) -> NoReturn:
@@ -226,6 +212,6 @@ def _be_the_child(function: Callable[[], Report], read: int, write: int) -> NoRe
         while data:
             data = data[os.write(write, data) :]
     except BaseException as error:  # noqa: BLE001 - nothing may go on in the child
-        os.write(write, msgspec.msgpack.encode(Report(kind="DoraError", message=str(error)[:500])))
+        os.write(write, msgspec.msgpack.encode(_failed("DoraError", str(error)[:_MOST_TEXT])))
     finally:
         os._exit(0)

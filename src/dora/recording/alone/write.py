@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,20 +13,19 @@ import msgspec
 from dora._shared_folders import open_file
 from dora.errors import DoraError, cannot_write
 from dora.recording.alone.expectation import Expectation
-from dora.recording.alone.recorded_node import PARAMETERS, Key, Step, correlation_of, recorded_node
-from dora.recording.alone.shrink import REPEATS, Small, keys_of
+from dora.recording.alone.recorded_node import Key, correlation_of, recorded_node
+from dora.recording.alone.shrink import REPEATS, Small
 from dora.recording.alone.tries import Tries
-from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
-from dora.recording.mcap.chunk import Chunk, compress, room_for
-from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC
+from dora.recording.mcap.channels import ChannelTable, order_channel
 from dora.recording.mcap.format import SUFFIX, End, TopicEnd, restore
-from dora.recording.mcap.writer import RecordingWriter
+from dora.recording.mcap.writer import MessageWriter, RecordingWriter
 from dora.recording.opening import open_recording
+from dora.recording.recorder.context import entry_message
 from dora.wire.decode import BAD_MESSAGE, decode_arrow, decode_numpy
 from dora.wire.event_log import EntryKind, pack_entry
+from dora.wire.journal import JournalEntry, Values
 from dora.wire.message import Encoding, Message
 
-_SPARE: Final = 1 << 16  # bytes of a chunk besides its messages
 _SHOWN: Final = 5  # events that the test describes
 _LINE: Final = 160  # characters
 
@@ -128,7 +126,7 @@ def _events(small: Small) -> list[str]:
         entry = step.entry
         line = small.node.describe(entry)
         if entry.kind == EntryKind.MESSAGE:
-            key = small.node.key_of(entry)
+            key = small.node.process.key_of(entry)
             message = small.changed.get(key) or small.node.message(key)
             line = f"{line}: {_shown(message)}" if message is not None else line
         lines.append(line if len(line) <= _LINE else f"{line[:_LINE]}…")
@@ -154,32 +152,30 @@ def write_small_recording(small: Small, path: str) -> None:
     """Write the events that are left, and their messages, as a recording; raises `DoraError`."""
     node = small.node
     kept = _messages(small)
-    log = _order(small)
-    parameters = json.dumps({"node": node.node_id, "values": node.config.parameters}).encode()
     at = small.steps[0].entry.time_ns if small.steps else node.first_ns
-    channels = ChannelTable()
-    writer = RecordingWriter(path, channels, force=True)
+    writer = RecordingWriter(path, ChannelTable(), force=True)
     topics = sorted({topic for topic, _, _ in kept})
     start = msgspec.structs.replace(
-        node.start, started=at, together=False, last_seconds=None, nodes=[node.node_id], topics=topics
+        node.origin.start,
+        started=at,
+        together=False,
+        last_seconds=None,
+        nodes=[node.node_id],
+        topics=topics,
     )
     try:
         writer.begin(start, json.dumps(node.origin.dataflow or node.dataflow.descriptor).encode())
-        schemas: dict[str, Schemas] = {}
-        room = sum(room_for(_SPARE, message.body_size) for _, _, message in kept)
-        chunk = Chunk(room + len(log) + len(parameters) + _SPARE)
-        ends: dict[str, TopicEnd] = {}
+        messages = MessageWriter(writer)
         for topic, time_ns, message in kept:
-            form = form_of(message)
-            schema = schemas.setdefault(topic, Schemas()).of(message)
-            number = channels.number(ChannelKey(topic, form.schema, schema))
-            chunk.add(number, message.sequence, time_ns, prefix_of(message, form), message)
-            known = ends.get(topic) or TopicEnd(first=message.sequence)
-            ends[topic] = TopicEnd(known.messages + 1, 0, known.first, message.sequence)
-        chunk.add_data(channels.add(ChannelItem(PARAMETERS, "", {}, "json")), 1, at, parameters)
-        order = ChannelItem(ORDER_TOPIC + node.node_id, "", {}, ORDER_ENCODING)
-        chunk.add_data(channels.add(order), 1, at, log)
-        writer.write(compress(chunk, "zstd"))
+            messages.add(topic, time_ns, message)
+        parameters = Values(node.node_id, node.config.parameters)
+        messages.add_context(entry_message(JournalEntry(at, parameters)))
+        messages.add_context((order_channel(node.node_id), at, _order(small)))
+        messages.flush()
+        ends = {
+            topic: TopicEnd(span.messages, 0, span.first, span.last)
+            for topic, span in messages.spans.items()
+        }
         failed = [node.node_id] if node.failed else []
         writer.finish(End(complete=True, stopped=at, reason="saved", topics=ends, failed=failed))
     finally:
@@ -203,9 +199,9 @@ def _messages(small: Small) -> list[tuple[str, int, Message]]:
         if message is not None:
             found[key] = message.time_ns, message
 
-    for key in keys_of(node, small.steps):
+    for key in node.keys(small.steps):
         add(key)
-    for number in _numbers(small.steps):
+    for number in (0, *(step.number for step in small.steps)):
         for recorded in node.sent_at.get(number, ()):
             message = restore(recorded.data)
             if identity := correlation_of(message):
@@ -213,7 +209,3 @@ def _messages(small: Small) -> list[tuple[str, int, Message]]:
                 for answer in node.answers.get(identity, ()):
                     add(answer.key)
     return sorted(((key.topic, *item) for key, item in found.items()), key=lambda item: item[1])
-
-
-def _numbers(steps: Sequence[Step]) -> list[int]:
-    return [0, *(step.number for step in steps)]

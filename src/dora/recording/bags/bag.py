@@ -24,7 +24,7 @@ from dora.recording.bags.bag_file import (
     SqliteBag,
     printable,
 )
-from dora.recording.bags.restore import ChannelReader, TypeFinder
+from dora.recording.bags.restore import ChannelReader, type_finder
 from dora.recording.mcap.file import END_OF_TIME
 from dora.recording.mcap.format import End, NotARecording, RecordingStart
 from dora.recording.mcap.recording import RecordedMessage, Recording, TopicInfo
@@ -75,10 +75,10 @@ class RosBag(Recording):
         except BaseException:
             self.close()
             raise
-        types = TypeFinder(self.ros2)
+        find_type = type_finder(self.ros2)
         self._readers = {
             channel: ChannelReader(
-                channel, types, images=images or _name(channel.topic) in self._image_topics
+                channel, find_type, images=images or _name(channel.topic) in self._image_topics
             )
             for file in self._files
             for channel in file.channels

@@ -7,12 +7,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import closing
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
 from dora.recording.mcap.file import END_OF_TIME, McapFile, damage_text
 from dora.recording.mcap.format import PROFILE as DORA
-from dora.recording.mcap.format import NotARecording
+from dora.recording.mcap.format import NotARecording, of_another_program
 
 CDR: Final = "cdr"
 PROFILE: Final = "ros2"  # in the header of an MCAP file
@@ -39,6 +39,17 @@ class BagChannel(NamedTuple):
     messages: int
 
 
+def bag_channel(channel: Any, schema: Any, messages: int) -> BagChannel:
+    """Return a channel of an MCAP file. ``schema``: None if it has none."""
+    return BagChannel(
+        printable(channel.topic),
+        printable(schema.name) if schema is not None else "",
+        schema.data.decode(errors="replace") if schema is not None else "",
+        channel.message_encoding,
+        messages,
+    )
+
+
 class BagFile(Protocol):
     """A file of a bag, which is open only while it is read."""
 
@@ -62,37 +73,23 @@ class McapBag:
 
     def __init__(self, path: str) -> None:
         """Read the index; raises `NotARecording` if neither the profile nor a channel is of ROS 2."""
-        from mcap.records import Header
-
         self._file = McapFile(path)
         try:
-            header = next(self._file.beginning(), None)
-            profile = header.profile if isinstance(header, Header) else ""
             self._file.index(lambda channel: channel.message_encoding == CDR)
             self.damage = self._file.damage
-            self._channels = {id_: self._channel(id_) for id_ in self._file.channels}
+            self._channels = {
+                id_: bag_channel(channel, self._file.schemas.get(channel.schema_id), self._file.counts[id_])
+                for id_, channel in self._file.channels.items()
+            }
             self.channels = list(self._channels.values())
-            if profile == DORA:
+            if self._file.profile == DORA:
                 raise NotARecording(f"{path} is a recording of dora and no part of a bag")
-            if profile != PROFILE and not any(channel.encoding == CDR for channel in self.channels):
-                raise NotARecording(
-                    f"{path} is an MCAP file, but neither dora nor ROS 2 wrote it"
-                    + (f" (its profile is `{profile}`)" if profile else "")
-                )
+            is_cdr = any(channel.encoding == CDR for channel in self.channels)
+            if self._file.profile != PROFILE and not is_cdr:
+                raise of_another_program(path, self._file.profile)
         finally:
             self._file.close()
         self.first_ns, self.last_ns = self._file.first_ns, self._file.last_ns
-
-    def _channel(self, id_: int) -> BagChannel:
-        channel = self._file.channels[id_]
-        schema = self._file.schemas.get(channel.schema_id)
-        return BagChannel(
-            printable(channel.topic),
-            printable(schema.name) if schema is not None else "",
-            schema.data.decode(errors="replace") if schema is not None else "",
-            channel.message_encoding,
-            self._file.counts[id_],
-        )
 
     def messages(
         self, topics: Collection[str], begin_ns: int, end_ns: int

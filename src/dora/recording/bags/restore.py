@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +12,6 @@ from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.recording import RecordedMessage
 from dora.ros2.bag_types import bag_type
 from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
-from dora.ros2.types.definition import MessageDefinition
 from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_of
 from dora.ros2.types.message_type import MessageType
 from dora.wire.encode import Payload, encode
@@ -25,34 +25,29 @@ _LARGEST: Final = 1 << 30  # bytes of a message; a few compressed bytes can expa
 _SMALL: Final = 16 << 10  # bytes of a body that is copied into the head
 
 
-class TypeFinder:
-    """Finds the types of a bag: by the definitions in it, and for what it lacks, as `dora.ros2` does."""
+FindType = Callable[[str, str], MessageType]
+"""Finds a type of a bag, by its name and its definition in the bag; raises `DoraError`."""
 
-    def __init__(self, distribution: str) -> None:
-        self._distribution = distribution
-        self.find = cache(self._find)
 
-    def _find(self, name: str, definition: str) -> MessageType:
-        return bag_type(name, definition, self._definition)
+def type_finder(distribution: str) -> FindType:
+    """Return what finds types: by the definitions in a bag, and for what it lacks, as `dora.ros2` does."""
 
-    def _definition(self, name: str) -> MessageDefinition:
-        return self._library.definition(name)
-
-    @cached_property
-    def _library(self) -> InterfaceLibrary:
+    @cache
+    def library() -> InterfaceLibrary:
         from dora.ros2.types.library import InterfaceLibrary
         from dora.ros2.types.standard import DISTRIBUTIONS
 
-        known = self._distribution in DISTRIBUTIONS
-        return InterfaceLibrary(distribution=self._distribution if known else None)
+        return InterfaceLibrary(distribution=distribution if distribution in DISTRIBUTIONS else None)
+
+    return cache(lambda name, text: bag_type(name, text, lambda other: library().definition(other)))
 
 
 class ChannelReader:
     """Restores the messages of one channel."""
 
-    def __init__(self, channel: BagChannel, types: TypeFinder, *, images: bool) -> None:
+    def __init__(self, channel: BagChannel, find_type: FindType, *, images: bool) -> None:
         self._channel = channel
-        self._types = types
+        self._find_type = find_type
         self._as_image = images and channel.type_name in (IMAGE, COMPRESSED_IMAGE)
         self._metadata = {ROS2_TYPE: channel.type_name, ROS2_TOPIC: channel.topic}
         self._section = encode_metadata(self._metadata)
@@ -67,7 +62,7 @@ class ChannelReader:
         """The type of the messages; raises `NotARecording` if it is not known."""
         channel = self._channel
         try:
-            return self._types.find(channel.type_name, channel.definition)
+            return self._find_type(channel.type_name, channel.definition)
         except DoraError as error:
             raise NotARecording(f"the messages of `{channel.topic}` cannot be read: {error}") from None
 

@@ -5,7 +5,7 @@ The moment at which a page opens is decided here, too (`_opens_at`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +23,7 @@ from dora.recording.history.requests import (
     Marks,
     Minute,
     Moment,
+    OfRecording,
     ParametersAt,
     Pixel,
     Request,
@@ -66,31 +67,17 @@ class Answers:
         match request:
             case About():
                 return _encode([_about(history) for history in self._histories])
-            case Marks():
-                return _encode(_marks(self._of(request), request))
-            case Moment():
-                return _moment(self._of(request), request)
-            case StepTo():
-                return _encode(_step(self._of(request), request))
-            case Curve():
-                return _encode(_curve(self._of(request), request))
-            case Minute():
-                return _encode(_minute(self._of(request), request))
-            case SearchLog():
-                return _encode(_search(self._of(request), request))
-            case ParametersAt(node=node):
-                history = self._of(request)
-                return _encode(history.parameters_at(history.first_ns + request.at).get(node, {}))
-            case Pixel():
-                return _encode(_pixel(self._of(request), request))
             case Differences():
                 return _encode(_differences(self._histories))
+            case Moment():
+                return _moment(self._of(request), request)
+            case _:
+                return _encode(_ANSWERS[type(request)](self._of(request), request))
 
-    def _of(self, request: Any) -> History:
-        number: int = request.recording
-        if not 0 <= number < len(self._histories):
+    def _of(self, request: OfRecording) -> History:
+        if not 0 <= request.recording < len(self._histories):
             raise DoraError("there is no such recording on this page")
-        return self._histories[number]
+        return self._histories[request.recording]
 
 
 def _about(history: History) -> dict[str, Any]:
@@ -105,10 +92,10 @@ def _about(history: History) -> dict[str, Any]:
         "trouble": _trouble(history),
         "own": history.is_own,
         "has_state": history.has_state,
-        "nodes": start.nodes if start is not None else [],
-        "host": start.host if start is not None else "",
-        "file": start.file if start is not None else None,
-        "dora": start.dora if start is not None else "",
+        "nodes": start.nodes,
+        "host": start.host,
+        "file": start.file,
+        "dora": start.dora,
         "failed": end.failed if end is not None else [],
         "graph": history.graph,
         "activity": [round(rate) for rate in history.activity(PARTS)],
@@ -130,7 +117,7 @@ def _trouble(history: History) -> str:
     if history.damage:
         return f"A part cannot be read: {history.damage}."
     if history.end is not None and not history.end.complete:
-        lost = sum(topic.lost for topic in history.end.topics.values())
+        lost = history.end.lost
         return f"{lost:,} messages were not recorded." if lost else "Some messages were not recorded."
     return ""
 
@@ -151,7 +138,7 @@ def _opens_at(history: History) -> int:
 
     The failure in a file that was kept for it; otherwise when most outputs have sent something.
     """
-    if history.start is not None and history.start.last_seconds is not None:
+    if history.start.last_seconds is not None:
         failed = [mark for mark in history.marks().items if mark.kind == "failed"]
         if failed:
             return max(int(failed[0].time_ns) - history.first_ns, 0)
@@ -297,7 +284,7 @@ def _frame_of(history: History, topic: str, boxes: RecordedMessage, stamp: int) 
     return None
 
 
-def _state(history: History, now: int) -> Mapping[str, Any] | None:
+def _state(history: History, now: int) -> Mapping[str, Any] | msgspec.Raw | None:
     """Return the state as it was recorded, or else the rates that follow from the messages."""
     if history.has_state:
         try:
@@ -306,46 +293,27 @@ def _state(history: History, now: int) -> Mapping[str, Any] | None:
             return None
     if not history.graph.edges:
         return None
+    from dora.observe.rates import LinkRate
+    from dora.observe.snapshot import NodeSnapshot, Snapshot
+    from dora.observe.snapshot_json import as_json
+    from dora.wire.daemon_protocol import LinkView, NodeView
+
     rates = {name: history.rate(name, now) for name in history.outputs}
-    nodes: dict[str, dict[str, Any]] = {}
+    sent: dict[str, float] = {}  # by node
     for box in history.graph.boxes:
-        if box.kind in ("timer", "logs"):
-            continue
-        node = nodes.setdefault(box.id.partition("/")[0], {**_UNKNOWN_NODE, "outputs": []})
-        node["id"] = box.id.partition("/")[0]
-        node["sent_hz"] += sum(rates.get(f"{box.id}/{output}", 0.0) for output in box.outputs)
+        if box.kind not in ("timer", "logs"):
+            node_id = box.id.partition("/")[0]
+            hz = sum(rates.get(f"{box.id}/{output}", 0.0) for output in box.outputs)
+            sent[node_id] = sent.get(node_id, 0.0) + hz
+    nodes = [
+        NodeSnapshot("", "", NodeView(node_id, StatusWord.RECORDED), None, hz, 0.0, 0, 0, None)
+        for node_id, hz in sent.items()
+    ]
     links = [
-        {**_UNKNOWN_LINK, "source": source, "target": target, "hz": rates.get(source, 0.0)}
+        LinkRate(LinkView(0, 0, source, target, queue_size=0), rates.get(source, 0.0), None, None, 0, 0.0)
         for source, target in _links(history)
     ]
-    return {"nodes": list(nodes.values()), "links": links, "paths": [], "networks": []}
-
-
-_UNKNOWN_NODE: Final[dict[str, Any]] = {
-    "status": StatusWord.RECORDED,
-    "failure": None,
-    "machine": "",
-    "pid": None,
-    "counts": {},
-    "cpu": None,
-    "memory": None,
-    "sent_hz": 0.0,
-    "bytes_per_second": 0,
-    "waiting": 0,
-    "dropped": 0,
-    "quiet": None,
-}
-_UNKNOWN_LINK: Final[dict[str, Any]] = {
-    "bytes_per_second": None,
-    "waiting": None,
-    "queue_size": 0,
-    "policy": "drop_oldest",
-    "dropped": 0,
-    "dropping_hz": 0.0,
-    "counts": {},
-    "flags": [],
-    "latency": None,
-}
+    return msgspec.Raw(as_json(Snapshot("", nodes, links)))
 
 
 def _links(history: History) -> list[tuple[str, str]]:
@@ -431,6 +399,10 @@ def _search(history: History, request: SearchLog) -> dict[str, Any]:
     return {"entries": [_line(line) for line in found.items], "total": len(found.items)}
 
 
+def _parameters(history: History, request: ParametersAt) -> dict[str, Any]:
+    return history.parameters_at(history.first_ns + request.at).get(request.node, {})
+
+
 def _pixel(history: History, request: Pixel) -> dict[str, str]:
     from dora.observe.preview.images import pixel_text
 
@@ -438,6 +410,17 @@ def _pixel(history: History, request: Pixel) -> dict[str, str]:
     if recorded is None:
         return {"text": ""}
     return {"text": pixel_text(request.topic, recorded.message, request.x, request.y)}
+
+
+_ANSWERS: Final[Mapping[type, Callable[[History, Any], Any]]] = {
+    Marks: _marks,
+    StepTo: _step,
+    Curve: _curve,
+    Minute: _minute,
+    SearchLog: _search,
+    ParametersAt: _parameters,
+    Pixel: _pixel,
+}
 
 
 def _differences(histories: list[History]) -> list[dict[str, Any]]:
@@ -455,12 +438,7 @@ def _differences(histories: list[History]) -> list[dict[str, Any]]:
             "first": topic.first_count,
             "second": topic.second_count,
             "different": topic.different,
-            "places": [[round(place.time * 1e9), place.message, place.what] for place in topic.places]
-            or (
-                [[round(topic.first.time * 1e9), topic.first.message, topic.first.what]]
-                if topic.first
-                else []
-            ),
+            "places": [[round(place.time * 1e9), place.message, place.what] for place in topic.places],
         }
         for topic in found
     ]

@@ -54,7 +54,7 @@ def is_known(schema: str) -> bool:
 def log_line(fields: Fields) -> tuple[int, str, str, str]:
     """Return time, level, name and text of ``foxglove.Log`` or ``rcl_interfaces/msg/Log``."""
     level = int(fields.get("level", 0))
-    names = _ROS_LEVELS if "msg" in fields else _FOXGLOVE_LEVELS
+    names = _ROS_LEVELS if "msg" in fields else FOXGLOVE_LEVELS
     return _stamp(fields), names.get(level, "info"), str(fields.get("name", "")), _text_of(fields)
 
 
@@ -63,7 +63,7 @@ def is_log(schema: str) -> bool:
     return _short(schema) in ("foxglove.Log", "rcl_interfaces/Log")
 
 
-_FOXGLOVE_LEVELS: Final = {1: "debug", 2: "info", 3: "warn", 4: "error", 5: "error"}
+FOXGLOVE_LEVELS: Final = {1: "debug", 2: "info", 3: "warn", 4: "error", 5: "error"}
 _ROS_LEVELS: Final = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "error"}
 
 

@@ -11,6 +11,7 @@ moment on this part is complete.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,17 +20,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dora.dataflow.graph import Box, Graph, graph_of
 from dora.errors import DoraError
-from dora.recording.bags.restore import TypeFinder
-from dora.recording.history.foreign_values import is_log, log_line
-from dora.recording.history.readers import ForeignReader, own_reader, reader_of
+from dora.recording.bags.restore import type_finder
+from dora.recording.history.foreign_values import FOXGLOVE_LEVELS, is_log, log_line
+from dora.recording.history.readers import ForeignReader, reader_of
 from dora.recording.mcap.file import damage_text, damages
 from dora.recording.mcap.format import (
-    ARROW_TYPE,
     DATAFLOW,
-    DECLARED_TYPE,
     END,
+    LOG_SCHEMA,
     LOG_TOPIC,
     MARK_TOPIC,
+    OWN_TOPICS,
     PARAMETERS_TOPIC,
     PROFILE,
     START,
@@ -37,11 +38,12 @@ from dora.recording.mcap.format import (
     End,
     NotARecording,
     RecordingStart,
+    dataflow_of,
     from_record,
     start_of,
 )
 from dora.recording.mcap.indexed import IndexedFile, Place, StoredMessage
-from dora.recording.mcap.recording import RecordedMessage
+from dora.recording.mcap.recording import RecordedMessage, TopicInfo, restored
 from dora.wire.decoders import DecodeError, from_json
 from dora.wire.message import Message
 
@@ -52,9 +54,6 @@ BUDGET: Final = 48 << 20  # bytes that one query decompresses
 MOST_MARKS: Final = 1000
 MOST_LINES: Final = 1000
 SECOND: Final = 1_000_000_000
-_OWN: Final = "dora/"  # topics that are not outputs
-
-_LEVELS: Final = {0: "stdout", 1: "debug", 2: "info", 3: "warn", 4: "error", 5: "error"}
 
 
 class TimedMark(NamedTuple):
@@ -76,15 +75,10 @@ class LoggedLine(NamedTuple):
 
 
 @dataclass
-class RecordedOutput:
-    """An output, or a topic of another program. ``declared`` is the type in the dataflow, or ""."""
+class RecordedOutput(TopicInfo):
+    """An output, or a topic of another program, with its channels."""
 
-    name: str
     channels: list[int] = field(default_factory=list)
-    schemas: list[str] = field(default_factory=list)
-    types: list[str] = field(default_factory=list)
-    declared: str = ""
-    messages: int = 0
 
 
 class Excerpt(NamedTuple):
@@ -106,7 +100,7 @@ class History:
         self._file = IndexedFile(_file_of(path))
         try:
             self.is_own = self._file.profile == PROFILE
-            self.start = self._read_start()
+            self.start = self._read_start()  # of a file of another program, it says nothing
             self.end = from_record(self._file.metadata[END], End) if END in self._file.metadata else None
             self._special: dict[str, list[int]] = {}  # topics of dora → channels
             self._logs: dict[int, ForeignReader] = {}  # channels of other programs that are logs
@@ -153,8 +147,7 @@ class History:
     @property
     def name(self) -> str:
         """The name of the dataflow, or of the file."""
-        named = self.start.name if self.start is not None else ""
-        return named or os.path.basename(self.path.rstrip("/"))
+        return self.start.name or os.path.basename(self.path.rstrip("/"))
 
     @property
     def has_state(self) -> bool:
@@ -164,21 +157,15 @@ class History:
     @cached_property
     def descriptor(self) -> dict[str, Any]:
         """The recorded dataflow as plain values, {} if there is none."""
-        try:
-            found: dict[str, Any] = from_json(self._file.enclosed.get(DATAFLOW, b"{}"), dict[str, Any])
-        except DecodeError:
-            return {}
-        return found
+        return dataflow_of(self._file.enclosed.get(DATAFLOW, b"{}"))
 
     @cached_property
     def graph(self) -> Graph:
         """The graph of the dataflow; of a foreign file, a box for each name space of its topics."""
-        if self.start is not None and self.descriptor.get("nodes"):
-            import yaml
-
+        if self.is_own and self.descriptor.get("nodes"):
             from dora.dataflow.loader import parse
 
-            text = yaml.safe_dump(self.descriptor, sort_keys=False, allow_unicode=True, width=1 << 20)
+            text = json.dumps(self.descriptor)  # which is YAML, too
             try:
                 return graph_of(parse(text, working_dir=self.start.working_dir or "/", environ={}))
             except DoraError:
@@ -369,52 +356,45 @@ class History:
                 return LoggedLine(stored.time_ns, level, name or None, text)
             from dora.recording.mcap.schemas import message_class
 
-            entry = message_class("foxglove.Log").FromString(stored.data)
+            entry = message_class(LOG_SCHEMA).FromString(stored.data)
         except NotARecording:
             raise
         except Exception as error:  # noqa: BLE001 - whatever another program has written
             raise NotARecording(f"a line of the log cannot be read: {error}") from None
         return LoggedLine(
             stored.time_ns,
-            _LEVELS.get(entry.level, "stdout"),
+            FOXGLOVE_LEVELS.get(entry.level, "stdout"),
             None if entry.name == "dora" else entry.name,
             entry.message,
         )
 
     # ----------------------------------------------------------------------- opening
 
-    def _read_start(self) -> RecordingStart | None:
+    def _read_start(self) -> RecordingStart:
         if not self.is_own:
-            return None
+            return RecordingStart(dora="", dataflow_id="", started=0)
         return start_of(self.path, self._file.metadata.get(START))
 
     def _note_channels(self) -> None:
         file = self._file
-        types = TypeFinder("")
+        find_type = type_finder("")
         for id_, channel in file.channels.items():
             schema = file.schemas.get(channel.schema_id)
             topic = channel.topic
-            if self.is_own and topic.startswith(_OWN):
+            if self.is_own and topic.startswith(OWN_TOPICS):
                 self._special.setdefault(topic, []).append(id_)
                 continue
             if self.is_own:
-                self._readers[id_] = own_reader
+                self._readers[id_] = restored
             else:
                 topic = topic if topic.startswith("/") else f"/{topic}"
-                reader = reader_of(channel, schema, types)
+                reader = reader_of(channel, schema, find_type)
                 self._readers[id_] = reader
                 if isinstance(reader, ForeignReader) and is_log(reader.schema):
                     self._logs[id_] = reader
             output = self.outputs.setdefault(topic, RecordedOutput(topic))
             output.channels.append(id_)
-            output.messages += file.counts[id_]
-            output.declared = channel.metadata.get(DECLARED_TYPE, output.declared)
-            for known, name in (
-                (output.schemas, schema.name if schema is not None else ""),
-                (output.types, channel.metadata.get(ARROW_TYPE, "")),
-            ):
-                if name and name not in known:
-                    known.append(name)
+            output.note(channel, schema, file.counts[id_])
 
 
 def _file_of(path: str) -> str:

@@ -6,21 +6,22 @@ import json
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any, Final
 
 import pyarrow as pa
 
 from dora.errors import DoraError
-from dora.recording.bags.bag_file import CDR, BagChannel, printable
-from dora.recording.bags.restore import ChannelReader, TypeFinder, cdr_of, message_with
+from dora.recording.bags.bag_file import CDR, bag_channel, printable
+from dora.recording.bags.restore import ChannelReader, FindType, cdr_of, message_with
 from dora.recording.history.foreign_values import Fields, convert, is_known
-from dora.recording.mcap.format import NotARecording, restore
+from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.recording import RecordedMessage
 from dora.wire.encode import encode
 from dora.wire.message import Message
 from dora.wire.metadata import encode_metadata
 
-_BASE64: Final = ("data",)  # fields of Foxglove's schemas that are bytes, which JSON has in base64
+_BASE64: Final = "data"  # the field of Foxglove's schemas that is bytes, which JSON has in base64
 
 Parse = Callable[[bytes], Fields]
 """Returns the fields of a message; raises `NotARecording`, or what a message without a field leads to."""
@@ -52,17 +53,12 @@ class ForeignReader:
             ) from None
 
 
-def own_reader(recorded: RecordedMessage) -> Message:
-    """Restore a message that dora recorded; raises `NotARecording`."""
-    return restore(recorded.data)
-
-
-def reader_of(channel: Any, schema: Any, types: TypeFinder) -> ForeignReader:
+def reader_of(channel: Any, schema: Any, find_type: FindType) -> ForeignReader:
     """Return the reader of a channel of another program; it raises `NotARecording` where it cannot read."""
     name = printable(schema.name) if schema is not None else ""
     encoding = channel.message_encoding
     if encoding == CDR:
-        return ForeignReader(name, _ros2_parser(channel, schema, types))
+        return ForeignReader(name, _ros2_parser(channel, schema, find_type))
     if encoding == "protobuf" and schema is not None:
         return ForeignReader(name, _protobuf_parser(schema))
     if encoding == "json":
@@ -81,12 +77,8 @@ def _refusal(sentence: str) -> Parse:
 # ------------------------------------------------------------------------------ ROS 2
 
 
-def _ros2_parser(channel: Any, schema: Any, types: TypeFinder) -> Parse:
-    name = printable(schema.name) if schema is not None else ""
-    definition = schema.data.decode(errors="replace") if schema is not None else ""
-    reader = ChannelReader(
-        BagChannel(printable(channel.topic), name, definition, CDR, 0), types, images=False
-    )
+def _ros2_parser(channel: Any, schema: Any, find_type: FindType) -> Parse:
+    reader = ChannelReader(bag_channel(channel, schema, 0), find_type, images=False)
     return lambda data: _fields_of(reader.type.decode(cdr_of(data)))
 
 
@@ -113,15 +105,14 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _protobuf_parser(schema: Any) -> Parse:
-    made: list[Any] = []
+    kind = cache(partial(_protobuf_class, schema))
 
     def parse(data: bytes) -> Fields:
         from google.protobuf.message import DecodeError
 
-        if not made:
-            made.append(_protobuf_class(schema))
+        found = kind()
         try:
-            return _plain(made[0].FromString(data))
+            return _plain(found.FromString(data))
         except DecodeError as error:
             raise NotARecording(str(error)) from None
 
@@ -184,13 +175,11 @@ def _json_parser(schema: str) -> Parse:
         if not isinstance(value, Mapping):
             return {"value": value}
         fields = dict(value)
-        if known:
-            for name in _BASE64:
-                if isinstance(fields.get(name), str):
-                    try:
-                        fields[name] = b64decode(fields[name], validate=True)
-                    except Base64Error:
-                        pass  # a text, as in `std_msgs/String`
+        if known and isinstance(fields.get(_BASE64), str):
+            try:
+                fields[_BASE64] = b64decode(fields[_BASE64], validate=True)
+            except Base64Error:
+                pass  # a text, as in `std_msgs/String`
         return fields
 
     return parse

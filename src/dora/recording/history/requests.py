@@ -12,18 +12,29 @@ import msgspec
 MOST_TOPICS: Final = 32  # of one question
 
 
+class OfRecording(msgspec.Struct):
+    """A question about one of the recordings, by its number."""
+
+    recording: int
+
+
+class OfMoment(OfRecording):
+    """A question about a moment of a recording."""
+
+    at: int
+
+
 class About(msgspec.Struct, tag="about"):
     """The facts about the recordings. Answer: JSON, see `dora.recording.history.answers`."""
 
 
-class Marks(msgspec.Struct, tag="marks"):
+class Marks(OfRecording, tag="marks"):
     """The newest marks before a moment; None: of all. Answer: JSON, ``marks``, and the next ``before``."""
 
-    recording: int
     before: int | None = None
 
 
-class Moment(msgspec.Struct, tag="moment"):
+class Moment(OfMoment, tag="moment"):
     """Everything at a moment.
 
     ``topics``: outputs whose previews are wanted, each with the time of the message that the page shows;
@@ -34,68 +45,55 @@ class Moment(msgspec.Struct, tag="moment"):
     behind it.
     """
 
-    recording: int
-    at: int
     topics: dict[str, int] = {}
     over: dict[str, str] = {}
     since: int | None = None
 
 
-class StepTo(msgspec.Struct, tag="step"):
+class StepTo(OfMoment, tag="step"):
     """The time of the next message, or of the one before, of some outputs; none: of all. Answer: JSON."""
 
-    recording: int
-    at: int
     forward: bool = True
     topics: list[str] = []
 
 
-class Curve(msgspec.Struct, tag="curve"):
+class Curve(OfRecording, tag="curve"):
     """The values of an output in a span of time. Answer: JSON, ``steps`` as previews have them."""
 
-    recording: int
     topic: str
     after: int
     until: int
     points: int = 600
 
 
-class Minute(msgspec.Struct, tag="minute"):
+class Minute(OfMoment, tag="minute"):
     """The figures of the minute before a moment, as the page draws curves of.
 
     ``before``: only those up to this moment. Answer: JSON, ``samples``, and ``from``: they are complete
     after it.
     """
 
-    recording: int
-    at: int
     before: int | None = None
 
 
-class SearchLog(msgspec.Struct, tag="search"):
+class SearchLog(OfMoment, tag="search"):
     """The newest lines of the log up to a moment that fit. Answer: JSON, ``entries`` and ``total``."""
 
-    recording: int
-    at: int
     node: str = ""
     level: str = "stdout"
     text: str = ""
 
 
-class ParametersAt(msgspec.Struct, tag="parameters"):
+class ParametersAt(OfMoment, tag="parameters"):
     """The parameters of a node at a moment. Answer: JSON, an object."""
 
-    recording: int
-    at: int
     node: str
 
 
-class Pixel(msgspec.Struct, tag="pixel"):
+class Pixel(OfMoment, tag="pixel"):
     """The values of a pixel in the newest image of an output at a moment. Answer: JSON, ``text``."""
 
-    recording: int
     topic: str
-    at: int
     x: int
     y: int
 

@@ -14,9 +14,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from dora.errors import DoraError
+
+if TYPE_CHECKING:
+    from dora.recording.history.answers import Answers
 
 MAX_REQUEST: Final = 1 << 20  # bytes
 ANSWER: Final = b"\0"
@@ -68,12 +71,10 @@ def main() -> None:
         answers.close()
 
 
-def _answer(answers: object, request: bytes) -> tuple[bytes, bytes]:
-    from dora.recording.history.answers import Answers
+def _answer(answers: Answers, request: bytes) -> tuple[bytes, bytes]:
     from dora.recording.history.requests import Request
     from dora.wire.decoders import DecodeError, json_decoder
 
-    assert isinstance(answers, Answers)
     try:
         return ANSWER, answers.answer(json_decoder(Request)(request))
     except DecodeError as error:

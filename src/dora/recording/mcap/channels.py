@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from base64 import b64encode
 from collections.abc import Mapping
-from ctypes import string_at
 from datetime import datetime
 from functools import lru_cache
 from struct import unpack
@@ -21,7 +20,16 @@ from dora.recording.mcap.format import (
     ARROW_TYPE,
     BODY_FIELD,
     DECLARED_TYPE,
+    JSON,
+    LOG_SCHEMA,
+    LOG_TOPIC,
+    MARK_TOPIC,
+    ORDER_ENCODING,
+    ORDER_TOPIC,
+    PARAMETERS_TOPIC,
+    STATE_TOPIC,
     body_prefix,
+    body_start,
     stored_head,
 )
 from dora.recording.mcap.schemas import message_class
@@ -111,21 +119,52 @@ class ChannelItem(NamedTuple):
     encoding: str = "protobuf"
 
 
+LOG_CHANNEL: Final = ChannelItem(LOG_TOPIC, LOG_SCHEMA, {})
+STATE_CHANNEL: Final = ChannelItem(STATE_TOPIC, "", {}, JSON)
+PARAMETERS_CHANNEL: Final = ChannelItem(PARAMETERS_TOPIC, "", {}, JSON)
+MARK_CHANNEL: Final = ChannelItem(MARK_TOPIC, "", {}, JSON)
+
+
+def order_channel(node_id: str) -> ChannelItem:
+    """Return the channel with the order of a node's events."""
+    return ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING)
+
+
+ContextMessage = tuple[ChannelItem, int, bytes]
+"""Channel, time and data of a message that no output sent: a log entry, or the order of events."""
+
+
 class ChannelTable:
     """The channels of a recording by their numbers, from 1. They are never removed."""
 
     def __init__(self) -> None:
         self._items: list[ChannelItem] = []
         self._numbers: dict[ChannelKey, int] = {}
+        self._schemas: dict[str, Schemas] = {}  # by topic
+        self._context: dict[str, tuple[int, int]] = {}  # topic of context → channel, messages
 
-    def number(self, key: ChannelKey, declared: str = "") -> int:
-        """Return the number of an output's channel; ``declared`` is the type in the dataflow."""
+    def of_message(self, topic: str, message: Message, declared: str = "") -> tuple[int, Form]:
+        """Return the channel of an output's message, and how it is stored there.
+
+        ``declared`` is the type in the dataflow.
+        """
+        form = form_of(message)
+        schemas = self._schemas.get(topic)
+        if schemas is None:
+            schemas = self._schemas[topic] = Schemas()
+        key = ChannelKey(topic, form.schema, schemas.of(message))
         number = self._numbers.get(key)
         if number is None:
-            number = self._numbers[key] = self.add(
-                ChannelItem(key.topic, key.schema, channel_metadata(key, declared))
-            )
-        return number
+            item = ChannelItem(topic, form.schema, channel_metadata(key, declared))
+            number = self._numbers[key] = self.add(item)
+        return number, form
+
+    def of_context(self, item: ChannelItem) -> tuple[int, int]:
+        """Return the channel of a message of the context, and which one the message is in it, from 1."""
+        known = self._context.get(item.topic)
+        channel, count = (self.add(item), 0) if known is None else known
+        self._context[item.topic] = channel, count + 1
+        return channel, count + 1
 
     def add(self, item: ChannelItem) -> int:
         """Add a channel that belongs to no output, and return its number."""
@@ -172,16 +211,9 @@ def _schema_key(message: Message) -> bytes:
     if message.encoding != Encoding.STREAM:
         return message.schema
     # A stream begins with its schema: a mark, the length, the message.
-    start = _body_start(message, 8)
+    start = body_start(message, 8)
     size = unpack("<I", start[4:])[0] if len(start) == 8 else 0
-    return _body_start(message, min(8 + size, message.body_size))
-
-
-def _body_start(message: Message, size: int) -> bytes:
-    size = min(size, message.body_size)
-    if message.owner is None:
-        return message.head[message.body_offset : message.body_offset + size]
-    return string_at(message.address + message.body_offset, size)
+    return body_start(message, 8 + size)
 
 
 def _canonical(key: bytes) -> bytes:
@@ -312,7 +344,7 @@ def _pose(message: Message, metadata: Mapping[str, Any]) -> Form | None:
     code = _FLOATS.get(message.schema)
     if code is None or message.body_size > _MAX_POSE:
         return None
-    body = _body_start(message, message.body_size)
+    body = body_start(message, message.body_size)
     count = len(body) // WIDTHS[message.schema]
     values = unpack(f"<{count}{code}", body)
     if count == 3:

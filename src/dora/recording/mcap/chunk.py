@@ -14,6 +14,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from struct import Struct
 from typing import Any, Final, Literal, NamedTuple
@@ -22,6 +23,7 @@ from dora.errors import DoraError
 from dora.wire.message import Message
 
 CHUNK_SIZE: Final = 4 << 20  # bytes; a chunk is full from here on
+CHUNK_ROOM: Final = CHUNK_SIZE + CHUNK_SIZE // 8  # bytes; only a message that needs more gets more
 _MESSAGE: Final = 0x05  # opcode
 _MESSAGE_HEAD: Final = Struct("<BQHIQQ")
 _INDEX_ENTRY: Final = Struct("<QQ")
@@ -30,15 +32,13 @@ _pack_entry = _INDEX_ENTRY.pack
 _move = ctypes.memmove
 
 
+@dataclass(slots=True)
 class ChunkSpan:
     """The messages of one topic in a chunk: sequence numbers of the first and the last, and how many."""
 
-    __slots__ = ("first", "last", "messages")
-
-    def __init__(self, first: int = 0, last: int = 0, messages: int = 0) -> None:
-        self.first = first
-        self.last = last
-        self.messages = messages
+    first: int = 0
+    last: int = 0
+    messages: int = 0
 
 
 class Chunk:
@@ -134,7 +134,7 @@ class ChunkPool:
 
     def take(self, room: int) -> Chunk | None:
         """Return an empty chunk with room for so many bytes, None if too much is in use already."""
-        capacity = max(CHUNK_SIZE + CHUNK_SIZE // 8, room)
+        capacity = max(CHUNK_ROOM, room)
         with self._lock:
             if self.used and self.used + capacity > self.limit:
                 return None
@@ -153,7 +153,7 @@ class ChunkPool:
         with self._lock:
             for chunk in chunks:
                 self.used -= chunk.capacity
-                if chunk.capacity <= CHUNK_SIZE + CHUNK_SIZE // 8 and len(self._free) < 4:
+                if chunk.capacity <= CHUNK_ROOM and len(self._free) < 4:
                     chunk.clear()
                     self._free.append(chunk)
 
@@ -257,13 +257,11 @@ class WriteThread:
         self._thread = threading.Thread(target=self._work, name="dora-recording", daemon=True)
         self._thread.start()
 
-    def put(self, chunk: Chunk) -> None:
-        """Store a chunk, then return it to the pool."""
-        self._append(chunk)
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Call a function in the thread, after the chunks that were put before."""
-        self._append(function)
+    def put(self, item: Chunk | Callable[[], None]) -> None:
+        """Store a chunk, then return it to the pool; or call a function in the thread."""
+        with self._changed:
+            self._waiting.append(item)
+            self._changed.notify()
 
     def close(self) -> None:
         """Return once everything is done."""
@@ -271,11 +269,6 @@ class WriteThread:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-
-    def _append(self, item: Chunk | Callable[[], None]) -> None:
-        with self._changed:
-            self._waiting.append(item)
-            self._changed.notify()
 
     def _work(self) -> None:
         set_priority(_NORMAL_PRIORITY)  # a thread inherits the recorder's, which may be higher

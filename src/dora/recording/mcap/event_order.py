@@ -13,8 +13,6 @@ from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.wire.decoders import DecodeError, msgpack_decoder
 from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_entry
 
-ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
-ORDER_ENCODING: Final = "dora.order"
 _decode = msgpack_decoder(dict[str, Any])
 
 

@@ -32,6 +32,7 @@ RECORD: Final = Struct("<BQ")  # opcode, length
 MESSAGE: Final = Struct("<HIQQ")  # channel, sequence, log time, publish time
 # The footer (opcode, length, where the summary and its offsets begin, checksum), and the mark at the end.
 _TAIL: Final = Struct("<BQQQI8s")
+_MOST_HEADER: Final = 1 << 16  # bytes
 _TAIL_CHECKED: Final = 25  # bytes of it that the checksum covers, together with the summary
 _LARGEST: Final = 4 << 30  # bytes of a chunk; a few compressed bytes can expand to more than any memory
 
@@ -82,6 +83,13 @@ def parsed(kind: Any, data: bytes) -> Any:
     return kind.read(ReadDataStream(BytesIO(data)))
 
 
+def definition(opcode: int, data: bytes) -> Any:
+    """Return the schema or channel that a record with one of these opcodes defines."""
+    from mcap.records import Channel, Schema
+
+    return parsed(Schema if opcode == Opcode.SCHEMA else Channel, data)
+
+
 def _contents(chunk: Chunk) -> bytes:
     contents = unpack(chunk.compression, chunk.data, chunk.uncompressed_size)
     if chunk.uncompressed_crc and zlib.crc32(contents) != chunk.uncompressed_crc:
@@ -111,12 +119,12 @@ def messages_in(
     begin_ns: int,
     end_ns: int,
     order: int,
-    define: Callable[[int, bytes], None] | None = None,
+    define: Callable[[Any], None] | None = None,
 ) -> Iterator[Stored]:
     """Yield the messages of a chunk; ``order`` is the number of the first one.
 
-    ``end_ns`` is at most the end of time, which is checked here. ``define`` gets the opcodes and the bytes
-    of schemas and channels: most programs write these into chunks.
+    ``end_ns`` is at most the end of time, which is checked here. ``define`` gets the schemas and
+    channels: most programs write these into chunks.
     """
     position, end = 0, len(contents)
     unpack_record, unpack_message = RECORD.unpack_from, MESSAGE.unpack_from
@@ -135,7 +143,7 @@ def messages_in(
             elif time_ns >= END_OF_TIME:
                 raise McapError("a message claims to be from after the year 2262")
         elif define is not None and (opcode in (Opcode.SCHEMA, Opcode.CHANNEL)):
-            define(opcode, contents[position:after])
+            define(definition(opcode, contents[position:after]))
         position = after
 
 
@@ -195,7 +203,6 @@ class McapFile:
         """Open a file; raises `NotARecording` if it is no MCAP file, `DoraError` if there is none."""
         self.path = path
         self.damage = ""  # why the end of the file, or a part, cannot be read
-        self.profile = ""  # of a file with a summary
         self.channels: dict[int, Any] = {}  # by id
         self.schemas: dict[int, Any] = {}  # by id
         self.metadata: dict[str, dict[str, str]] = {}  # by name
@@ -211,6 +218,7 @@ class McapFile:
         if beginning != MAGIC:
             self.close()
             raise NotARecording(f"{path} is no recording: it is not an MCAP file{_hint(beginning)}")
+        self.profile = self._read_profile()  # None: the header cannot be read
 
     @property
     def is_indexed(self) -> bool:
@@ -261,15 +269,23 @@ class McapFile:
                     for stored in sorted_messages(file, self._indexes, channels, begin_ns, end_ns):
                         yield channels[stored.channel], stored
                 return
-            for record in self._in_file_order():
-                if (
-                    isinstance(record, tuple)
-                    and accepts(record[0])
-                    and begin_ns <= record[1].time_ns < end_ns
-                ):
-                    yield record
+            for channel, stored in self._in_file_order():
+                if accepts(channel) and begin_ns <= stored.time_ns < end_ns:
+                    yield channel, stored
         except damages() as error:
             self.damage = damage_text(error)
+
+    def _read_profile(self) -> str | None:
+        from mcap.records import Header
+
+        try:
+            opcode, length = RECORD.unpack(self._file.read(RECORD.size))
+            if opcode != Opcode.HEADER:
+                return None
+            profile: str = parsed(Header, self._file.read(min(length, _MOST_HEADER))).profile
+        except damages():
+            return None
+        return profile
 
     def _read_summary(self, *, needs_indexes: bool) -> Any | None:
         """Read the summary at the end of the file; return None if it is not enough to find all messages.
@@ -281,7 +297,6 @@ class McapFile:
         self._file.seek(0)
         try:
             reader = SeekingReader(self._file)
-            self.profile = reader.get_header().profile
             summary = reader.get_summary()
             check_summary(self._file)
             if summary is None or summary.statistics is None:
@@ -313,16 +328,10 @@ class McapFile:
 
     def _scan(self, counts: Callable[[Any], bool]) -> None:
         """Read a file whose summary is missing or damaged, to its end."""
-        from mcap.records import Metadata
-
         known, self.damage = self.damage, ""  # about the end, which may be missing altogether
         first_ns, last_ns = END_OF_TIME, 0
         try:
-            for record in self._in_file_order():
-                if isinstance(record, Metadata):
-                    self.metadata[record.name] = record.metadata
-                    continue
-                channel, stored = record
+            for channel, stored in self._in_file_order():
                 self.channels[channel.id] = channel
                 self.counts[channel.id] += 1
                 if counts(channel):
@@ -334,8 +343,8 @@ class McapFile:
         if last_ns:
             self.first_ns, self.last_ns = first_ns, last_ns
 
-    def _in_file_order(self) -> Iterator[tuple[Any, Stored] | Any]:
-        """Yield metadata, and channels with messages, as they come in the file.
+    def _in_file_order(self) -> Iterator[tuple[Any, Stored]]:
+        """Yield channels with messages as they come in the file, and note schemas and metadata.
 
         Raises at a damage, and if the end is missing.
         """
@@ -349,15 +358,12 @@ class McapFile:
             else:
                 self.schemas[record.id] = record
 
-        def define_bytes(opcode: int, data: bytes) -> None:
-            define(parsed(Schema if opcode == Opcode.SCHEMA else Channel, data))
-
         for record in self._stream():
             match record:
                 case Channel() | Schema():
                     define(record)
                 case Metadata():
-                    yield record
+                    self.metadata[record.name] = record.metadata
                 case DataEnd():
                     return
                 case Message():
@@ -366,7 +372,7 @@ class McapFile:
                     id_ = record.channel_id
                     yield channels[id_], Stored(record.log_time, 0, id_, record.sequence, record.data)
                 case Chunk():
-                    for stored in messages_in(_contents(record), None, 0, END_OF_TIME, 0, define_bytes):
+                    for stored in messages_in(_contents(record), None, 0, END_OF_TIME, 0, define):
                         yield channels[stored.channel], stored
         raise McapError("its end is missing")
 

@@ -9,8 +9,8 @@ The page ``docs/reference/recording-format.md`` describes it for other programs.
   Its last bytes are the body. Head and body together are the message, bit for bit: `restore` gives it back.
 * Both times of an MCAP message are the time of sending: a slow recorder does not shift them. Only those
   that were latched before the recording began have its begin as their ``log_time``.
-* The order in which each node took its events is in channels of its own
-(`dora.recording.mcap.event_order`); log entries are in `LOG_TOPIC`.
+* The order in which each node took its events is in channels of its own (`ORDER_TOPIC`); log entries are
+  in `LOG_TOPIC`.
 * The metadata record `START` describes the recording at the beginning, `END` its result at the end. A file
   without `END` was cut off.
 """
@@ -18,6 +18,7 @@ The page ``docs/reference/recording-format.md`` describes it for other programs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ctypes import string_at
 from functools import cache
 from typing import Any, Final, Literal, TypeVar
 
@@ -40,12 +41,15 @@ DATAFLOW_MEDIA_TYPE: Final = "application/json"
 
 HEAD_FIELD: Final = 15000
 BODY_FIELD: Final = 15001  # the body, where no field of the schema has the same bytes
-LOG_TOPIC: Final = "dora/log"  # no node may be called `dora`
+OWN_TOPICS: Final = "dora/"  # in front of topics that are no outputs; no node may be called `dora`
+LOG_TOPIC: Final = "dora/log"
 LOG_SCHEMA: Final = "foxglove.Log"
 STATE_TOPIC: Final = "dora/state"
 PARAMETERS_TOPIC: Final = "dora/parameters"
 MARK_TOPIC: Final = "dora/mark"
 JSON: Final = "json"  # the encoding of messages of the last three
+ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
+ORDER_ENCODING: Final = "dora.order"
 
 ARROW_TYPE: Final = "arrow_type"  # metadata of a channel: the type as text, "" if there are too many
 ARROW_SCHEMA: Final = "arrow_schema"  # likewise: the IPC schema message in base64
@@ -91,14 +95,22 @@ class TopicEnd(msgspec.Struct, omit_defaults=True):
     last: int = 0
 
 
+Reason = Literal["asked", "dataflow ended", "disk full", "saved"]
+
+
 class End(msgspec.Struct, kw_only=True):
     """The end of a recording. ``complete``: the file has every message of its topics."""
 
     complete: bool
     stopped: int
-    reason: Literal["asked", "dataflow ended", "disk full", "saved"]
+    reason: Reason
     topics: dict[str, TopicEnd] = {}
     failed: list[str] = []  # nodes
+
+    @property
+    def lost(self) -> int:
+        """How many messages are known to be missing, of all topics."""
+        return sum(topic.lost for topic in self.topics.values())
 
 
 def to_texts(item: msgspec.Struct) -> dict[str, str]:
@@ -147,6 +159,21 @@ def start_of(path: str, record: Mapping[str, str] | None) -> RecordingStart:
     return start
 
 
+def dataflow_of(data: bytes) -> dict[str, Any]:
+    """Return the dataflow in the attachment `DATAFLOW` as plain values; {} if it is damaged."""
+    try:
+        found: dict[str, Any] = from_json(data, dict[str, Any])
+    except DecodeError:
+        return {}
+    return found
+
+
+def of_another_program(path: str, profile: str | None) -> NotARecording:
+    """Return the error about an MCAP file with the profile of another program."""
+    named = f" (its profile is `{profile}`)" if profile else ""
+    return NotARecording(f"{path} is an MCAP file, but neither dora nor ROS 2 wrote it{named}")
+
+
 def _is_text(kind: Any) -> bool:
     return kind is str or kind == str | None or getattr(kind, "__origin__", None) is Literal
 
@@ -190,6 +217,14 @@ def _bytes_tag(number: int) -> bytes:
 
 
 _HEAD_TAG: Final = _bytes_tag(HEAD_FIELD)
+
+
+def body_start(message: Message, size: int) -> bytes:
+    """Return the first bytes of a message's body, at most ``size``."""
+    size = min(size, message.body_size)
+    if message.owner is None:
+        return message.head[message.body_offset : message.body_offset + size]
+    return string_at(message.address + message.body_offset, size)
 
 
 def stored_head(message: Message) -> bytes:

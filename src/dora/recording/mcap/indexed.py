@@ -31,6 +31,7 @@ from dora.recording.mcap.file import (
     McapFile,
     damage_text,
     damages,
+    definition,
     parsed,
     unpack,
 )
@@ -346,7 +347,7 @@ class IndexedFile(McapFile):
 
     def _walk_records(self) -> bool:
         """Note chunks, indexes and definitions; return whether the data ends where it should."""
-        from mcap.records import Header, Metadata
+        from mcap.records import Metadata
 
         at = len(MAGIC)
         loose: _ChunkPlace | None = None  # messages outside chunks
@@ -373,8 +374,6 @@ class IndexedFile(McapFile):
                     self._chunks[-1].indexes[channel] = at
             elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                 self._define(opcode, self._at(begin, length))
-            elif opcode == Opcode.HEADER:
-                self.profile = parsed(Header, self._at(begin, length)).profile
             elif opcode == Opcode.METADATA:
                 metadata = parsed(Metadata, self._at(begin, length))
                 self.metadata[metadata.name] = metadata.metadata
@@ -422,11 +421,6 @@ class IndexedFile(McapFile):
             self.counts[channel] += len(pairs)
 
     def _define(self, opcode: int, data: bytes) -> None:
-        from mcap.records import Channel, Schema
-
-        if opcode == Opcode.SCHEMA:
-            schema = parsed(Schema, data)
-            self.schemas[schema.id] = schema
-        else:
-            channel = parsed(Channel, data)
-            self.channels[channel.id] = channel
+        known = self.schemas if opcode == Opcode.SCHEMA else self.channels
+        record = definition(opcode, data)
+        known[record.id] = record

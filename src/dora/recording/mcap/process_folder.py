@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dora._ownership import UnsafeFile, check_folder
 
@@ -37,6 +39,16 @@ def remove_folder(folder: str) -> None:
     if lock >= 0:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)  # last: until then, no other process takes the folder for one that was left
+
+
+@contextmanager
+def process_folder(kind: str, place: str = "") -> Iterator[str]:
+    """Create a folder as `make_folder` does, and remove it afterwards."""
+    folder = make_folder(kind, place)
+    try:
+        yield folder
+    finally:
+        remove_folder(folder)
 
 
 def _remove_if_left(folder: str) -> None:

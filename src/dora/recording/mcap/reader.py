@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any, Final
+from typing import Any
 
-from dora.recording.mcap.event_order import ORDER_TOPIC
 from dora.recording.mcap.file import END_OF_TIME, McapFile
 from dora.recording.mcap.format import (
-    ARROW_TYPE,
     DATAFLOW,
-    DECLARED_TYPE,
     END,
+    ORDER_TOPIC,
+    OWN_TOPICS,
     PROFILE,
     START,
     End,
-    NotARecording,
     RecordingStart,
+    dataflow_of,
     from_record,
-    restore,
+    of_another_program,
     start_of,
 )
 from dora.recording.mcap.recording import RecordedMessage, Recording, TopicInfo
-from dora.wire.decoders import DecodeError, from_json
-from dora.wire.message import Message
-
-_OWN: Final = "dora/"  # topics that are not outputs
 
 
 class DoraRecording(Recording):
@@ -55,7 +50,7 @@ class DoraRecording(Recording):
         for channel, stored in self._records(wanted, begin_ns or 0, upper):
             if stored.time_ns > self.reached_ns:
                 self.reached_ns = stored.time_ns
-            yield RecordedMessage(channel.topic, stored.sequence, stored.time_ns, stored.data, _restore)
+            yield RecordedMessage(channel.topic, stored.sequence, stored.time_ns, stored.data)
 
     def latched(self, topics: Collection[str]) -> Iterator[RecordedMessage]:
         begun_ns = self.start.started
@@ -82,28 +77,24 @@ class DoraRecording(Recording):
 
     def _read_start(self) -> RecordingStart:
         """Read the records before the first chunk."""
-        from mcap.records import Attachment, Header, Metadata
+        from mcap.records import Attachment, Metadata
 
+        if self._file.profile not in (PROFILE, None):
+            raise of_another_program(self.path, self._file.profile)
         start: dict[str, str] | None = None
         for record in self._file.beginning():
             match record:
-                case Header(profile=profile):
-                    if profile != PROFILE:
-                        raise NotARecording(
-                            f"{self.path} is an MCAP file, but neither dora nor ROS 2 wrote it"
-                            + (f" (its profile is `{profile}`)" if profile else "")
-                        )
                 case Metadata(name=name, metadata=metadata) if name == START:
                     start = metadata
                 case Attachment(name=name, data=data) if name == DATAFLOW:
-                    self.dataflow = _dataflow(data)
+                    self.dataflow = dataflow_of(data)
             if start is not None and self.dataflow:
                 break
         return start_of(self.path, start)
 
     def _read_topics(self) -> None:
         file = self._file
-        file.index(lambda channel: not channel.topic.startswith(_OWN))
+        file.index(lambda channel: not channel.topic.startswith(OWN_TOPICS))
         self.first_ns, self.last_ns = file.first_ns, file.last_ns
         if END in file.metadata:
             self.end = from_record(file.metadata[END], End)
@@ -113,36 +104,14 @@ class DoraRecording(Recording):
         elif self.end is None:
             self.damage = self.damage or "it has no end record"
         for id_, channel in file.channels.items():
-            schema = file.schemas.get(channel.schema_id)
-            self._note(channel, schema.name if schema is not None else "", file.counts[id_])
-
-    def _note(self, channel: Any, schema: str, count: int) -> None:
-        if channel.topic.startswith(ORDER_TOPIC):
-            self._orders = True
-        if channel.topic.startswith(_OWN):
-            return
-        topic = self.topics.setdefault(channel.topic, TopicInfo(channel.topic))
-        topic.messages += count
-        arrow_type = channel.metadata.get(ARROW_TYPE, "")
-        if arrow_type and arrow_type not in topic.types:
-            topic.types.append(arrow_type)
-        if schema and schema not in topic.schemas:
-            topic.schemas.append(schema)
-        topic.declared = channel.metadata.get(DECLARED_TYPE, topic.declared)
+            name = channel.topic
+            if name.startswith(ORDER_TOPIC):
+                self._orders = True
+            if not name.startswith(OWN_TOPICS):
+                topic = self.topics.setdefault(name, TopicInfo(name))
+                topic.note(channel, file.schemas.get(channel.schema_id), file.counts[id_])
 
     def _records(self, topics: Collection[str], begin_ns: int, end_ns: int) -> Iterator[tuple[Any, Any]]:
         """Yield channels and messages up to the first damaged place, and note the damage."""
         yield from self._file.messages(lambda channel: channel.topic in topics, begin_ns, end_ns)
         self.damage = self._file.damage or self.damage
-
-
-def _restore(recorded: RecordedMessage) -> Message:
-    return restore(recorded.data)
-
-
-def _dataflow(data: bytes) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = from_json(data, dict[str, Any])
-    except DecodeError:
-        return {}
-    return found

@@ -7,11 +7,16 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from dora.recording.mcap.format import End, RecordingStart
+from dora.recording.mcap.format import ARROW_TYPE, DECLARED_TYPE, End, RecordingStart, restore
 from dora.wire.message import Message
 
 if TYPE_CHECKING:
     from dora.dataflow.model import Dataflow
+
+
+def restored(recorded: RecordedMessage) -> Message:
+    """Restore a message that dora recorded; raises `NotARecording`."""
+    return restore(recorded.data)
 
 
 class RecordedMessage(NamedTuple):
@@ -25,7 +30,7 @@ class RecordedMessage(NamedTuple):
     sequence: int
     time_ns: int
     data: bytes
-    restore: Callable[[RecordedMessage], Message]
+    restore: Callable[[RecordedMessage], Message] = restored
 
     @property
     def message(self) -> Message:
@@ -42,6 +47,17 @@ class TopicInfo:
     schemas: list[str] = field(default_factory=list)
     declared: str = ""
     messages: int = 0
+
+    def note(self, channel: Any, schema: Any, messages: int) -> None:
+        """Add the facts about one of its channels. ``schema``: None if the channel has none."""
+        self.messages += messages
+        self.declared = channel.metadata.get(DECLARED_TYPE, self.declared)
+        for known, name in (
+            (self.types, channel.metadata.get(ARROW_TYPE, "")),
+            (self.schemas, schema.name if schema is not None else ""),
+        ):
+            if name and name not in known:
+                known.append(name)
 
 
 class Recording(ABC):
@@ -69,7 +85,7 @@ class Recording(ABC):
     @property
     def messages_lost(self) -> int:
         """How many messages are known to be missing."""
-        return sum(topic.lost for topic in self.end.topics.values()) if self.end is not None else 0
+        return self.end.lost if self.end is not None else 0
 
     @property
     def count(self) -> int:

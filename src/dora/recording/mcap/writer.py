@@ -36,8 +36,17 @@ from mcap.records import (
 from dora._shared_folders import open_file
 from dora._version import __version__
 from dora.errors import DoraError
-from dora.recording.mcap.channels import ChannelTable
-from dora.recording.mcap.chunk import CompressedChunk
+from dora.recording.mcap.channels import ChannelTable, ContextMessage, prefix_of
+from dora.recording.mcap.chunk import (
+    CHUNK_ROOM,
+    CHUNK_SIZE,
+    Chunk,
+    ChunkSpan,
+    CompressedChunk,
+    compress,
+    room_for,
+)
+from dora.recording.mcap.file import MAGIC
 from dora.recording.mcap.format import (
     DATAFLOW,
     DATAFLOW_MEDIA_TYPE,
@@ -49,8 +58,8 @@ from dora.recording.mcap.format import (
     to_texts,
 )
 from dora.recording.mcap.schemas import schema_data
+from dora.wire.message import Message
 
-MAGIC: Final = bytes((137, 77, 67, 65, 80, 48, 13, 10))
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_DISK: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of a pipe, or a file system in memory
 _sync_data: Final = getattr(os, "fdatasync", os.fsync)  # macOS has the second one only
@@ -77,7 +86,7 @@ class RecordingWriter:
     def __init__(self, path: str, channels: ChannelTable, *, force: bool = False) -> None:
         """Create the file; raises `DoraError`, also if it exists and ``force`` is not set."""
         self.path = path
-        self._channels = channels
+        self.channels = channels
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if force else os.O_EXCL)
         try:
             self._fd = open_file(path, flags)
@@ -99,25 +108,15 @@ class RecordingWriter:
         """Write the start of the recording; ``dataflow`` is JSON. Raises `RecordingFailed`."""
         self._write(MAGIC, _record(Header(PROFILE, f"dora {__version__}")))
         self._write_metadata(START, start)
-        attachment = Attachment(
-            create_time=start.started,
-            log_time=start.started,
-            name=DATAFLOW,
-            media_type=DATAFLOW_MEDIA_TYPE,
-            data=dataflow,
-        )
-        record = _record(attachment)
-        self._attachments.append(
-            AttachmentIndex(
-                offset=self.size,
-                length=len(record),
-                create_time=start.started,
-                log_time=start.started,
-                data_size=len(dataflow),
-                name=DATAFLOW,
-                media_type=DATAFLOW_MEDIA_TYPE,
-            )
-        )
+        about: dict[str, Any] = {
+            "create_time": start.started,
+            "log_time": start.started,
+            "name": DATAFLOW,
+            "media_type": DATAFLOW_MEDIA_TYPE,
+        }
+        record = _record(Attachment(**about, data=dataflow))
+        index = AttachmentIndex(**about, offset=self.size, length=len(record), data_size=len(dataflow))
+        self._attachments.append(index)
         self._write(record)
 
     def write(self, chunk: CompressedChunk) -> None:
@@ -209,7 +208,7 @@ class RecordingWriter:
         for number in chunk.entries:
             if number in self._defined:
                 continue
-            item = self._channels.item(number)
+            item = self.channels.item(number)
             schema = self._schemas.get(item.schema)
             if schema is None and item.schema:
                 schema = self._schemas[item.schema] = Schema(
@@ -307,6 +306,49 @@ class RecordingWriter:
             os.lseek(self._fd, self.size, os.SEEK_SET)
         except OSError:
             pass  # a pipe, or a broken disk: a reader finds the cut by itself
+
+
+class MessageWriter:
+    """Writes messages to a file, chunk by chunk, where nobody waits for it; the last one with `flush`."""
+
+    def __init__(self, writer: RecordingWriter) -> None:
+        self.spans: dict[str, ChunkSpan] = {}  # of outputs, by topic
+        self._writer = writer
+        self._chunk = Chunk(CHUNK_ROOM)
+
+    def add(self, topic: str, time_ns: int, message: Message, declared: str = "") -> None:
+        """Write a message of an output; ``time_ns``: as for `Chunk.add`; ``declared``: its type."""
+        channel, form = self._writer.channels.of_message(topic, message, declared)
+        prefix = prefix_of(message, form)
+        chunk = self._room(room_for(len(prefix), message.body_size))
+        sequence = message.sequence
+        chunk.add(channel, sequence, time_ns, prefix, message)
+        span = self.spans.setdefault(topic, ChunkSpan(sequence))
+        span.last = max(span.last, sequence)
+        span.messages += 1
+
+    def add_context(self, message: ContextMessage) -> None:
+        """Write a message that no output sent."""
+        item, time_ns, data = message
+        self.add_data(*self._writer.channels.of_context(item), time_ns, data)
+
+    def add_data(self, channel: int, sequence: int, time_ns: int, data: bytes) -> None:
+        """Write a message as it is in the file."""
+        self._room(room_for(0, len(data))).add_data(channel, sequence, time_ns, data)
+
+    def flush(self) -> None:
+        """Write the chunk that has begun."""
+        if self._chunk.size:
+            self._writer.write(compress(self._chunk, "zstd"))
+            self._chunk.clear()
+
+    def _room(self, size: int) -> Chunk:
+        chunk = self._chunk
+        if chunk.size and (chunk.size >= CHUNK_SIZE or chunk.size + size > chunk.capacity):
+            self.flush()
+        if size > chunk.capacity:
+            self._chunk = chunk = Chunk(size)
+        return chunk
 
 
 def _record(record: McapRecord) -> bytes:

@@ -12,22 +12,10 @@ from itertools import chain
 from typing import Final, Protocol
 
 from dora.observe.topics import Topic
-from dora.recording.mcap.channels import (
-    ChannelItem,
-    ChannelKey,
-    ChannelTable,
-    Form,
-    Schemas,
-    form_of,
-    may_have_form,
-    prefix_of,
-)
+from dora.recording.mcap.channels import ChannelTable, ContextMessage, Form, may_have_form, prefix_of
 from dora.recording.mcap.chunk import CHUNK_SIZE, Chunk, ChunkPool, ChunkSpan, room_for
 from dora.transport.board import BEGUN, RECORDED, SENT, WORDS
 from dora.wire.message import Encoding, Message
-
-ContextMessage = tuple[ChannelItem, int, bytes]
-"""Channel, time and data of a message that no output sent: a log entry, or the order of events."""
 
 MAX_AGE: Final = 1.0  # seconds from the first message of a chunk until it is stored
 _BATCH: Final = 256  # messages of one topic before the next topic is polled
@@ -58,7 +46,6 @@ class RecordedTopic:
         self.latched_to = 0
         self.begun_ns = 0
         self.unsent: list[int] = []  # numbers that a killed node counted for messages that it never sent
-        self.schemas = Schemas()
         self.plain: dict[bytes, tuple[int, Form]] = {}  # schema section → channel of plain values
         self._words = words
         self._base = topic.output.slot * WORDS
@@ -97,7 +84,6 @@ class ChunkFiller:
         # Messages that wait for memory.
         self._held: tuple[RecordedTopic, Message, int, bytes] | None = None
         self._held_context: ContextMessage | None = None
-        self._own: dict[str, tuple[int, int]] = {}  # topic of context → channel, messages
 
     def poll(self) -> float:
         """Take what the taps hold; return how full the fullest one was, from 0 to 1."""
@@ -130,10 +116,7 @@ class ChunkFiller:
             if chunk is None:
                 self._held_context = own
                 return False
-            known = self._own.get(item.topic)
-            channel, count = (self._channels.add(item), 0) if known is None else known
-            self._own[item.topic] = channel, count + 1
-            chunk.add_data(channel, count + 1, time_ns, data)
+            chunk.add_data(*self._channels.of_context(item), time_ns, data)
         return True
 
     def drop_held(self) -> None:
@@ -165,16 +148,11 @@ class ChunkFiller:
         plain = message.encoding == Encoding.PLAIN and not may_have_form(message.metadata)
         known = topic.plain.get(message.schema) if plain else None
         if known is None:
-            form = form_of(message)
-            known = self._channel(topic, message, form.schema), form
+            known = self._channels.of_message(topic.name, message, topic.declared)
             if plain:
                 topic.plain[message.schema] = known
         channel, form = known
         return self._put(topic, message, channel, prefix_of(message, form))
-
-    def _channel(self, topic: RecordedTopic, message: Message, schema: str) -> int:
-        key = ChannelKey(topic.name, schema, topic.schemas.of(message))
-        return self._channels.number(key, topic.declared)
 
     def _put(self, topic: RecordedTopic, message: Message, channel: int, prefix: bytes) -> bool:
         chunk = self._room(room_for(len(prefix), message.body_size))

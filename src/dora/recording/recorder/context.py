@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -26,18 +26,18 @@ from dora.errors import DoraError
 from dora.observe.load import LoadMeter
 from dora.observe.snapshot import RunSource
 from dora.observe.snapshot_json import as_json
-from dora.recording.mcap.channels import ChannelItem, timestamp
-from dora.recording.mcap.event_order import ORDER_ENCODING, ORDER_TOPIC, OrderTail
-from dora.recording.mcap.format import (
-    JSON,
-    LOG_SCHEMA,
-    LOG_TOPIC,
-    MARK_TOPIC,
-    PARAMETERS_TOPIC,
-    STATE_TOPIC,
+from dora.recording.mcap.channels import (
+    LOG_CHANNEL,
+    MARK_CHANNEL,
+    PARAMETERS_CHANNEL,
+    STATE_CHANNEL,
+    ContextMessage,
+    order_channel,
+    timestamp,
 )
+from dora.recording.mcap.event_order import OrderTail
+from dora.recording.mcap.format import LOG_SCHEMA
 from dora.recording.mcap.schemas import message_class
-from dora.recording.recorder.chunk_filler import ContextMessage
 from dora.wire.daemon_protocol import GetJournal, Inspection, JournalEntries, StartEventLogs
 from dora.wire.journal import JournalEntry, Mark
 
@@ -68,14 +68,16 @@ def pack_log(entry: LogEntry) -> bytes:
 def entry_message(entry: JournalEntry) -> ContextMessage:
     """Return the message of an entry of the journal."""
     content = entry.content
-    channel = _MARK_CHANNEL if isinstance(content, Mark) else _PARAMETERS_CHANNEL
+    channel = MARK_CHANNEL if isinstance(content, Mark) else PARAMETERS_CHANNEL
     return channel, entry.time_ns, msgspec.json.encode(msgspec.structs.asdict(content))
 
 
-LOG_CHANNEL: Final = ChannelItem(LOG_TOPIC, LOG_SCHEMA, {})
-STATE_CHANNEL: Final = ChannelItem(STATE_TOPIC, "", {}, JSON)
-_PARAMETERS_CHANNEL: Final = ChannelItem(PARAMETERS_TOPIC, "", {}, JSON)
-_MARK_CHANNEL: Final = ChannelItem(MARK_TOPIC, "", {}, JSON)
+def failed_nodes(entries: Iterable[JournalEntry]) -> set[str]:
+    """Return the nodes that have failed according to the journal."""
+    marks = (entry.content for entry in entries if isinstance(entry.content, Mark))
+    return {mark.node for mark in marks if mark.kind == "failed" and mark.node is not None}
+
+
 _EVERY: Final = 0.25  # seconds
 _STATE_EVERY: Final = 1.0  # seconds between two states
 _MAX_WAITING: Final = 10_000  # entries
@@ -151,8 +153,7 @@ class RecordingContext:
         assert isinstance(journal, JournalEntries)
         self._journal_number = journal.number
         self._items.extend(map(entry_message, journal.entries))
-        marks = (entry.content for entry in journal.entries if isinstance(entry.content, Mark))
-        self.failed |= {mark.node for mark in marks if mark.kind == "failed" and mark.node is not None}
+        self.failed |= failed_nodes(journal.entries)
         if (now := time.monotonic()) >= self._state_due:
             self._state_due = now + _STATE_EVERY
             state = as_json(source.refresh(self._loads.measure(source.pids())))
@@ -164,8 +165,7 @@ class RecordingContext:
                 self._items.append((LOG_CHANNEL, entry.timestamp_ns, pack_log(entry)))
         if self._order is not None:
             for node_id, data in self._order.read():
-                channel = ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING)
-                self._items.append((channel, time.time_ns(), data))
+                self._items.append((order_channel(node_id), time.time_ns(), data))
 
 
 def fingerprints(dataflow: Dataflow, before_ns: int | None = None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dora.recording.mcap.format import SUFFIX, TopicEnd
 # Messages that wait for the recorder in shared memory, of each output. iceoryx2 reserves addresses for 64
 # times the largest message, for each place in each queue: with messages of 500 MB, two outputs take all.
 QUEUE_SIZE: Final = 256
-MEMORY: Final = 512 << 20  # bytes
+MEMORY: Final = 512 << 20  # bytes that may wait for the disk
 RING_SHARE: Final = 4  # a ring takes at most this part of the machine's memory
 
 
@@ -25,7 +25,6 @@ class RecordingOptions(msgspec.Struct, kw_only=True, frozen=True):
     topics: list[str] = []  # none: all
     compression: Compression = "zstd"
     force: bool = False  # overwrite the file
-    memory: int = MEMORY  # bytes that may wait for the disk
     last_seconds: float | None = None  # keep that much in a ring in memory instead of a file
     together: bool = False  # tapped before anything was sent
 
@@ -50,13 +49,9 @@ class Saved(msgspec.Struct, kw_only=True):
         return sum(topic.lost for topic in self.topics.values())
 
 
-def file_name(now: float | None = None) -> str:
-    """Return a name for a recording that begins now.
-
-    >>> file_name(0.0).startswith("recording_19")
-    True
-    """
-    return time.strftime(f"recording_%Y%m%d-%H%M%S{SUFFIX}", time.localtime(now))
+def file_name() -> str:
+    """Return a name for a recording that begins now, such as ``recording_20261201-040000.mcap``."""
+    return time.strftime(f"recording_%Y%m%d-%H%M%S{SUFFIX}")
 
 
 def unused(path: str) -> str:

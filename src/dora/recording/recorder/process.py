@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
 
 _START_PATIENCE: Final = 120.0  # seconds; a slow core that others use takes half a minute for the imports
+_END_PATIENCE: Final = 5.0  # seconds until a recorder that nobody needs is killed
 
 
 class RecorderStart(msgspec.Struct):
@@ -102,9 +103,9 @@ class BackgroundRecorder:
             return "the recorder was killed"
         return self.result.problem if self.result is not None else ""
 
-    def wait_until_recording(self, patience: float = _START_PATIENCE) -> None:
+    def wait_until_recording(self) -> None:
         """Return once recording has begun; raises `DoraError` if it cannot begin."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + _START_PATIENCE
         while not self.is_recording():
             select.select([self._stdout], (), (), 0.1)
             self._check(deadline)
@@ -127,14 +128,6 @@ class BackgroundRecorder:
         """Return the descriptor that becomes readable when there is a report."""
         return self._stdout.fileno()
 
-    def save(self) -> None:
-        """Write the ring to a file."""
-        try:
-            self._stdin.write(b"save\n")
-            self._stdin.flush()
-        except OSError:
-            pass  # it has ended
-
     def stop(self) -> None:
         """End the recording; `wait` returns the result."""
         try:
@@ -150,10 +143,10 @@ class BackgroundRecorder:
         self._close()
         return self.result
 
-    def abandon(self, patience: float = 5.0) -> None:
+    def abandon(self) -> None:
         """End it because something else failed: cleanly, if that does not take long."""
         self.stop()
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + _END_PATIENCE
         while not self.ended and time.monotonic() < deadline:
             select.select([self._stdout], (), (), 0.1)
             self._read()
@@ -191,42 +184,29 @@ class BackgroundRecorder:
             self.saved.append(report.saved)
 
 
-class Recordings:
-    """The recorders that a server has started. `start` may wait: call it in a thread."""
+# One recording begins at a time: names consist of seconds, and a name is free until its file exists.
+_beginning = threading.Lock()
 
-    def __init__(self) -> None:
-        self._recorders: list[BackgroundRecorder] = []
-        self._lock = threading.Lock()  # each recorder has a thread that changes the list
-        # Another lock, because a recorder may take half a minute to begin, and others end meanwhile.
-        self._beginning = threading.Lock()
 
-    def start(self, socket: str, directory: str, topics: list[str]) -> RecorderStatus:
-        """Begin a new file in a directory, which is created if necessary; no topics mean all.
+def record_in_folder(socket: str, directory: str, topics: list[str]) -> RecorderStatus:
+    """Begin a new file in a directory, which is created if necessary; no topics mean all.
 
-        Raises `DoraError`.
-        """
-        try:
-            os.makedirs(directory, exist_ok=True)
-        except OSError as error:
-            raise DoraError(f"{directory} cannot be made: {error.strerror}") from None
-        recorder = BackgroundRecorder()
-        try:
-            # One at a time: names consist of seconds, and a name is free until its file exists.
-            with self._beginning:
-                path = unused(os.path.join(directory, file_name()))
-                recorder.begin(socket, RecordingOptions(path=path, topics=topics))
-                recorder.wait_until_recording()
-        except BaseException:
-            recorder.kill()
-            raise
-        threading.Thread(target=self._keep, args=(recorder,), name="dora-recorder", daemon=True).start()
-        assert recorder.status is not None
-        return recorder.status
-
-    def _keep(self, recorder: BackgroundRecorder) -> None:
-        """Hold a recorder until it ends: it would end if its object were dropped."""
-        with self._lock:
-            self._recorders.append(recorder)
-        recorder.wait()
-        with self._lock:
-            self._recorders.remove(recorder)
+    It ends with the dataflow, and with this process. May wait: call it in a thread. Raises `DoraError`.
+    """
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise DoraError(f"{directory} cannot be made: {error.strerror}") from None
+    recorder = BackgroundRecorder()
+    try:
+        with _beginning:
+            path = unused(os.path.join(directory, file_name()))
+            recorder.begin(socket, RecordingOptions(path=path, topics=topics))
+            recorder.wait_until_recording()
+    except BaseException:
+        recorder.kill()
+        raise
+    # The thread holds the recorder, which would end if its object were dropped.
+    threading.Thread(target=recorder.wait, name="dora-recorder", daemon=True).start()
+    assert recorder.status is not None
+    return recorder.status

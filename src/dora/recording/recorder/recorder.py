@@ -13,6 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any, Final
 
 from dora._version import __version__
@@ -22,7 +23,7 @@ from dora.errors import DoraError
 from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.chunk import HIGH_PRIORITY, ChunkPool, prepare, set_priority
-from dora.recording.mcap.format import RecordingStart
+from dora.recording.mcap.format import Reason, RecordingStart
 from dora.recording.recorder.chunk_filler import ChunkFiller, RecordedTopic
 from dora.recording.recorder.context import RecordingContext, fingerprints
 from dora.recording.recorder.control import (
@@ -32,8 +33,8 @@ from dora.recording.recorder.control import (
     RecorderRequest,
     RecorderStatus,
 )
-from dora.recording.recorder.options import RecordingOptions, Saved
-from dora.recording.recorder.sinks import Expected, FileSink, Reason, RingSink
+from dora.recording.recorder.options import MEMORY, RecordingOptions, Saved
+from dora.recording.recorder.sinks import Expected, FileSink, RingSink
 from dora.recording.recorder.taps import RecorderTaps
 from dora.wire.daemon_protocol import DataflowText, GetDataflow, GetModel, Model
 from dora.wire.decode import warm_up
@@ -79,7 +80,8 @@ class Recorder:
         text = run.ask(GetDataflow())
         assert isinstance(text, DataflowText)
         self._control = ControlSocket(self._inspection.run_dir)
-        try:
+        with ExitStack() as failed:
+            failed.callback(self._close)
             self._taps = RecorderTaps(
                 run,
                 self._inspection,
@@ -87,18 +89,13 @@ class Recorder:
                 together=settings.together,
                 begun_ns=self._started,
             )
-            try:
-                self._begin(text)
-            except BaseException:
-                self._taps.close()
-                raise
-        except BaseException:
-            self._close()
-            raise
+            failed.callback(self._taps.close)
+            self._begin(text)
+            failed.pop_all()
 
     def _begin(self, text: DataflowText) -> None:
         settings = self._settings
-        pool, channels = ChunkPool(settings.memory), ChannelTable()
+        pool, channels = ChunkPool(MEMORY), ChannelTable()
         start = self._start(text.working_dir)
         make_sink = FileSink if settings.last_seconds is None else RingSink
         self._sink: FileSink | RingSink = make_sink(settings, channels, pool, start, text.json)

@@ -7,14 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread, detached
-from dora.recording.mcap.format import End, RecordingStart, TopicEnd
+from dora.recording.mcap.format import End, Reason, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import DiskFull, RecordingFailed, RecordingWriter
 from dora.recording.recorder.chunk_filler import spans_of
 from dora.recording.recorder.options import (
@@ -62,9 +62,6 @@ class Ring:
 
 def _size(chunk: CompressedChunk) -> int:
     return len(chunk.contents) + sum(map(len, chunk.entries.values())) + _OVERHEAD
-
-
-Reason = Literal["asked", "dataflow ended", "disk full", "saved"]
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -249,7 +246,7 @@ class RingSink:
             self._savers.append(thread)
             thread.start()
 
-        self.write_thread.call(begin)
+        self.write_thread.put(begin)
 
     def close(self) -> None:
         """Wait until all requested files are written."""

@@ -257,18 +257,23 @@ def _with_possible_conditions(written: Mapping[str, Any]) -> dict[str, Any]:
     return {**written, "outputs": outputs} if outputs else dict(written)
 
 
-def _without_ages(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove rules about timestamps from all inputs: by the recorded ones, all messages are too old."""
+def _with_inputs(written: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Change all inputs of a node or operator."""
     inputs = written.get("inputs")
     if not isinstance(inputs, dict):
         return dict(written)
-    changed = {
-        input_id: {key: option for key, option in value.items() if key not in _DATED}
-        if isinstance(value, dict)
-        else value
-        for input_id, value in inputs.items()
-    }
-    return {**written, "inputs": changed}
+    return {**written, "inputs": {input_id: change(value) for input_id, value in inputs.items()}}
+
+
+def _without_ages(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove rules about timestamps from all inputs: by the recorded ones, all messages are too old."""
+
+    def without(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: option for key, option in value.items() if key not in _DATED}
+
+    return _with_inputs(written, without)
 
 
 def _with_room(
@@ -283,15 +288,11 @@ def _with_room(
 
     Messages that were lost, late or left out are part of the recorded order.
     """
-    inputs = written.get("inputs")
-    if not isinstance(inputs, dict):
-        return dict(written)
-    changed: dict[str, Any] = {}
-    for input_id, value in inputs.items():
+
+    def with_room(value: Any) -> Any:
         source = value.get("source") if isinstance(value, dict) else value
         if not isinstance(source, str) or source.startswith("dora/"):
-            changed[input_id] = value
-            continue
+            return value
         options = dict(value) if isinstance(value, dict) else {"source": source}
         if source not in no_backpressure:
             options["queue_policy"] = "backpressure"
@@ -301,5 +302,6 @@ def _with_room(
             options.pop(name, None)
         if source in no_backpressure or (source.partition("/")[0], node_id) in cycles:
             options["queue_size"] = max(int(options.get("queue_size") or 0), _MANY)
-        changed[input_id] = options
-    return {**written, "inputs": changed}
+        return options
+
+    return _with_inputs(written, with_room)
