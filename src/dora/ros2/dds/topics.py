@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from typing import Any, Final
 
 from cyclonedds._clayer import ddspy_get_matched_publication_data
@@ -17,11 +15,10 @@ from dora.errors import TransportError
 from dora.ros2.dds.calls import INFINITE, TAKE_AT_ONCE, reading_policies, take, write
 from dora.ros2.dds.entities import user_data
 from dora.ros2.dds.receiver import DdsReceiver
-from dora.ros2.engine import Buffer, QueuedSubscription, RosMessage, RosType
-from dora.ros2.message_queue import MessageCounters, MessageQueue
+from dora.ros2.engine import HEADER_SIZE, Buffer, EndpointSpec, RosMessage, RosPublisher, RosSubscription
+from dora.ros2.message_queue import MessageCounters
 from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
 
-_HEADER_SIZE: Final = 4  # bytes, the encapsulation header of CDR
 _NO_LIMIT: Final = -1
 
 
@@ -73,23 +70,13 @@ def gid_of(entity: Any) -> bytes:
     return bytes(entity.get_guid().bytes)
 
 
-class DdsPublisher:
+class DdsPublisher(RosPublisher):
     """See `dora.ros2.engine.RosPublisher`."""
 
-    def __init__(
-        self,
-        participant: Any,
-        dds_topic: Any,
-        topic: str,
-        type: RosType,
-        qos: Qos,
-        on_close: Callable[[], None],
-    ) -> None:
-        self.topic, self.type, self.qos = topic, type, qos
-        self._writer: Any = DataWriter(participant, dds_topic, qos=writer_qos(qos, type.hash))
-        self.gid = gid_of(self._writer)
-        self._on_close = on_close
-        self._lock = threading.Lock()  # `close` waits for a message that is being sent
+    def __init__(self, spec: EndpointSpec, participant: Any, dds_topic: Any) -> None:
+        super().__init__(spec)
+        self._writer: Any = DataWriter(participant, dds_topic, qos=writer_qos(spec.qos, spec.type.hash))
+        self._gid = gid_of(self._writer)
 
     def has_subscription(self) -> bool:
         with self._lock:
@@ -97,42 +84,26 @@ class DdsPublisher:
             return writer is not None and writer.get_publication_matched_status().current_count > 0
 
     def publish(self, data: Buffer) -> None:
-        with self._lock:
-            if self._writer is None:
-                raise TransportError(f"the publisher of {self.topic} is closed")
+        with self._lock:  # `close` waits for a message that is being sent
+            if self.closed:
+                raise self._refusal()
             try:
                 write(self._writer, data if isinstance(data, bytes) else bytes(data))
             except DDSException as error:
                 raise TransportError(f"{self.topic} cannot be published over DDS: {error}") from error
 
-    def close(self) -> None:
-        with self._lock:
-            writer, self._writer = self._writer, None
-        if writer is not None:
-            del writer  # which deletes it in DDS
-            self._on_close()
+    def _end(self) -> None:
+        self._writer = None  # which deletes it in DDS
 
 
-class DdsSubscription(QueuedSubscription):
+class DdsSubscription(RosSubscription):
     """See `dora.ros2.engine.RosSubscription`. DDS does not tell the numbers of messages: they are 0."""
 
-    def __init__(
-        self,
-        participant: Any,
-        receiver: DdsReceiver,
-        dds_topic: Any,
-        topic: str,
-        type: RosType,
-        qos: Qos,
-        on_close: Callable[[], None],
-    ) -> None:
-        self.topic, self.type, self.qos = topic, type, qos
-        self._counters = MessageCounters()
-        self._queue = MessageQueue(qos.queue_size, self._counters)
+    def __init__(self, spec: EndpointSpec, participant: Any, receiver: DdsReceiver, dds_topic: Any) -> None:
+        super().__init__(spec)
         self._publishers: dict[int, bytes] = {}  # handle of a writer → its id
-        self._reader: Any = DataReader(participant, dds_topic, qos=reader_qos(qos, type.hash))
-        self.gid = gid_of(self._reader)
-        self._on_close = on_close
+        self._reader: Any = DataReader(participant, dds_topic, qos=reader_qos(spec.qos, spec.type.hash))
+        self._gid = gid_of(self._reader)
         self._receiver = receiver
         self._number = receiver.add(self._reader, self._on_data)
 
@@ -152,7 +123,7 @@ class DdsSubscription(QueuedSubscription):
             for data, info in samples:
                 if not info.valid_data:  # a writer has ended
                     self._publishers.pop(info.publication_handle, None)
-                elif len(data) < _HEADER_SIZE:
+                elif len(data) < HEADER_SIZE:
                     self._counters.malformed += 1
                 else:
                     publisher = self._publisher(reader, info.publication_handle)
@@ -169,11 +140,8 @@ class DdsSubscription(QueuedSubscription):
             self._publishers[handle] = gid
         return gid
 
-    def close(self) -> None:
-        if self._queue.closed:
-            return
+    def _end(self) -> None:
         self._queue.close()
         self._counters = self.counters
         self._receiver.remove(self._number)
         self._reader = None
-        self._on_close()

@@ -46,7 +46,6 @@ class GraphWatch:
     """Keeps a `RosGraph` up to date, and publishes our nodes."""
 
     def __init__(self, participant: Any, receiver: DdsReceiver, graph: RosGraph) -> None:
-        self.malformed = 0
         self._graph = graph
         self._receiver = receiver
         self._lock = threading.RLock()  # the thread of the receiver, and those that make nodes
@@ -127,7 +126,7 @@ class GraphWatch:
                     try:
                         entities = read_entities(data)
                     except ValueError:
-                        self.malformed += 1
+                        self._graph.malformed += 1
                         continue
                     self._participants[entities.gid] = entities
             self._join()
@@ -157,7 +156,7 @@ class GraphWatch:
         try:
             qos = read_qos(sample.qos)
         except ValueError:
-            self.malformed += 1
+            self._graph.malformed += 1
             qos = None
         type_hash = ""
         if Policy.Userdata in sample.qos:
