@@ -17,7 +17,7 @@ from dora.node.events import Input
 from dora.nodes.camera.pattern import Pattern, number_of
 from dora.nodes.lerobot.dataset import read_episodes, read_info
 from dora.nodes.lerobot.sampling import SECOND
-from dora.nodes.lerobot_recorder.recorder import EpisodeRecorder, RecorderSettings
+from dora.nodes.lerobot.recorder import EpisodeRecorder, RecorderSettings
 from dora.nodes.parameters import read_parameters
 from dora.testing import MockNode
 

@@ -20,9 +20,9 @@ from dora.nodes.images import ImageData, JpegEncoder, image_of, to_array
 from dora.nodes.lerobot.dataset import DatasetError, read_episodes, read_info
 from dora.nodes.lerobot.episode import Episode
 from dora.nodes.lerobot.layout import tasks_of
+from dora.nodes.lerobot.recorder import RecorderSettings
 from dora.nodes.lerobot.sampling import SECOND
 from dora.nodes.lerobot.video import Codec, VideoWriter, read_video, to_video
-from dora.nodes.lerobot_recorder.recorder import RecorderSettings
 from dora.nodes.parameters import WrongParameter, read_parameters
 
 FRONT = "observation.images.front"

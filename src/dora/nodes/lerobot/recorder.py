@@ -22,9 +22,9 @@ from dora.nodes.lerobot import layout
 from dora.nodes.lerobot.dataset import Dataset, DatasetError
 from dora.nodes.lerobot.layout import Feature, feature_name
 from dora.nodes.lerobot.sampling import SECOND, Sampler, rows_between
+from dora.nodes.lerobot.saver import Saver, Unsaved
+from dora.nodes.lerobot.tracks import CameraTrack, ImageMemory, NumberTrack, Track
 from dora.nodes.lerobot.video import Codec, video_info
-from dora.nodes.lerobot_recorder.saver import Saver, Unsaved
-from dora.nodes.lerobot_recorder.tracks import CameraTrack, ImageMemory, NumberTrack, Track
 from dora.nodes.parameters import WrongParameter, read_parameters
 from dora.observe.preview.drawable import NotDrawable, numbers
 
