@@ -25,45 +25,49 @@ DefinitionOf = Callable[[str], MessageDefinition]
 """Returns the definition of a full name."""
 
 
-class MessageType:
-    """The type of the messages of a topic, or of one side of a service.
+class _Described:
+    """A type of messages, services or actions: its name, its description and its hash."""
 
-    Made by `InterfaceLibrary`. It may be used by several threads.
-    """
-
-    def __init__(self, definition: MessageDefinition, definition_of: DefinitionOf) -> None:
-        self._definition = definition
+    def __init__(self, name: str, fields: tuple[MessageField, ...], definition_of: DefinitionOf) -> None:
+        self.name = name
+        """The full name: ``std_msgs/msg/String``, ``std_srvs/srv/SetBool``."""
+        self.dds_name = dds_name(name)
+        """The name on the wire: ``std_msgs::msg::dds_::String_``, ``std_srvs::srv::dds_::SetBool_``."""
+        self.fields = fields
+        """The fields, in order; of a service or an action, its parts."""
         self._definition_of = definition_of
-
-    @property
-    def name(self) -> str:
-        """The full name: ``std_msgs/msg/String``."""
-        return self._definition.name
-
-    @property
-    def dds_name(self) -> str:
-        """The name on the wire: ``std_msgs::msg::dds_::String_``."""
-        return dds_name(self.name)
-
-    @property
-    def fields(self) -> tuple[MessageField, ...]:
-        """The fields, in order."""
-        return self._definition.fields
-
-    @property
-    def constants(self) -> Mapping[str, Value]:
-        """The named values of the definition."""
-        return {constant.name: constant.value for constant in self._definition.constants}
 
     @cached_property
     def description(self) -> Mapping[str, Any]:
-        """A ``type_description_interfaces/msg/TypeDescription`` of this type, as a dictionary."""
+        """A ``type_description_interfaces/msg/TypeDescription`` as a dictionary, with all types in it."""
         return describe(self.name, self._fields_of)
 
     @cached_property
     def hash(self) -> str:
         """The RIHS01 hash, as in ``RIHS01_df668c74…``. Peers with the same hash understand each other."""
         return hash_of(self.description)
+
+    def _fields_of(self, name: str) -> tuple[MessageField, ...]:
+        return self.fields if name == self.name else self._definition_of(name).fields
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class MessageType(_Described):
+    """The type of the messages of a topic, or of one side of a service.
+
+    Made by `InterfaceLibrary`. It may be used by several threads.
+    """
+
+    def __init__(self, definition: MessageDefinition, definition_of: DefinitionOf) -> None:
+        super().__init__(definition.name, definition.fields, definition_of)
+        self._definition = definition
+
+    @property
+    def constants(self) -> Mapping[str, Value]:
+        """The named values of the definition."""
+        return {constant.name: constant.value for constant in self._definition.constants}
 
     @cached_property
     def arrow(self) -> pa.StructType:
@@ -117,9 +121,6 @@ class MessageType:
         """
         return self._encoder.encode(value)
 
-    def _fields_of(self, name: str) -> tuple[MessageField, ...]:
-        return self._definition.fields if name == self.name else self._definition_of(name).fields
-
     @cached_property
     def _layout(self) -> CdrLayout:
         from dora.ros2.types.layout import CdrLayout
@@ -138,37 +139,8 @@ class MessageType:
 
         return Encoder(self._layout, self.name)
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
 
-
-class _Exchange:
-    """A type of services or actions. It has a name and a hash, and its parts have messages."""
-
-    def __init__(self, name: str, fields: tuple[MessageField, ...], definition_of: DefinitionOf) -> None:
-        self.name = name
-        """The full name: ``std_srvs/srv/SetBool``."""
-        self.dds_name = dds_name(name)
-        """The name on the wire: ``std_srvs::srv::dds_::SetBool_``."""
-        self._fields, self._definition_of = fields, definition_of
-
-    @cached_property
-    def description(self) -> Mapping[str, Any]:
-        """A ``TypeDescription`` as a dictionary, with all types in this one."""
-        return describe(
-            self.name, lambda name: self._fields if name == self.name else self._definition_of(name).fields
-        )
-
-    @cached_property
-    def hash(self) -> str:
-        """The RIHS01 hash."""
-        return hash_of(self.description)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
-
-
-class ServiceType(_Exchange):
+class ServiceType(_Described):
     """The type of a service. Made by `InterfaceLibrary`."""
 
     def __init__(self, name: str, definition_of: DefinitionOf) -> None:
@@ -179,7 +151,7 @@ class ServiceType(_Exchange):
         """The messages about each request and response, if somebody introspects the service."""
 
 
-class ActionType(_Exchange):
+class ActionType(_Described):
     """The type of an action. Made by `InterfaceLibrary`."""
 
     def __init__(self, name: str, definition_of: DefinitionOf) -> None:
