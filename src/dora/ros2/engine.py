@@ -59,20 +59,6 @@ class RosTypeName(NamedTuple):
     hash: str
 
 
-class RosMessage(NamedTuple):
-    """One message of a topic.
-
-    ``source_timestamp`` is when it was published, in nanoseconds since 1970. ``sequence_number`` counts the
-    messages of its publisher from 1; 0 where the engine cannot tell. ``publisher_gid`` has the 16 bytes
-    that identify the publisher, as in `dora.ros2.graph.Endpoint.gid`; empty where the engine cannot tell.
-    """
-
-    data: bytes
-    source_timestamp: int
-    sequence_number: int
-    publisher_gid: bytes
-
-
 class RequestId(NamedTuple):
     """Identifies a request: the client, and the number that the client gave it."""
 
@@ -86,7 +72,6 @@ class ServiceRequest:
 
     id: RequestId
     data: bytes
-    source_timestamp: int
 
 
 # The bases below are plain or abstract classes without slots: `RosContext.disown` gives their objects
@@ -169,7 +154,7 @@ class RosSubscription(RosEndpoint):
     def __init__(self, spec: EndpointSpec) -> None:
         super().__init__(spec)
         self._counters = MessageCounters()
-        self._queue: MessageQueue[RosMessage] = MessageQueue(spec.qos.queue_size, self._counters)
+        self._queue: MessageQueue[bytes] = MessageQueue(spec.qos.queue_size, self._counters)
 
     @property
     def topic(self) -> str:
@@ -181,7 +166,7 @@ class RosSubscription(RosEndpoint):
         """The counters of the messages until now."""
         return self._counters
 
-    def take(self, timeout: float | None = 0) -> RosMessage | None:
+    def take(self, timeout: float | None = 0) -> bytes | None:
         """Return the oldest message, after at most ``timeout`` seconds (None: without limit).
 
         None if there is none, and at once after `close`.
@@ -201,7 +186,7 @@ class RosSubscription(RosEndpoint):
         """
         self._queue.set_on_arrival(callback)
 
-    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
+    def set_consumer(self, consume: Callable[[bytes], bool] | None) -> None:
         """Set what gets each message that comes while none waits, in a thread of the engine.
 
         It returns whether it has taken the message, which else waits to be taken. It must not raise.

@@ -89,7 +89,7 @@ class Ros2ActionClient:
         """Give the feedback of each goal to its queue, until the client is closed."""
         while (message := self._topic.take(None)) is not None:
             try:
-                found = self.type.feedback_message.decode(message.data)
+                found = self.type.feedback_message.decode(message)
             except MalformedMessage as error:
                 self._topic.counters.malformed += 1
                 self._dropped.add(str(error))

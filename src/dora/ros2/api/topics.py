@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dora.ros2.api.reports import DroppedMessages
-    from dora.ros2.engine import RosMessage, RosPublisher, RosSubscription
+    from dora.ros2.engine import RosPublisher, RosSubscription
     from dora.ros2.message_queue import MessageCounters
     from dora.ros2.qos import Qos
     from dora.ros2.types.message_type import MessageType
@@ -107,17 +107,17 @@ class Ros2Subscription:
             if deadline is not None:
                 left = max(deadline - time.monotonic(), 0.0)
 
-    def read_encoded(self, message: RosMessage) -> EncodedArray | None:
+    def read_encoded(self, message: bytes) -> EncodedArray | None:
         """Return a message as a node of a dataflow sends it; None, and counted, if it is malformed."""
         return self._read(message, self._type.transcode)
 
-    def read(self, message: RosMessage) -> pa.StructArray | None:
+    def read(self, message: bytes) -> pa.StructArray | None:
         """Return a message as `next` does; None, and counted, if it is malformed."""
         return self._read(message, self._type.decode)
 
-    def _read(self, message: RosMessage, decode: Callable[[bytes], T]) -> T | None:
+    def _read(self, message: bytes, decode: Callable[[bytes], T]) -> T | None:
         try:
-            return decode(message.data)
+            return decode(message)
         except MalformedMessage as error:
             self._subscription.counters.malformed += 1
             self._dropped.add(str(error))
@@ -136,7 +136,7 @@ class Ros2Subscription:
         """
         self._subscription.set_on_message(callback)
 
-    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
+    def set_consumer(self, consume: Callable[[bytes], bool] | None) -> None:
         """Set what gets each message that comes while none waits, in a thread of the engine.
 
         It returns whether it has taken the message, which else waits to be taken. It must not block or

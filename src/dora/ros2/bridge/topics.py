@@ -17,7 +17,6 @@ from dora.node.node import Node
 from dora.ros2.api.clock import CLOCK_TYPE, stamp_of
 from dora.ros2.api.context import Ros2Node
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription
-from dora.ros2.engine import RosMessage
 from dora.ros2.message_queue import Delivery
 from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import MalformedMessage, ValueMismatch
@@ -65,7 +64,7 @@ class SubscribedTopic:
         self._subscription.set_on_message(callback)
         self._subscription.set_consumer(self._consume if callback else None)
 
-    def _consume(self, message: RosMessage) -> bool:
+    def _consume(self, message: bytes) -> bool:
         """Deliver a message, and return whether it was done: to wake another thread takes longer.
 
         The thread that receives the node's events does it instead while it delivers already, or where an

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cyclonedds._clayer import ddspy_get_matched_publication_data
-from cyclonedds.builtin_types import cqos_to_qos, endpoint_constructor
 from cyclonedds.core import DDSException, Policy
 from cyclonedds.core import Qos as DdsQos
 from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
 
 from dora.errors import TransportError
-from dora.ros2.dds.calls import INFINITE, TAKE_AT_ONCE, reading_policies, take, write
+from dora.ros2.dds.calls import INFINITE, TAKE_AT_ONCE, take, write
 from dora.ros2.dds.entities import user_data
 from dora.ros2.dds.receiver import DdsReceiver
-from dora.ros2.engine import HEADER_SIZE, Buffer, EndpointSpec, RosMessage, RosPublisher, RosSubscription
+from dora.ros2.engine import HEADER_SIZE, Buffer, EndpointSpec, RosPublisher, RosSubscription
 from dora.ros2.message_queue import MessageCounters
 from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
 
@@ -97,11 +95,10 @@ class DdsPublisher(RosPublisher):
 
 
 class DdsSubscription(RosSubscription):
-    """See `dora.ros2.engine.RosSubscription`. DDS does not tell the numbers of messages: they are 0."""
+    """See `dora.ros2.engine.RosSubscription`."""
 
     def __init__(self, spec: EndpointSpec, participant: Any, receiver: DdsReceiver, dds_topic: Any) -> None:
         super().__init__(spec)
-        self._publishers: dict[int, bytes] = {}  # handle of a writer → its id
         self._reader: Any = DataReader(participant, dds_topic, qos=reader_qos(spec.qos, spec.type.hash))
         self._gid = gid_of(self._reader)
         self._receiver = receiver
@@ -122,23 +119,11 @@ class DdsSubscription(RosSubscription):
             full = len(samples) == TAKE_AT_ONCE  # else another look would only hold up who takes them
             for data, info in samples:
                 if not info.valid_data:  # a writer has ended
-                    self._publishers.pop(info.publication_handle, None)
-                elif len(data) < HEADER_SIZE:
+                    continue
+                if len(data) < HEADER_SIZE:
                     self._counters.malformed += 1
                 else:
-                    publisher = self._publisher(reader, info.publication_handle)
-                    self._queue.put(RosMessage(data, info.source_timestamp, 0, publisher))
-
-    def _publisher(self, reader: Any, handle: int) -> bytes:
-        gid = self._publishers.get(handle)
-        if gid is None:
-            with reading_policies:
-                data = ddspy_get_matched_publication_data(
-                    reader._ref, handle, endpoint_constructor, cqos_to_qos
-                )
-            gid = b"" if data is None else data.key.bytes
-            self._publishers[handle] = gid
-        return gid
+                    self._queue.put(data)
 
     def _end(self) -> None:
         self._queue.close()

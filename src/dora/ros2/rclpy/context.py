@@ -14,7 +14,6 @@ from dora.ros2.engine import (
     RequestId,
     RosContext,
     RosEndpoint,
-    RosMessage,
     RosNode,
     RosPublisher,
     RosSubscription,
@@ -142,8 +141,7 @@ class RclpySubscription(_RclpyEndpoint, RosSubscription):
         if "lost" in header:
             self._counters.lost += header["count"]
             return
-        # rclpy does not tell the publisher, so gaps in the numbers of several would say nothing.
-        self._queue.put(RosMessage(data, header["at"], header["n"], b""))
+        self._queue.put(data)
 
     def wake(self) -> None:
         self._queue.close()
@@ -207,7 +205,7 @@ class RclpyServer(_RclpyEndpoint, ServiceServer):
             return
         request = RequestId(b"", header["id"])
         self._open.add(request)
-        self._queue.put(ServiceRequest(request, data, 0))
+        self._queue.put(ServiceRequest(request, data))
 
     def send_response(self, request: RequestId, data: Buffer) -> None:
         if request not in self._open:

@@ -99,7 +99,7 @@ class ZenohServer(ZenohEndpoint, ServiceServer):
         try:
             if query.payload is None or query.attachment is None:
                 raise ValueError("a request of ROS has a payload and an attachment")
-            number, timestamp, client = read_attachment(query.attachment.to_bytes())
+            number, _, client = read_attachment(query.attachment.to_bytes())
         except ValueError:
             self.counters.malformed += 1
             return
@@ -116,7 +116,7 @@ class ZenohServer(ZenohEndpoint, ServiceServer):
         if full:
             query.drop()  # type: ignore[no-untyped-call]  # tells the client that no response comes
             return
-        self._queue.put(ServiceRequest(request, query.payload.to_bytes(), timestamp))
+        self._queue.put(ServiceRequest(request, query.payload.to_bytes()))
 
     def send_response(self, request: RequestId, data: Buffer) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ import zenoh
 import zenoh.ext
 
 from dora.errors import TransportError
-from dora.ros2.engine import HEADER_SIZE, Buffer, EndpointSpec, RosMessage, RosPublisher, RosSubscription
+from dora.ros2.engine import HEADER_SIZE, Buffer, EndpointSpec, RosPublisher, RosSubscription
 from dora.ros2.message_queue import SequenceGaps
 from dora.ros2.qos import Durability, History, Reliability
 from dora.ros2.zenoh.endpoint import Declaration, ZenohEndpoint
@@ -106,13 +106,13 @@ class ZenohSubscription(ZenohEndpoint, RosSubscription):
         try:
             if attachment is None or len(data) < HEADER_SIZE:
                 raise ValueError("a message of ROS has an attachment and a header")
-            number, timestamp, publisher = read_attachment(attachment.to_bytes())
+            number, _, publisher = read_attachment(attachment.to_bytes())
         except ValueError:
             self._counters.malformed += 1
             return
         with self._lock:  # one link is one thread, but history and several peers may call at once
             self._counters.lost += self._gaps.missing(publisher, number)
-        self._queue.put(RosMessage(data, timestamp, number, publisher))
+        self._queue.put(data)
 
     def _end(self) -> None:
         self._queue.close()
