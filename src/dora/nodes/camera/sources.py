@@ -56,7 +56,6 @@ class FrameSource(NamedTuple):
     ``frames`` are the frames of a device or file one after the other, or a function of a number.
     """
 
-    name: str
     frames: Callable[[int], Frame] | Iterator[Frame]
     rate: float | None
 
@@ -79,7 +78,7 @@ def _pattern(settings: CameraSettings) -> FrameSource:
     def draw(number: int) -> Frame:
         return Frame(av.VideoFrame.from_ndarray(pattern.draw(number), format="rgb24"))
 
-    return FrameSource("the test pattern", draw, settings.rate or _PATTERN_RATE)
+    return FrameSource(draw, settings.rate or _PATTERN_RATE)
 
 
 def _file(path: str, settings: CameraSettings) -> FrameSource:
@@ -99,7 +98,7 @@ def _file(path: str, settings: CameraSettings) -> FrameSource:
                 return
             container.seek(0)
 
-    return FrameSource(path, frames(), settings.rate or own_rate)
+    return FrameSource(frames(), settings.rate or own_rate)
 
 
 def _device(source: int | str, settings: CameraSettings) -> FrameSource:
@@ -110,7 +109,7 @@ def _device(source: int | str, settings: CameraSettings) -> FrameSource:
         options["framerate"] = f"{settings.rate:g}"
     if settings.width and settings.height:
         options["video_size"] = f"{settings.width}x{settings.height}"
-    return FrameSource(f"camera {path}", read_device(path, kind, options, settings), None)
+    return FrameSource(read_device(path, kind, options, settings), None)
 
 
 def read_device(path: str, kind: str, options: dict[str, str], settings: CameraSettings) -> Iterator[Frame]:
