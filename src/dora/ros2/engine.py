@@ -51,14 +51,6 @@ class RosType(Protocol):
         """The hash of its definition: ``RIHS01_`` and 64 hexadecimal digits; empty if it is not known."""
 
 
-class RosTypeName(NamedTuple):
-    """A `RosType` made of its three names."""
-
-    name: str
-    dds_name: str
-    hash: str
-
-
 class RequestId(NamedTuple):
     """Identifies a request: the client, and the number that the client gave it."""
 

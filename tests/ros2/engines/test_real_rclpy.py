@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from rclpy_process import RclpyPeer, files_of, memory_of, threads_of
 from real_ros import ROS_VARIABLES
-from ros_meeting import HEADER, STRING, Meeting, meeting
+from ros_meeting import HEADER, STRING, Meeting, RosTypeName, meeting
 from waiting import TIMEOUT, wait_until
 
-from dora.ros2.engine import RosTypeName
 from dora.ros2.graph import Kind
 from dora.ros2.qos import LATCHED, SENSOR_DATA, Durability, Qos
 

@@ -10,12 +10,12 @@ from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
 
 from dora.errors import TransportError
-from dora.ros2.dds.calls import INFINITE, TAKE_AT_ONCE, take, write
+from dora.ros2.dds.calls import TAKE_AT_ONCE, take, write
 from dora.ros2.dds.entities import user_data
 from dora.ros2.dds.receiver import DdsReceiver
 from dora.ros2.engine import HEADER_SIZE, Buffer, EndpointSpec, RosPublisher, RosSubscription
 from dora.ros2.message_queue import MessageCounters
-from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
+from dora.ros2.qos import INFINITE_NS, Durability, History, Liveliness, Qos, Reliability
 
 _NO_LIMIT: Final = -1
 
@@ -23,14 +23,14 @@ _NO_LIMIT: Final = -1
 def to_dds(qos: Qos, type_hash: str) -> list[Any]:
     """Return the policies of DDS that the sides of a topic have in common."""
     reliable = qos.reliability is Reliability.RELIABLE
-    lease = INFINITE if qos.lease_duration is None else qos.lease_duration
+    lease = INFINITE_NS if qos.lease_duration is None else qos.lease_duration
     automatic = qos.liveliness is Liveliness.AUTOMATIC
     policies = [
         Policy.Reliability.Reliable(qos.max_blocking_time) if reliable else Policy.Reliability.BestEffort,
         Policy.Durability.TransientLocal
         if qos.durability is Durability.TRANSIENT_LOCAL
         else Policy.Durability.Volatile,
-        Policy.Deadline(INFINITE if qos.deadline is None else qos.deadline),
+        Policy.Deadline(INFINITE_NS if qos.deadline is None else qos.deadline),
         Policy.Liveliness.Automatic(lease) if automatic else Policy.Liveliness.ManualByTopic(lease),
         Policy.DataRepresentation(use_cdrv0_representation=True, use_xcdrv2_representation=False),
     ]
@@ -43,7 +43,7 @@ def writer_qos(qos: Qos, type_hash: str) -> DdsQos:
     history = _history(qos)
     more = [
         history,
-        Policy.Lifespan(INFINITE if qos.lifespan is None else qos.lifespan),
+        Policy.Lifespan(INFINITE_NS if qos.lifespan is None else qos.lifespan),
         # Without it, Cyclone gives one message to who comes later, whatever the history says.
         Policy.DurabilityService(0, history, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT),
     ]
