@@ -116,33 +116,36 @@ class BridgeNode:
             node.merge_external_events(subscribed)
 
     def _add_service(self, calls: Ros2BlockCalls) -> None:
-        qos = calls_qos(calls.qos)
+        ros_node, qos = self._ros_node, calls_qos(calls.qos)
+        service: ServedService | CalledService
         if calls.role == "server":
-            server = self._ros_node.create_service_server(calls.name, calls.type, qos)
-            served = ServedService(self._node, self._ros_node, calls, server)
-            self._handlers[calls.ports["response"]] = served.handle
-            self._timed.append(served)
-            self._node.merge_external_events(served)
+            server = ros_node.create_service_server(calls.name, calls.type, qos)
+            service = ServedService(self._node, ros_node, calls, server)
         else:
-            client, type = self._ros_node.create_raw_client(calls.name, calls.type, qos)
-            called = CalledService(self._node, self._ros_node, calls, client, type)
-            self._handlers[calls.ports["request"]] = called.handle
-            self._timed.append(called)
-            self._node.merge_external_events(called)
+            client, type = ros_node.create_raw_client(calls.name, calls.type, qos)
+            service = CalledService(self._node, ros_node, calls, client, type)
+        self._timed.append(service)
+        self._connect(service, calls)
 
     def _add_action(self, calls: Ros2BlockCalls) -> None:
-        qos = calls_qos(calls.qos)
+        ros_node, qos = self._ros_node, calls_qos(calls.qos)
         action: ServedAction | CalledAction
         if calls.role == "server":
-            server = self._ros_node.create_action_server(calls.name, calls.type, qos)
-            action = ServedAction(self._node, self._ros_node, calls, server)
+            server = ros_node.create_action_server(calls.name, calls.type, qos)
+            action = ServedAction(self._node, ros_node, calls, server)
         else:
-            client = self._ros_node.create_action_client(calls.name, calls.type, qos)
-            action = CalledAction(self._node, self._ros_node, calls, client)
+            client = ros_node.create_action_client(calls.name, calls.type, qos)
+            action = CalledAction(self._node, ros_node, calls, client)
             self._timed.append(action)
-        for port in calls.ports.values():
-            self._handlers[port] = action.handle
-        self._node.merge_external_events(action)
+        self._connect(action, calls)
+
+    def _connect(
+        self, part: ServedService | CalledService | ServedAction | CalledAction, calls: Ros2BlockCalls
+    ) -> None:
+        """Give a part its inputs, and what comes from ROS."""
+        for port in calls.ports.values():  # the outputs among them bring no event
+            self._handlers[port] = part.handle
+        self._node.merge_external_events(part)
 
     def run(self) -> None:
         """Carry until the stream of events ends."""
