@@ -10,7 +10,7 @@ from dora.errors import DoraError
 from dora.node.events import Stop
 from dora.node.node import Node
 from dora.nodes.camera.sources import CameraSettings, Frame, FrameSource, open_source
-from dora.nodes.images import JpegEncoder, message_of
+from dora.nodes.images import message_of
 from dora.nodes.parameters import read_parameters
 
 OUTPUT = "image"
@@ -21,10 +21,9 @@ def run(node: Node) -> None:
     settings = read_parameters(CameraSettings, node.parameters)
     if OUTPUT not in node.node_config()["outputs"]:
         raise DoraError(f"the camera sends on the output `{OUTPUT}`; add it: `outputs: [{OUTPUT}]`")
-    encoder = JpegEncoder()
     for count, frame in enumerate(_paced(open_source(settings), node), 1):
         captured = time.time() if frame.captured is None else frame.captured
-        data, metadata = message_of(frame.image, settings.encoding, encoder)
+        data, metadata = message_of(frame.image, settings.encoding)
         metadata["timestamp"] = datetime.fromtimestamp(captured, UTC)
         node.send_output(OUTPUT, data, metadata)
         if count == settings.frames:

@@ -31,7 +31,6 @@ class DroppedMessages:
     ) -> None:
         """``where`` says what dropped them, as the beginning of a sentence. ``count`` gets the number of
         each time."""
-        self.total = 0
         self._count = count
         self._where = where
         self._warn = warn
@@ -40,7 +39,6 @@ class DroppedMessages:
 
     def add(self, reason: str) -> None:
         """Count a message, and warn unless that was done just now."""
-        self.total += 1
         self._count(1)
         self._unsaid += 1
         now = time.monotonic()
