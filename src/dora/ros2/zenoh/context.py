@@ -56,9 +56,9 @@ class ZenohContext(RosContext):
     def __init__(self, session: zenoh.Session, domain_id: int, profile: Profile) -> None:
         super().__init__(domain_id)
         self.profile = profile
-        self._session = session
-        self._id = str(session.info.zid())
-        self._ids = itertools.count()
+        self.session = session
+        self.session_id = str(session.info.zid())  # hexadecimal digits
+        self.ids = itertools.count()  # of its nodes and endpoints
         self._ended: set[str] | None = set()  # tokens that have gone while the first answers come in
         self._begin()
         try:
@@ -70,7 +70,7 @@ class ZenohContext(RosContext):
     def _watch_graph(self) -> None:
         """Follow the tokens of the domain. The present ones are in the graph when this returns."""
         key = f"{ADMIN_SPACE}/{self.domain_id}/**"
-        liveliness = self._session.liveliness()
+        liveliness = self.session.liveliness()
         handler = zenoh.handlers.Callback(self._on_token, indirect=False)
         self._watch: Any = liveliness.declare_subscriber(key, handler, history=True)
         # The history comes in the background; this one is waited for, as in rmw_zenoh.
@@ -97,21 +97,12 @@ class ZenohContext(RosContext):
             self.graph.update(endpoints=[(token, entry)])
 
     def _make_node(self, node: NodeName) -> ZenohNode:
-        return ZenohNode(self, self._session, node)
-
-    def next_id(self) -> int:
-        """Return a number that no node or endpoint of this context has had."""
-        return next(self._ids)
-
-    @property
-    def session_id(self) -> str:
-        """The id of the session, in hexadecimal digits."""
-        return self._id
+        return ZenohNode(self, node)
 
     def _end(self) -> None:
         self._close_nodes()
         try:
-            self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
+            self.session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
         except zenoh.ZError:
             pass  # the other side does not answer
 
@@ -119,25 +110,24 @@ class ZenohContext(RosContext):
 class ZenohNode(RosNode):
     """See `dora.ros2.engine.RosNode`."""
 
-    def __init__(self, context: ZenohContext, session: zenoh.Session, node: NodeName) -> None:
+    def __init__(self, context: ZenohContext, node: NodeName) -> None:
         super().__init__(context, node)
         self._context = context
-        self._session = session
-        self._id = context.next_id()
+        self._id = next(context.ids)
         token = node_token(context.domain_id, context.session_id, self._id, node)
         try:
-            self._token = session.liveliness().declare_token(token)
+            self._token = context.session.liveliness().declare_token(token)
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot announce node {node.full}: {error}") from error
 
     def _make(self, spec: EndpointSpec) -> RosEndpoint:
         context = self._context
-        ids = (self._id, context.next_id())
+        ids = (self._id, next(context.ids))
         topic = (spec.name, spec.type.dds_name, context.profile.hash_of(spec.type))
         token = endpoint_token(
             context.domain_id, context.session_id, ids, spec.kind, self._node, topic, spec.qos
         )
-        declaration = Declaration(self._session, topic_key(context.domain_id, *topic), token)
+        declaration = Declaration(context.session, topic_key(context.domain_id, *topic), token)
         try:
             return _CLASSES[spec.kind](spec, declaration)
         except zenoh.ZError as error:
