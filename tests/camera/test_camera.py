@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from dora.errors import DoraError
+from dora.nodes.camera.node import CameraSettings, Frame, open_source, read_device
 from dora.nodes.camera.pattern import Pattern, number_of
-from dora.nodes.camera.sources import CameraSettings, Frame, open_source, read_device
 from dora.nodes.images import (
     BadImage,
     ImageData,

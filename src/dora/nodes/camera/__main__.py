@@ -12,6 +12,6 @@ if __name__ == "__main__":
             "dora-camera",
             "Send the images of a camera, a video file or a test pattern, with their times of capture. Its "
             "settings are the `parameters` of the node.",
-            "dora.nodes.camera.run",
+            "dora.nodes.camera.node",
         )
     )
