@@ -304,8 +304,10 @@ class RosNode(metaclass=ABCMeta):
 
     def __init__(self, context: RosContext, node: NodeName) -> None:
         self.name, self.namespace = node.name, node.namespace
+        self.graph = context.graph
+        """The graph of the domain."""
         self._node = node
-        self._owner = context
+        self._siblings = context.nodes
         self._endpoints: set[RosEndpoint] = set()  # those that are open
         self._closed = False
 
@@ -341,9 +343,7 @@ class RosNode(metaclass=ABCMeta):
         if self._closed:
             raise TransportError(f"node {self._node.full} is closed")
         full = resolve(name, self.name, self.namespace)
-        endpoint = self._make(
-            EndpointSpec(kind, self._node, full, type, qos, self._owner.graph, self._forget)
-        )
+        endpoint = self._make(EndpointSpec(kind, self._node, full, type, qos, self.graph, self._forget))
         self._endpoints.add(endpoint)
         return endpoint
 
@@ -359,7 +359,7 @@ class RosNode(metaclass=ABCMeta):
         for endpoint in list(self._endpoints):
             endpoint.close()
         self._end()
-        self._owner.nodes.discard(self)
+        self._siblings.discard(self)
 
 
 class RosContext(metaclass=ABCMeta):

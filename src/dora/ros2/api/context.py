@@ -289,9 +289,8 @@ class Ros2Node:
         library = self._context.library
         type = library.action(action_type)
         node, reliable = self._node(services=True), _reliable(qos, "an action")
-        graph = self._context.engine(services=True)[0].graph
         dropped = self.dropped(f"the action of {action_name}")
-        return Ros2ActionClient(node, action_name, type, reliable, library, dropped, graph)
+        return Ros2ActionClient(node, action_name, type, reliable, library, dropped)
 
     def create_action_server(
         self, action_name: str, action_type: str, qos: Ros2QosPolicies
