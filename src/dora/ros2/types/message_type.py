@@ -60,9 +60,14 @@ class MessageType(_Described):
     Made by `InterfaceLibrary`. It may be used by several threads.
     """
 
-    def __init__(self, definition: MessageDefinition, definition_of: DefinitionOf) -> None:
-        super().__init__(definition.name, definition.fields, definition_of)
-        self._definition = definition
+    def __init__(self, name: str, definition_of: DefinitionOf) -> None:
+        self._definition = definition_of(name)
+        super().__init__(name, self._definition.fields, definition_of)
+
+    def check(self) -> None:
+        """Read all that the messages need; raises what ``definition_of`` does, and `DefinitionError`."""
+        self.description  # noqa: B018
+        self._layout  # noqa: B018
 
     @property
     def constants(self) -> Mapping[str, Value]:
@@ -145,10 +150,15 @@ class ServiceType(_Described):
 
     def __init__(self, name: str, definition_of: DefinitionOf) -> None:
         super().__init__(name, service_fields(name), definition_of)
-        self.request = _message(name + "_Request", definition_of)
-        self.response = _message(name + "_Response", definition_of)
-        self.event = _message(name + "_Event", definition_of)
+        self.request = MessageType(name + "_Request", definition_of)
+        self.response = MessageType(name + "_Response", definition_of)
+        self.event = MessageType(name + "_Event", definition_of)
         """The messages about each request and response, if somebody introspects the service."""
+
+    def check(self) -> None:
+        """Do what `MessageType.check` does, for its messages."""
+        for part in (self.request, self.response, self.event):
+            part.check()
 
 
 class ActionType(_Described):
@@ -156,19 +166,20 @@ class ActionType(_Described):
 
     def __init__(self, name: str, definition_of: DefinitionOf) -> None:
         super().__init__(name, action_fields(name), definition_of)
-        self.goal = _message(name + "_Goal", definition_of)
-        self.result = _message(name + "_Result", definition_of)
-        self.feedback = _message(name + "_Feedback", definition_of)
+        self.goal = MessageType(name + "_Goal", definition_of)
+        self.result = MessageType(name + "_Result", definition_of)
+        self.feedback = MessageType(name + "_Feedback", definition_of)
         self.send_goal = ServiceType(name + "_SendGoal", definition_of)
         """The service that takes a goal, with its identifier."""
         self.get_result = ServiceType(name + "_GetResult", definition_of)
         """The service that gives the result of a goal."""
-        self.feedback_message = _message(name + "_FeedbackMessage", definition_of)
+        self.feedback_message = MessageType(name + "_FeedbackMessage", definition_of)
         """The messages of the topic with the feedback of all goals."""
 
-
-def _message(name: str, definition_of: DefinitionOf) -> MessageType:
-    return MessageType(definition_of(name), definition_of)
+    def check(self) -> None:
+        """Do what `MessageType.check` does, for its messages."""
+        for part in (self.goal, self.result, self.feedback):
+            part.check()
 
 
 def _nested(name: str, kind: str) -> MessageField:
