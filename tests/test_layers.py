@@ -58,17 +58,7 @@ FOLDERS = {
     "observe": ("preview", "remote", "telemetry"),
     "recording": ("mcap", "bags", "history", "recorder", "replay", "alone"),
     "cluster": ("http", "dashboard", "coordinator", "ssh", "agent"),
-    "nodes": (
-        "foxglove",
-        "rerun",
-        "policy",
-        "action_executor",
-        "selector",
-        "camera",
-        "lerobot",
-        "lerobot_recorder",
-        "lerobot_replay",
-    ),
+    "nodes": ("foxglove", "rerun", "policy", "camera", "lerobot"),
     "cli": ("commands",),
 }
 

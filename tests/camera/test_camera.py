@@ -14,12 +14,12 @@ import pyarrow as pa
 import pytest
 
 from dora.errors import DoraError
+from dora.nodes.camera.node import CameraSettings, Frame, open_source, read_device
 from dora.nodes.camera.pattern import Pattern, number_of
-from dora.nodes.camera.sources import CameraSettings, Frame, open_source, read_device
 from dora.nodes.images import (
     BadImage,
     ImageData,
-    JpegEncoder,
+    encode_jpeg,
     image_of,
     is_image,
     message_of,
@@ -57,7 +57,7 @@ def test_the_number_of_a_frame_can_be_read(number: int, size: tuple[int, int]) -
     assert image.shape == (size[1], size[0], 3)
     assert number_of(image) == number
     frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-    jpeg = np.frombuffer(JpegEncoder(10).encode(frame), np.uint8)
+    jpeg = np.frombuffer(encode_jpeg(frame, 10), np.uint8)
     assert number_of(to_array(ImageData(jpeg, "jpeg", 0, 0).frame())) == number
 
 
@@ -119,7 +119,7 @@ def test_a_device_gives_frames_with_their_times() -> None:
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "jpeg"])
 def test_a_message_of_an_image_becomes_the_image_again(encoding: str) -> None:
     image = Pattern(64, 48).draw(9)
-    data, metadata = message_of(av.VideoFrame.from_ndarray(image, format="rgb24"), encoding, JpegEncoder(2))
+    data, metadata = message_of(av.VideoFrame.from_ndarray(image, format="rgb24"), encoding)
     assert metadata == {"primitive": "image", "width": 64, "height": 48, "encoding": encoding}
     received = event(pa.array(data), **metadata)
     assert is_image(received)

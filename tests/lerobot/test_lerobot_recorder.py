@@ -16,13 +16,13 @@ from made_recording import BEGIN_NS, Recording, check_whole, command, frames, im
 
 from dora.errors import DoraError
 from dora.nodes.camera.pattern import number_of
-from dora.nodes.images import ImageData, JpegEncoder, image_of, to_array
+from dora.nodes.images import ImageData, encode_jpeg, image_of, to_array
 from dora.nodes.lerobot.dataset import DatasetError, read_episodes, read_info
 from dora.nodes.lerobot.episode import Episode
 from dora.nodes.lerobot.layout import tasks_of
+from dora.nodes.lerobot.recorder import RecorderSettings
 from dora.nodes.lerobot.sampling import SECOND
 from dora.nodes.lerobot.video import Codec, VideoWriter, read_video, to_video
-from dora.nodes.lerobot_recorder.recorder import RecorderSettings
 from dora.nodes.parameters import WrongParameter, read_parameters
 
 FRONT = "observation.images.front"
@@ -223,12 +223,11 @@ def test_a_command_that_is_unknown_is_reported(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_jpeg_images_are_recorded(tmp_path: Path) -> None:
-    encoder = JpegEncoder(2)
     with Recording(tmp_path, "front") as recording:
         for number in range(10):
             made = image("front", 0, number)
             data = ImageData(made["value"].to_numpy(), "rgb8", 64, 48).frame()
-            jpeg = pa.array(np.frombuffer(encoder.encode(data), np.uint8))
+            jpeg = pa.array(np.frombuffer(encode_jpeg(data, 2), np.uint8))
             recording.take(message("front", number / 30, jpeg, encoding="jpeg"))
     check_whole(recording.root, 1)
     assert list(frames(recording.root, FRONT, episode_of(recording.root)))[:9] == list(range(9))

@@ -15,7 +15,7 @@ import yaml
 
 from dora.control import ActionChunk
 from dora.node.events import ParamUpdate
-from dora.nodes.action_executor.executor import ActionExecutor, run
+from dora.nodes.action_executor import ActionExecutor, run
 from dora.nodes.parameters import WrongParameter
 from dora.nodes.steady import MissingInput
 from dora.testing import MockNode, Sent, VirtualDataflow

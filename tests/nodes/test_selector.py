@@ -13,7 +13,7 @@ import yaml
 
 from dora.node.node import Node
 from dora.nodes.parameters import WrongParameter
-from dora.nodes.selector.selector import run
+from dora.nodes.selector import run
 from dora.nodes.steady import MissingInput
 from dora.testing import Sent, VirtualDataflow
 

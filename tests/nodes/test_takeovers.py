@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from dora.nodes.action_executor.executor import run as run_executor
-from dora.nodes.selector.selector import run as run_selector
+from dora.nodes.action_executor import run as run_executor
+from dora.nodes.selector import run as run_selector
 from dora.testing import VirtualDataflow
 
 TAKEOVERS = 500  # of each seed

@@ -11,7 +11,6 @@ from dora.ros2.types.definition import (
     MessageFieldType,
     dds_name,
     full_name,
-    ros_name,
 )
 from dora.ros2.types.idl_text import read_idl
 from dora.ros2.types.msg_text import read_interface, read_message
@@ -203,5 +202,3 @@ def test_names_have_a_form_for_users_and_one_on_the_wire() -> None:
     with pytest.raises(DefinitionError, match="has the kind 'msg', but 'srv' is needed"):
         full_name("a/msg/B", "srv")
     assert dds_name("a/srv/B_Request") == "a::srv::dds_::B_Request_"
-    assert ros_name("a::srv::dds_::B_Request_") == "a/srv/B_Request"
-    assert ros_name("a::B") is None

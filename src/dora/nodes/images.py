@@ -101,10 +101,10 @@ def image_of(event: Input) -> ImageData:
     return ImageData(np.ascontiguousarray(array).reshape(-1), encoding, width, height)
 
 
-def message_of(frame: av.VideoFrame, encoding: str, encoder: JpegEncoder) -> tuple[Any, dict[str, Any]]:
+def message_of(frame: av.VideoFrame, encoding: str) -> tuple[Any, dict[str, Any]]:
     """Return data and metadata of a frame, as the encoding ``rgb8``, ``bgr8`` or ``jpeg``."""
     if encoding == "jpeg":
-        data: Bytes = np.frombuffer(encoder.encode(frame), np.uint8)
+        data: Bytes = np.frombuffer(encode_jpeg(frame), np.uint8)
     else:
         data = to_array(frame, encoding).reshape(-1)
     metadata = {
@@ -122,22 +122,16 @@ def to_array(frame: av.VideoFrame, encoding: str = "rgb8") -> Bytes:
     return np.asarray(array, np.uint8)
 
 
-class JpegEncoder:
-    """Encodes frames as JPEG files. ``quality`` is FFmpeg's scale of quantisers: 2 (best) to 31."""
-
-    def __init__(self, quality: int = 4) -> None:
-        self._quality = quality
-
-    def encode(self, frame: av.VideoFrame) -> bytes:
-        """Return the bytes of a file."""
-        codec = av.CodecContext.create("mjpeg", "w")
-        assert isinstance(codec, av.VideoCodecContext)
-        codec.width, codec.height, codec.pix_fmt = frame.width, frame.height, "yuvj420p"
-        codec.time_base = _ANY_TIME_BASE
-        codec.qmin = codec.qmax = self._quality
-        full = frame.reformat(format="yuvj420p", dst_color_range="JPEG")
-        full.pts = 0
-        return b"".join(bytes(packet) for packet in (*codec.encode(full), *codec.encode(None)))
+def encode_jpeg(frame: av.VideoFrame, quality: int = 4) -> bytes:
+    """Return a frame as a JPEG file. ``quality`` is FFmpeg's scale of quantisers: 2 (best) to 31."""
+    codec = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(codec, av.VideoCodecContext)
+    codec.width, codec.height, codec.pix_fmt = frame.width, frame.height, "yuvj420p"
+    codec.time_base = _ANY_TIME_BASE
+    codec.qmin = codec.qmax = quality
+    full = frame.reformat(format="yuvj420p", dst_color_range="JPEG")
+    full.pts = 0
+    return b"".join(bytes(packet) for packet in (*codec.encode(full), *codec.encode(None)))
 
 
 def _decode(image: ImageData) -> av.VideoFrame:

@@ -39,7 +39,7 @@ def bag_type(name: str, text: str, definition_of: Callable[[str], MessageDefinit
         return definition_of(wanted) if found is None else found
 
     _count_fields(full, find, {}, 0)
-    return MessageType(find(full), find)
+    return MessageType(full, find)
 
 
 def _definitions(name: str, text: str) -> dict[str, MessageDefinition]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, get_args
 
+from dora.dataflow.ros2 import TransportKind
 from dora.errors import ConnectError
 from dora.ros2.engine import RosContext
 from dora.ros2.rclpy.find import PREFIX_VARIABLE, find_python
+from dora.ros2.types.standard import INSTALL
 
-EngineName = Literal["zenoh", "dds", "rclpy"]
-
-_INSTALL: Final = 'pip install "dora-dataflow[ros2]"'
 _RMW_VARIABLE: Final = "RMW_IMPLEMENTATION"
 _ZENOH_RMW: Final = "rmw_zenoh_cpp"
 
@@ -22,7 +21,7 @@ _ZENOH_RMW: Final = "rmw_zenoh_cpp"
 class EngineChoice:
     """An engine, and a sentence that says why it is taken."""
 
-    engine: EngineName
+    engine: TransportKind
     reason: str
 
 
@@ -37,14 +36,14 @@ def choose(transport: str | None = None, *, services: bool = False) -> EngineCho
     if transport is None:
         over_zenoh = rmw == _ZENOH_RMW
         reason = f"${_RMW_VARIABLE} is {rmw}" if rmw else "DDS is the default of ROS"
-    elif transport in ("zenoh", "dds", "rclpy"):
+    elif transport in get_args(TransportKind):
         over_zenoh = transport == "zenoh"
         reason = f"`{transport}` is asked for"
     else:
         raise ConnectError(f"`{transport}` is no transport of ROS 2: there are zenoh, dds and rclpy")
     if over_zenoh:
         if not _has("zenoh") or not _has("xxhash"):
-            raise ConnectError(f"ROS 2 over Zenoh needs packages that are not here: {_INSTALL}")
+            raise ConnectError(f"ROS 2 over Zenoh needs packages that are not here: {INSTALL}")
         return EngineChoice("zenoh", f"{reason}: Zenoh carries topics, services and actions")
     if transport == "rclpy":
         return EngineChoice("rclpy", reason)
@@ -62,7 +61,7 @@ def choose(transport: str | None = None, *, services: bool = False) -> EngineCho
             f"(it sets ${PREFIX_VARIABLE}), or use Zenoh"
         )
     raise ConnectError(
-        f"ROS 2 over DDS needs Cyclone DDS (x86-64: {_INSTALL}) or a ROS installation: source its setup "
+        f"ROS 2 over DDS needs Cyclone DDS (x86-64: {INSTALL}) or a ROS installation: source its setup "
         "file, or use Zenoh"
     )
 

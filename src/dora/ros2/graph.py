@@ -68,6 +68,7 @@ class RosGraph:
         self._changed = threading.Condition(threading.Lock())
         self._on_change: Callable[[], None] | None = None
         self._version = 0  # counts the changes
+        self.malformed = 0  # how much came over the network for it and could not be read
         self.closed = False
 
     # ------------------------------------------------------------------ what an engine does

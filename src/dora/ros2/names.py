@@ -69,7 +69,7 @@ def resolve(name: str, node_name: str, namespace: str) -> str:
     elif name.startswith("/"):
         full = name
     else:
-        full = f"/{name}" if namespace == "/" else f"{namespace}/{name}"
+        full = full_node_name(name, namespace)
     _check_tokens(full[1:], f"`{name}` is no name of a ROS topic or service")
     return full
 
@@ -121,13 +121,3 @@ def ros_type(dds_type: str) -> str:
     if start.endswith("::srv"):
         name = name.removesuffix("_Request").removesuffix("_Response")
     return f"{start.replace('::', '/')}/{name}"
-
-
-def dds_type(ros_name: str) -> str:
-    """Return the DDS name of a ROS type.
-
-    >>> dds_type("std_msgs/msg/String")
-    'std_msgs::msg::dds_::String_'
-    """
-    package, _, name = ros_name.rpartition("/")
-    return f"{package.replace('/', '::')}::dds_::{name}_"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-# In ROS, "no limit" of a duration is this number of nanoseconds; here it is None.
+# In ROS and DDS, "no limit" of a duration is this number of nanoseconds; here it is None.
 INFINITE_NS: Final = (1 << 63) - 1
 
 

@@ -41,7 +41,7 @@ class EngineServer:
         self.close = self._queue.close
 
     def ask(self, client: bytes, data: bytes) -> None:
-        self._queue.put(ServiceRequest(RequestId(client, next(self._numbers)), data, 0))
+        self._queue.put(ServiceRequest(RequestId(client, next(self._numbers)), data))
 
     def send_response(self, request: RequestId, data: bytes) -> None:  # noqa: ARG002
         if request.client_gid.startswith(b"gone"):

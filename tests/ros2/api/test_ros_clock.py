@@ -10,7 +10,6 @@ from waiting import TIMEOUT, wait_until
 from dora import Ros2NodeOptions, Ros2Publisher, Ros2QosPolicies
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.clock import NodeClock
-from dora.ros2.engine import RosMessage
 from dora.ros2.message_queue import MessageCounters, MessageQueue
 
 if TYPE_CHECKING:
@@ -26,12 +25,12 @@ class Subscription:
 
     def __init__(self) -> None:
         self.counters = MessageCounters()
-        self.messages: MessageQueue[RosMessage] = MessageQueue(1, self.counters)
+        self.messages: MessageQueue[bytes] = MessageQueue(1, self.counters)
         self.take = self.messages.take
         self.close = self.messages.close
 
     def put(self, data: bytes) -> None:
-        self.messages.put(RosMessage(data, 0, 0, b""))
+        self.messages.put(data)
 
     def say(self, seconds: int) -> None:
         self.put(CLOCK.encode({"clock": {"sec": seconds, "nanosec": 5}}))

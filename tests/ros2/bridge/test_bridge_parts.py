@@ -324,7 +324,7 @@ class Callers:
 
     def take_request(self, timeout: float | None = 0) -> ServiceRequest:  # noqa: ARG002
         data = SET_BOOL.request.encode({"data": True})
-        return ServiceRequest(RequestId(b"caller", next(self._numbers)), data, 0)
+        return ServiceRequest(RequestId(b"caller", next(self._numbers)), data)
 
     def send_response(self, request: RequestId, data: bytes) -> None:  # noqa: ARG002
         self.answered.append(request.sequence_number)

@@ -61,24 +61,24 @@ def test_without_the_extra_there_is_one_sentence_with_the_line_for_pip(
 
 
 def test_a_publisher_is_reliable_and_as_deep_as_the_queue_of_its_input() -> None:
-    qos = publisher_qos(PUBLISH, [InputConfig("in", "link", "a/out", queue_size=7, deadline_ns=50)])
+    qos = publisher_qos(PUBLISH, [InputConfig("in", "link", "a/out", queue_size=7, deadline_ns=50)]).qos
     assert qos == Qos(depth=7, deadline=50)
 
 
 def test_what_is_latched_is_kept_for_ros_and_asked_of_ros() -> None:
     rules = OutputRules(latched=LatchRule(3))
-    offered = publisher_qos(PUBLISH, [InputConfig("in", "link", "a/out", source_rules=rules)])
+    offered = publisher_qos(PUBLISH, [InputConfig("in", "link", "a/out", source_rules=rules)]).qos
     assert (offered.durability, offered.depth) == (Durability.TRANSIENT_LOCAL, 3)
-    asked = subscription_qos(SUBSCRIBE, [OutputConfig("out", latched=LatchRule(30))])
+    asked = subscription_qos(SUBSCRIBE, [OutputConfig("out", latched=LatchRule(30))]).qos
     assert (asked.durability, asked.reliability) == (Durability.TRANSIENT_LOCAL, Reliability.RELIABLE)
     assert asked.depth == 30
 
 
 def test_a_subscription_is_reliable_only_if_a_receiver_makes_the_sender_wait() -> None:
-    assert subscription_qos(SUBSCRIBE, [OutputConfig("out")]).reliability is Reliability.BEST_EFFORT
+    assert subscription_qos(SUBSCRIBE, [OutputConfig("out")]).qos.reliability is Reliability.BEST_EFFORT
     link = LinkConfig(slot=0, node_slot=0, bell="", consumer="", queue_policy="backpressure")
     waiting = OutputConfig("out", links=[link])
-    assert subscription_qos(SUBSCRIBE, [waiting]).reliability is Reliability.RELIABLE
+    assert subscription_qos(SUBSCRIBE, [waiting]).qos.reliability is Reliability.RELIABLE
 
 
 def test_what_the_block_says_wins() -> None:
@@ -87,14 +87,14 @@ def test_what_the_block_says_wins() -> None:
     )
     topic = Ros2BlockTopic("/chatter", "std_msgs/String", "publish", ("in",), asked)
     rules = OutputRules(latched=LatchRule(3))
-    qos = publisher_qos(topic, [InputConfig("in", "link", "a/out", source_rules=rules)])
+    qos = publisher_qos(topic, [InputConfig("in", "link", "a/out", source_rules=rules)]).qos
     assert (qos.reliability, qos.durability, qos.history) == (
         Reliability.BEST_EFFORT,
         Durability.VOLATILE,
         History.KEEP_ALL,
     )
     assert (qos.lease_duration, qos.max_blocking_time) == (2_000_000_000, 500_000_000)
-    assert calls_qos(Ros2BlockQos(keep_last=5)) == Qos(depth=5)
+    assert calls_qos(Ros2BlockQos(keep_last=5)).qos == Qos(depth=5)
 
 
 def test_the_id_of_a_node_becomes_a_name_that_ros_allows() -> None:

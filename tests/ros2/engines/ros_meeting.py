@@ -7,16 +7,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from ports import free_port
 from ros_domains import free_domain, give_back
 from waiting import TIMEOUT, wait_until
 
-from dora.ros2.engine import RosTypeName
 from dora.ros2.graph import Kind
 from dora.ros2.rclpy.find import PYTHON_VARIABLE
+
+
+class RosTypeName(NamedTuple):
+    """A `dora.ros2.engine.RosType` made of its three names."""
+
+    name: str
+    dds_name: str
+    hash: str
+
 
 STRING = RosTypeName(
     "std_msgs/msg/String",

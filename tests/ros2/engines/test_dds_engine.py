@@ -74,7 +74,7 @@ def test_the_network_learns_no_fields_of_a_type(dds_engine: Meeting) -> None:
 
     context = dds_engine.open()
     context.create_node("talker").create_publisher("/chatter", STRING)
-    reader = BuiltinDataReader(context.parts[0], BuiltinTopicDcpsPublication)
+    reader = BuiltinDataReader(context.participant, BuiltinTopicDcpsPublication)
     wait_for_match(context, "/chatter", 1, 0)
     found = {sample.topic_name: sample for sample in reader.take(50)}
     assert found["rt/chatter"].type_name == STRING.dds_name

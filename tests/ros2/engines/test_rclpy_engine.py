@@ -102,7 +102,7 @@ def test_a_response_to_a_cancelled_call_is_not_waited_for(engine: Meeting) -> No
     taken = server.take_request(TIMEOUT)
     assert future.cancel()
     responses: list[object] = []
-    client._context.handlers[client._number] = lambda header, _: responses.append(header["id"])
+    client.on_frame = lambda header, _: responses.append(header["id"])
     server.send_response(taken.id, request(1))
     client.send_request(request(2))
     server.send_response(server.take_request(TIMEOUT).id, request(2))

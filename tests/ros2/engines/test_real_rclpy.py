@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from rclpy_process import RclpyPeer, files_of, memory_of, threads_of
 from real_ros import ROS_VARIABLES
-from ros_meeting import HEADER, STRING, Meeting, meeting
+from ros_meeting import HEADER, STRING, Meeting, RosTypeName, meeting
 from waiting import TIMEOUT, wait_until
 
-from dora.ros2.engine import RosTypeName
 from dora.ros2.graph import Kind
 from dora.ros2.qos import LATCHED, SENSOR_DATA, Durability, Qos
 
@@ -66,7 +65,7 @@ def connect(peer: RclpyPeer, topic: str, subscription: Any) -> None:
 
     wait_until(heard, f"a message of rclpy on {topic}")
     peer.publish(topic=topic, texts=["go"])
-    while text_of(subscription.take(TIMEOUT).data) != "go":
+    while text_of(subscription.take(TIMEOUT)) != "go":
         pass
 
 
@@ -74,11 +73,9 @@ def test_text_of_rclpy_arrives(ours: Meeting, peer: RclpyPeer) -> None:
     subscription = ours.open().create_node("listener").create_subscription("/chatter", STRING)
     peer.publisher(topic="/chatter")
     connect(peer, "/chatter", subscription)
-    before = time.time_ns()
     peer.publish(topic="/chatter", texts=["hello", "", "grüße"])
     received = [subscription.take(TIMEOUT) for _ in range(3)]
-    assert [text_of(item.data) for item in received] == ["hello", "", "grüße"]
-    assert all(before <= item.source_timestamp <= time.time_ns() for item in received)
+    assert [text_of(item) for item in received] == ["hello", "", "grüße"]
 
 
 def test_text_arrives_at_rclpy(ours: Meeting, peer: RclpyPeer) -> None:
@@ -105,8 +102,8 @@ def test_images_pass_in_both_directions(ours: Meeting, peer: RclpyPeer) -> None:
 
     message = wait_until(image, "an image of rclpy")
     pixels = bytes(range(256)) * (3 * 640 * 480 // 256)
-    assert message.data[-len(pixels) :] == pixels or pixels in message.data
-    publisher.publish(message.data)
+    assert message[-len(pixels) :] == pixels or pixels in message
+    publisher.publish(message)
     digest = hashlib.sha256(pixels).hexdigest()
     assert peer.taken(topic="/back", count=1, timeout=TIMEOUT) == [[640, 480, "rgb8", digest]]
 
@@ -120,7 +117,7 @@ def test_ten_thousand_messages_of_rclpy_at_1_khz_all_arrive_in_order(
     peer.publisher(topic="/many", depth=10_000)
     connect(peer, "/many", subscription)
     peer.publish_many(topic="/many", count=10_000, rate=1000)
-    numbers = [int(text_of(subscription.take(TIMEOUT).data)) for _ in range(10_000)]
+    numbers = [int(text_of(subscription.take(TIMEOUT))) for _ in range(10_000)]
     assert numbers == list(range(10_000))
     assert (subscription.counters.dropped, subscription.counters.lost) == (0, 0)
 
@@ -150,7 +147,7 @@ def test_latecomers_get_latched_messages_in_both_directions(ours: Meeting, peer:
     peer.publisher(topic="/theirs", depth=2, latched=True)
     peer.publish(topic="/theirs", texts=["x", "y", "z"])
     subscription = node.create_subscription("/theirs", STRING, qos)
-    assert [text_of(subscription.take(TIMEOUT).data) for _ in range(2)] == ["y", "z"]
+    assert [text_of(subscription.take(TIMEOUT)) for _ in range(2)] == ["y", "z"]
 
 
 def test_both_sides_see_the_nodes_and_endpoints_of_the_other(ours: Meeting, peer: RclpyPeer) -> None:

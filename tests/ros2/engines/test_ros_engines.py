@@ -42,19 +42,15 @@ LATCHED = Qos(durability=Durability.TRANSIENT_LOCAL, depth=3)
 # ---------------------------------------------------------------------- messages
 
 
-def test_messages_arrive_in_order_with_their_publisher_and_time(engines: Meeting) -> None:
+def test_messages_arrive_in_order(engines: Meeting) -> None:
     talker, listener = engines.open(), engines.open()
     publisher = talker.create_node("talker").create_publisher("/chatter", STRING)
     subscription = listener.create_node("listener").create_subscription("/chatter", STRING)
     wait_for_subscription(publisher)
-    before = time.time_ns()
     for number in range(5):
         publisher.publish(message(number))
     received = [subscription.take(TIMEOUT) for _ in range(5)]
-    assert [number_of(item.data) for item in received] == [0, 1, 2, 3, 4]
-    told = b"" if talker.engine == "rclpy" else publisher.gid
-    assert {item.publisher_gid for item in received} == {told}
-    assert all(before <= item.source_timestamp <= time.time_ns() for item in received)
+    assert [number_of(item) for item in received] == [0, 1, 2, 3, 4]
     assert subscription.take() is None
     assert (subscription.counters.received, subscription.counters.dropped) == (5, 0)
 
@@ -78,7 +74,7 @@ def test_ten_thousand_reliable_messages_all_arrive_in_order(engines: Meeting) ->
     wait_for_subscription(publisher)
     for number in range(10_000):
         publisher.publish(message(number, 64))
-    numbers = [number_of(subscription.take(TIMEOUT).data) for _ in range(10_000)]
+    numbers = [number_of(subscription.take(TIMEOUT)) for _ in range(10_000)]
     assert numbers == list(range(10_000))
     assert (subscription.counters.dropped, subscription.counters.lost) == (0, 0)
 
@@ -90,7 +86,7 @@ def test_large_and_empty_messages_arrive_as_they_are(engines: Meeting) -> None:
     wait_for_subscription(publisher)
     for data in (bytearray(message(7, 10_000_000)), memoryview(b"\x00\x01\x00\x00\x00")):
         publisher.publish(data)
-        received = subscription.take(TIMEOUT).data
+        received = subscription.take(TIMEOUT)
         assert received[: len(data)] == data
         assert received[len(data) :] in (b"", bytes(3))  # DDS sends whole words
 
@@ -103,7 +99,7 @@ def test_a_full_queue_drops_and_counts_its_oldest_message(engines: Meeting) -> N
     for number in range(10):
         publisher.publish(message(number))
     wait_until(lambda: subscription.counters.received == 10, "ten messages")
-    assert [number_of(subscription.take(TIMEOUT).data) for _ in range(4)] == [6, 7, 8, 9]
+    assert [number_of(subscription.take(TIMEOUT)) for _ in range(4)] == [6, 7, 8, 9]
     assert subscription.counters.dropped == 6
 
 
@@ -115,11 +111,11 @@ def test_a_latecomer_gets_the_last_messages_of_a_latched_topic(engines: Meeting)
     for number in range(5):
         publisher.publish(message(number))
         # Before that it may be on its way to a router, where a subscription of this moment gets it.
-        assert number_of(seen.take(TIMEOUT).data) == number
+        assert number_of(seen.take(TIMEOUT)) == number
     subscription = listener.create_node("listener").create_subscription("/map", STRING, LATCHED)
-    assert [number_of(subscription.take(TIMEOUT).data) for _ in range(3)] == [2, 3, 4]
+    assert [number_of(subscription.take(TIMEOUT)) for _ in range(3)] == [2, 3, 4]
     publisher.publish(message(5))
-    assert number_of(subscription.take(TIMEOUT).data) == 5
+    assert number_of(subscription.take(TIMEOUT)) == 5
     assert subscription.counters.lost == 0
 
 
@@ -130,13 +126,13 @@ def test_a_latecomer_gets_nothing_old_from_a_volatile_topic(engines: Meeting) ->
     wait_for_subscription(publisher)
     publisher.publish(message(1))
     # Until then it may still be on its way to a router, where a subscription of this moment would get it.
-    assert number_of(seen.take(TIMEOUT).data) == 1
+    assert number_of(seen.take(TIMEOUT)) == 1
     seen.close()
     wait_until(lambda: not publisher.has_subscription(), "the end of the witness")
     subscription = listener.create_node("listener").create_subscription("/now", STRING)
     wait_for_subscription(publisher)
     publisher.publish(message(2))
-    assert number_of(subscription.take(TIMEOUT).data) == 2
+    assert number_of(subscription.take(TIMEOUT)) == 2
 
 
 def test_domains_do_not_meet(engines: Meeting) -> None:
@@ -414,7 +410,7 @@ def test_a_forked_child_leaves_the_context_to_its_parent(engines: Meeting) -> No
             sys.exit(0)
         assert os.waitpid(child, 0)[1] == 0
         publisher.publish(message(2))
-        assert subscription.take({TIMEOUT}).data.startswith(message(2))
+        assert subscription.take({TIMEOUT}).startswith(message(2))
         print("heard")
         """
     )

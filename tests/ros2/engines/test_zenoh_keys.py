@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ros_meeting import STRING
+from ros_meeting import STRING, RosTypeName
 
-from dora.ros2.engine import RosTypeName
 from dora.ros2.graph import Endpoint, Kind, NodeName
 from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
 from dora.ros2.zenoh.keys import (

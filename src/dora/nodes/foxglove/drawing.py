@@ -7,7 +7,7 @@ points and lines over an image or in space, texts and joints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ from foxglove.messages import (
 
 from dora.observe.preview import drawable
 from dora.observe.preview.drawable import DrawableMessage, NotDrawable
+from dora.wire.metadata import as_nanoseconds
 
 LINE: Final = Color(r=0.0, g=1.0, b=0.0, a=1.0)
 _WIDTH: Final = 2.0  # pixels, of lines over an image
@@ -75,7 +76,7 @@ def log_record(time_ns: int, level: str, name: str, text: str, file: str = "", l
 def text(message: DrawableMessage) -> Iterable[Log]:
     """Return one line of a log for each text."""
     for line in drawable.strings(message.value):
-        yield log_record(_time_ns(message), "info", message.id, line)
+        yield log_record(time_of(message.metadata), "info", message.id, line)
 
 
 def boxes2d(message: DrawableMessage) -> Iterable[ImageAnnotations]:
@@ -87,7 +88,7 @@ def boxes2d(message: DrawableMessage) -> Iterable[ImageAnnotations]:
         [(left, top), (right, top), (right, bottom), (left, bottom)]
         for (left, top), (right, bottom) in zip(low.tolist(), high.tolist(), strict=True)
     ]
-    time = timestamp(_time_ns(message))
+    time = timestamp(time_of(message.metadata))
     yield ImageAnnotations(
         timestamp=time,
         points=[
@@ -124,7 +125,7 @@ def lines2d(message: DrawableMessage) -> Iterable[ImageAnnotations]:
 
 
 def _annotation(message: DrawableMessage, kind: PointsAnnotationType) -> ImageAnnotations:
-    time = timestamp(_time_ns(message))
+    time = timestamp(time_of(message.metadata))
     points = PointsAnnotation(
         timestamp=time,
         type=kind,
@@ -170,7 +171,7 @@ def lines3d(message: DrawableMessage) -> Iterable[SceneUpdate]:
 def _scene(message: DrawableMessage, **parts: Any) -> SceneUpdate:
     """Return an entity with the name of the topic, which replaces the one before."""
     entity = SceneEntity(
-        timestamp=timestamp(_time_ns(message)),
+        timestamp=timestamp(time_of(message.metadata)),
         frame_id=str(message.metadata.get("frame_id", "world")),
         id=message.id,
         lifetime=Duration(0, 0),
@@ -192,7 +193,7 @@ def joints(message: DrawableMessage) -> Iterable[JointStates]:
     if len(names) != len(positions):
         raise NotDrawable(f"`joint_names` has {len(names)} names, and there are {len(positions)} joints")
     yield JointStates(
-        timestamp=timestamp(_time_ns(message)),
+        timestamp=timestamp(time_of(message.metadata)),
         joints=[
             JointState(name=str(name), position=position)
             for name, position in zip(names, positions, strict=True)
@@ -212,9 +213,10 @@ DRAWERS: Final[dict[str, Callable[[DrawableMessage], Iterable[Any]]]] = {
 """By primitive: those that a recording stores as plain values."""
 
 
-def _time_ns(message: DrawableMessage) -> int:
-    sent = message.metadata.get("timestamp")
-    return round(sent.timestamp() * 1e6) * 1000 if isinstance(sent, datetime) else 0
+def time_of(metadata: Mapping[str, Any]) -> int:
+    """Return the ``timestamp`` of a message in nanoseconds since the Unix epoch; 0: it has none."""
+    sent = metadata.get("timestamp")
+    return as_nanoseconds(sent) if isinstance(sent, datetime) else 0
 
 
 def _pose(position: Iterable[float]) -> Pose:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ from dora import Node
 from dora.errors import DoraError
 from dora.nodes.foxglove.address import default_address
 from dora.nodes.foxglove.channels import ChannelMap
+from dora.nodes.foxglove.drawing import time_of
 from dora.nodes.foxglove.server import FoxgloveServer, Published, array_of
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
@@ -46,11 +46,8 @@ def run(node: Node) -> None:
 def _message(value: pa.Array[Any], metadata: Mapping[str, Any]) -> Message:
     """Return an input as a message; its time is its ``timestamp``."""
     payload = encode(value)
-    sent = metadata.get("timestamp")
-    time_ns = round(sent.timestamp() * 1e6) * 1000 if isinstance(sent, datetime) else 0
-    head = pack_head(
-        payload.encoding, payload.schema, encode_metadata(dict(metadata)), payload.size, 0, time_ns
-    )
+    section = encode_metadata(dict(metadata))
+    head = pack_head(payload.encoding, payload.schema, section, payload.size, 0, time_of(metadata))
     return Message(head + payload.to_bytes())
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from threading import Condition
-from typing import Final
+from typing import Final, NoReturn
 
 from foxglove.websocket import PlaybackCommand, PlaybackControlRequest, PlaybackState, PlaybackStatus
 
@@ -16,7 +16,6 @@ from dora.recording.mcap.recording import RecordedMessage, Recording
 
 _TURN_NS: Final = 50_000_000  # of the recording, at most, between two looks at the controls
 _MOMENT_NS: Final = 500_000_000  # before a jump's time, in which the newest messages show the moment
-_LONGEST: Final = 0.05  # seconds between two looks whether to end
 _SPEEDS: Final = (0.01, 100.0)
 
 
@@ -37,20 +36,20 @@ class RecordingPlayer:
         self.server = FoxgloveServer(name, address, play=self._control, times=(self._begin, self._end))
         self._channels = ChannelMap(self.server.context)
 
-    def run(self, over: Callable[[], bool] = lambda: False) -> None:
-        """Play until ``over`` returns True, or for ever."""
+    def run(self) -> NoReturn:
+        """Play for ever; ``KeyboardInterrupt`` ends it."""
         for topic in self._recording.topics:  # so that clients know all topics from the start
             for first in self._recording.messages([topic]):
                 self._channels.show(topic, first.message)
                 break
         messages: Iterator[RecordedMessage] = iter(())
         waiting: RecordedMessage | None = None
-        while not over():
+        while True:
             with self._changed:
                 jumped, self._jumped = self._jumped, False
                 begun, at, speed = time.monotonic(), self._now, self._speed
                 if not jumped and not self._playing:
-                    self._changed.wait(_LONGEST)
+                    self._changed.wait()
                     continue
             if jumped:
                 self._show_moment(at)

@@ -25,12 +25,13 @@ import pyarrow.parquet as pq
 from dora._shared_folders import make_folder
 from dora.errors import DoraError
 from dora.nodes.lerobot import layout, stats
-from dora.nodes.lerobot.layout import CAPTURE_TIME, GAP, Feature, Info
+from dora.nodes.lerobot.layout import CAPTURE_TIME, GAP, Feature, FilePlace, Info
 from dora.nodes.lerobot.sampling import SECOND, Counts
 from dora.nodes.lerobot.stats import Statistics
 from dora.wire.decoders import DecodeError, from_json
 
 SCRATCH: Final = ".recording"
+_METADATA: Final = "meta/episodes"
 _ROWS: Final = 100  # episodes in a file of metadata: it is written anew for each of them
 
 
@@ -89,7 +90,7 @@ class Dataset:
         self._tasks: list[str] = []
         self._stats: dict[str, Statistics] = {}
         self._rows: list[dict[str, Any]] = []  # of the file of metadata that is being filled
-        self._place = (0, -1)  # its numbers; the first episode begins a file
+        self._place = FilePlace(0, -1)  # of this file; the first episode begins one
         self._last: dict[str, Any] | None = None  # the row of the last episode
         try:
             self._open(resume)
@@ -154,8 +155,7 @@ class Dataset:
             self._tasks = tasks[: self._info.total_tasks]
             self._stats = stats.from_lists(from_json((path / layout.STATS).read_bytes()))
             self._last = read_episodes(path, self._info)[-1]
-            numbers = self._last["meta/episodes/chunk_index"], self._last["meta/episodes/file_index"]
-            self._place = numbers
+            self._place = FilePlace.of(self._last, _METADATA)
         if interrupted:
             self.removed = self._clean()
         self._rows = [{}] * _ROWS  # never append to a file of an earlier process
@@ -182,10 +182,7 @@ class Dataset:
             file.unlink()
         for pattern, column in (("data/*/*.parquet", "data"), *self._video_patterns()):
             for file in sorted(self.root.glob(pattern)):
-                if self._last is None or _numbers_of(file) > (
-                    self._last[f"{column}/chunk_index"],
-                    self._last[f"{column}/file_index"],
-                ):
+                if self._last is None or _numbers_of(file) > FilePlace.of(self._last, column):
                     file.unlink()
                     count += 1
         for file in sorted(self.root.glob("meta/episodes/*/*.parquet"))[-1:]:
@@ -240,9 +237,9 @@ class Dataset:
                 place = self._next_file(f"videos/{name}", row)
                 row[f"videos/{name}/from_timestamp"] = 0.0
                 row[f"videos/{name}/to_timestamp"] = length / info.fps
-                self._move(source.video, layout.VIDEO.format(video_key=name, **place))
+                self._move(source.video, place.path(layout.VIDEO, video_key=name))
         place = self._next_file("data", row)
-        self._write_table(pa.table(columns), layout.DATA.format(**place))
+        self._write_table(pa.table(columns), place.path(layout.DATA))
 
         for name, source in episode.sources.items():
             for field in ("received", "missing", "late", "dropped", "refused", "repeated", "rate"):
@@ -251,13 +248,12 @@ class Dataset:
         for name, record in stats.to_lists(statistics).items():
             for key, numbers in record.items():
                 row[f"stats/{name}/{key}"] = numbers
-        rows, chunk_file = self._rows, self._place
+        rows, place = self._rows, self._place
         if len(rows) >= _ROWS:
-            rows, chunk_file = [], layout.next_file(*chunk_file)
-        row["meta/episodes/chunk_index"], row["meta/episodes/file_index"] = chunk_file
+            rows, place = [], place.next()
+        row |= place.columns(_METADATA)
         rows = [*rows, row]
-        path = layout.EPISODES.format(chunk_index=chunk_file[0], file_index=chunk_file[1])
-        self._write_table(pa.Table.from_pylist(rows), path)
+        self._write_table(pa.Table.from_pylist(rows), place.path(layout.EPISODES))
 
         merged = _merge(self._stats, statistics)
         self._write_table(layout.tasks_table(tasks), layout.TASKS)
@@ -270,7 +266,7 @@ class Dataset:
         info.splits = {"train": f"0:{info.total_episodes}"}
         self._write_json(info, layout.INFO)
         self._info, self._tasks, self._stats = info, tasks, merged
-        self._rows, self._place, self._last = rows, chunk_file, row
+        self._rows, self._place, self._last = rows, place, row
         return number
 
     def _columns(
@@ -300,15 +296,9 @@ class Dataset:
         }
         return columns, statistics
 
-    def _next_file(self, column: str, row: dict[str, Any]) -> dict[str, int]:
-        last = self._last
-        chunk, file = (
-            (0, 0)
-            if last is None
-            else layout.next_file(last[f"{column}/chunk_index"], last[f"{column}/file_index"])
-        )
-        place = {"chunk_index": chunk, "file_index": file}
-        row.update({f"{column}/{name}": number for name, number in place.items()})
+    def _next_file(self, column: str, row: dict[str, Any]) -> FilePlace:
+        place = FilePlace(0, 0) if self._last is None else FilePlace.of(self._last, column).next()
+        row |= place.columns(column)
         return place
 
     # ------------------------------------------------------------------ files
@@ -373,9 +363,9 @@ def _column(array: npt.NDArray[Any], feature: Feature) -> pa.Array[Any]:
     return pa.FixedSizeListArray.from_arrays(flat, feature.shape[0])
 
 
-def _numbers_of(file: Path) -> tuple[int, int]:
+def _numbers_of(file: Path) -> FilePlace:
     """Return the numbers of ``chunk-000/file-000.parquet``."""
-    return int(file.parent.name.partition("-")[2]), int(file.stem.partition("-")[2])
+    return FilePlace(int(file.parent.name.partition("-")[2]), int(file.stem.partition("-")[2]))
 
 
 def _flush(path: Path) -> None:

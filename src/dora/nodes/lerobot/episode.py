@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from dora.nodes.lerobot.dataset import DatasetError, read_episodes, read_info
-from dora.nodes.lerobot.layout import CAPTURE_TIME, GAP, INDEXES
+from dora.nodes.lerobot.layout import CAPTURE_TIME, GAP, INDEXES, FilePlace
 from dora.nodes.lerobot.video import read_video
 
 
@@ -43,8 +43,7 @@ class Episode:
                     f"the data set {root} has {len(rows)} episodes, and none of number {number}"
                 )
             self._row = rows[number]
-            place = {name: self._row[f"data/{name}"] for name in ("chunk_index", "file_index")}
-            path = root / self._info.data_path.format(**place)
+            path = root / FilePlace.of(self._row, "data").path(self._info.data_path)
             table = pq.read_table(path, filters=[("episode_index", "=", number)])
         except (OSError, KeyError) as error:
             raise DatasetError(f"the data set {root} cannot be read: {error}") from None
@@ -62,8 +61,8 @@ class Episode:
                     yield Item(float(time), np.atleast_1d(np.array(row, dtype)))
             return
         column = f"videos/{name}"
-        place = {part: self._row[f"{column}/{part}"] for part in ("chunk_index", "file_index")}
-        path = self._root / str(self._info.video_path).format(video_key=name, **place)
+        place = FilePlace.of(self._row, column)
+        path = self._root / place.path(str(self._info.video_path), video_key=name)
         start = self._row[f"{column}/from_timestamp"]
         try:
             frames = read_video(path, start, len(times), self._info.fps)

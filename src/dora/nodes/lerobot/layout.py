@@ -13,10 +13,9 @@ The format is the one that the package ``lerobot`` 0.4 reads and writes. A data 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 VERSION: Final = "v3.0"
@@ -47,11 +46,6 @@ class Feature(msgspec.Struct, frozen=True):
         """Whether its items are images in a video."""
         return self.dtype == "video"
 
-    def arrow_type(self) -> pa.DataType:
-        """Return the type of its column."""
-        item = pa.from_numpy_dtype(np.dtype(self.dtype))
-        return item if self.shape == (1,) else pa.list_(item, self.shape[0])
-
 
 class Info(msgspec.Struct):
     """The contents of ``meta/info.json``."""
@@ -69,11 +63,6 @@ class Info(msgspec.Struct):
     splits: dict[str, str] = {}
     data_path: str = DATA
     video_path: str | None = VIDEO
-
-    @property
-    def videos(self) -> list[str]:
-        """The features that are videos."""
-        return [name for name, feature in self.features.items() if feature.is_video]
 
 
 # Columns that each data set has beside its own.
@@ -112,13 +101,33 @@ def all_features(sources: Mapping[str, Feature]) -> dict[str, Feature]:
     }
 
 
-def next_file(chunk: int, file: int, chunk_size: int = CHUNK_SIZE) -> tuple[int, int]:
-    """Return the numbers of the file after this one.
+class FilePlace(NamedTuple):
+    """The numbers of a file, which its path has, and the rows of the episodes that are in it.
 
-    >>> next_file(0, 999)
-    (1, 0)
+    >>> FilePlace(0, 999).next()
+    FilePlace(chunk_index=1, file_index=0)
     """
-    return (chunk, file + 1) if file + 1 < chunk_size else (chunk + 1, 0)
+
+    chunk_index: int
+    file_index: int
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], column: str) -> FilePlace:
+        """Return what the row of an episode says: ``column`` is ``data``, ``videos/FEATURE`` or so."""
+        return cls(*(row[f"{column}/{name}"] for name in cls._fields))
+
+    def columns(self, column: str) -> dict[str, int]:
+        """Return the part of an episode's row that `of` reads."""
+        return {f"{column}/{name}": number for name, number in self._asdict().items()}
+
+    def path(self, pattern: str, **more: str) -> str:
+        """Return a path, such as `DATA`, with these numbers."""
+        return pattern.format(**self._asdict(), **more)
+
+    def next(self) -> FilePlace:
+        """Return the numbers of the file after this one."""
+        chunk, file = self
+        return FilePlace(chunk, file + 1) if file + 1 < CHUNK_SIZE else FilePlace(chunk + 1, 0)
 
 
 def tasks_table(tasks: Sequence[str]) -> pa.Table:

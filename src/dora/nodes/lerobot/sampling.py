@@ -95,12 +95,6 @@ class Sampler(Generic[Value]):
         """Whether an episode has begun and not ended."""
         return self._start is not None
 
-    @property
-    def shown(self) -> Sample[Value]:
-        """The sample of the row before."""
-        assert self._shown is not None
-        return self._shown
-
     def push(self, time: int, value: Value) -> None:
         """Add a sample. Between episodes only the newest is kept."""
         if self._waiting and time <= self._waiting[-1].time:
@@ -131,11 +125,17 @@ class Sampler(Generic[Value]):
         while self._time() <= end:
             yield self._pick(self._time())
         self._count_missing(end)
-        self._stop()
+        self.discard()
 
     def discard(self) -> None:
         """End the episode without further rows."""
-        self._stop()
+        self._start = None
+        if self._waiting:  # only the newest, for the episode that comes next
+            newest = self._waiting.pop()
+            self._waiting.clear()
+            self._waiting.append(newest)
+        elif self._shown is not None:
+            self._waiting.append(self._shown)
 
     def refuse(self, pick: Pick[Value], instead: Sample[Value]) -> Pick[Value]:
         """Return a pick with the sample ``instead``, because the one chosen turned out to be unusable."""
@@ -181,12 +181,3 @@ class Sampler(Generic[Value]):
     def _time(self, row: int | None = None) -> int:
         assert self._start is not None
         return self._start + (self._row if row is None else row) * SECOND // self._fps
-
-    def _stop(self) -> None:
-        self._start = None
-        if self._waiting:  # only the newest, for the episode that comes next
-            newest = self._waiting.pop()
-            self._waiting.clear()
-            self._waiting.append(newest)
-        elif self._shown is not None:
-            self._waiting.append(self._shown)

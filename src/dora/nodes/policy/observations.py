@@ -13,7 +13,7 @@ import numpy as np
 from dora.control import InputHistory
 from dora.errors import DoraError
 from dora.node.events import Input, Synced
-from dora.transforms import nanoseconds
+from dora.wire.metadata import as_nanoseconds
 
 Wanted = int | list[float]
 
@@ -151,4 +151,4 @@ def _observation(messages: Mapping[str, Input | list[Input]], time_ns: int) -> J
 
 def _capture_time(event: Input) -> int:
     found = event.metadata.get("timestamp")
-    return nanoseconds(found) if isinstance(found, datetime) else time.time_ns()
+    return as_nanoseconds(found) if isinstance(found, datetime) else time.time_ns()

@@ -8,10 +8,6 @@ import sys
 from dora.nodes.command_line import guarded, parse_node
 from dora.nodes.installed import check_installed
 
-_DESCRIPTION = """
-Show the inputs of a node in Rerun. It is started by a dataflow with `path: dora-rerun`; to join a
-running one by hand, give the id of its node with `path: dynamic`.
-"""
 _VARIABLES = """
 environment variables:
   OPERATING_MODE      SPAWN (open a viewer, the default), CONNECT (to a running one), SERVE (a web page)
@@ -31,7 +27,7 @@ def main() -> int:
     # Rerun logs to this node's log: only warnings and errors, without colours.
     os.environ.setdefault("RUST_LOG", "warn")
     os.environ.setdefault("NO_COLOR", "1")
-    node_id = parse_node("python -m dora.nodes.rerun", _DESCRIPTION, _VARIABLES)
+    node_id = parse_node("dora-rerun", "Show the inputs of a node in Rerun.", _VARIABLES)
 
     def body() -> None:
         check_installed("dora-rerun")

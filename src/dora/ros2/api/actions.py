@@ -18,7 +18,7 @@ from dora.errors import CallFailed, TransportError
 from dora.ros2.api.answers import AnswerThread
 from dora.ros2.api.clock import stamp_of
 from dora.ros2.api.topics import one_message
-from dora.ros2.graph import Kind, RosGraph
+from dora.ros2.graph import Kind
 from dora.ros2.message_queue import MessageCounters, MessageQueue
 from dora.ros2.qos import ACTION_STATUS, Qos
 from dora.ros2.types.errors import MalformedMessage
@@ -68,7 +68,6 @@ class Ros2ActionClient:
         qos: Qos,
         library: InterfaceLibrary,
         dropped: DroppedMessages,
-        graph: RosGraph,
     ) -> None:
         self.type = type
         self._dropped = dropped
@@ -79,7 +78,7 @@ class Ros2ActionClient:
         self._topic = node.create_subscription(
             f"{name}/_action/feedback", type.feedback_message, Qos(depth=_FEEDBACK_DEPTH)
         )
-        self._graph = graph
+        self._graph = node.graph
         self._feedback: dict[str, MessageQueue[Any]] = {}
         self._feedback_counters = MessageCounters()  # of all goals together
         self._asked: dict[str, Future[bytes]] = {}  # goal → its result
@@ -89,7 +88,7 @@ class Ros2ActionClient:
         """Give the feedback of each goal to its queue, until the client is closed."""
         while (message := self._topic.take(None)) is not None:
             try:
-                found = self.type.feedback_message.decode(message.data)
+                found = self.type.feedback_message.decode(message)
             except MalformedMessage as error:
                 self._topic.counters.malformed += 1
                 self._dropped.add(str(error))

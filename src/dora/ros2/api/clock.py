@@ -61,7 +61,7 @@ class NodeClock:
             subscription, type = self._followed
             while (message := subscription.take(0)) is not None:
                 try:
-                    found: Any = type.decode(message.data)[0].as_py()
+                    found: Any = type.decode(message)[0].as_py()
                 except MalformedMessage:
                     subscription.counters.malformed += 1
                     continue

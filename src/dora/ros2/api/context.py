@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 from weakref import WeakSet
 
 from dora.errors import CallTimedOut, ConnectError
@@ -18,10 +18,10 @@ from dora.ros2.api.reports import LOGGER, DroppedMessages, MismatchWatch, Rosout
 from dora.ros2.api.services import SERVER_TIMEOUT, Ros2ServiceClient, Ros2ServiceServer
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription, Ros2Topic
 from dora.ros2.names import check_namespace, check_node_name, full_node_name
-from dora.ros2.qos import Durability, Qos
+from dora.ros2.qos import Durability, Qos, Reliability
 
 if TYPE_CHECKING:
-    from dora.ros2.engine import RosContext, RosNode, RosSubscription, ServiceClient
+    from dora.ros2.engine import RosContext, RosEndpoint, RosNode, RosSubscription, ServiceClient
     from dora.ros2.types.library import InterfaceLibrary
     from dora.ros2.types.message_type import MessageType, ServiceType
 
@@ -160,7 +160,7 @@ class Ros2Node:
         self.logger = node_logger(self.full_name)
         self.on_loss: Callable[[int], None] = lambda _: None  # told how many messages were lost
         self._context = context
-        self._nodes: dict[str, tuple[RosNode, MismatchWatch]] = {}  # engine → the node there
+        self._nodes: dict[str, RosNode] = {}  # engine → the node there
         self._lock = threading.RLock()
         # Their threads hold them until they are closed.
         self._actions: WeakSet[Ros2ActionServer] = WeakSet()
@@ -197,13 +197,13 @@ class Ros2Node:
 
     def _node(self, *, services: bool) -> RosNode:
         """Return this node in an engine that has what is needed; raises `ConnectError`."""
-        context, watch = self._context.engine(services=services)
+        context, _ = self._context.engine(services=services)
         with self._lock:
             if context.engine not in self._nodes:
-                self._nodes[context.engine] = context.create_node(self.name, self.namespace), watch
-            return self._nodes[context.engine][0]
+                self._nodes[context.engine] = context.create_node(self.name, self.namespace)
+            return self._nodes[context.engine]
 
-    def _watch(self, endpoint: Any, *, services: bool) -> None:
+    def _watch(self, endpoint: RosEndpoint, *, services: bool) -> None:
         self._context.engine(services=services)[1].add(endpoint, self.logger.warning)
 
     # ------------------------------------------------------------------ topics
@@ -213,7 +213,7 @@ class Ros2Node:
 
         Raises `TypeNotFound`, which says where it was looked for, and `DefinitionError`.
         """
-        return Ros2Topic(name, self._context.library.message(message_type.replace("::", "/")), qos.qos)
+        return Ros2Topic(name, self._context.library.message(message_type), qos.qos)
 
     def create_publisher(self, topic: Ros2Topic, qos: Ros2QosPolicies | None = None) -> Ros2Publisher:
         """Publish on a topic. ``qos``: by default the one of the topic.
@@ -261,7 +261,7 @@ class Ros2Node:
         self, service_name: str, service_type: str, qos: Ros2QosPolicies
     ) -> tuple[ServiceClient, ServiceType]:
         """Return a client of the engine, which sends bytes, and its type; does not wait for a server."""
-        type = self._context.library.service(service_type.replace("::", "/"))
+        type = self._context.library.service(service_type)
         client = self._node(services=True).create_client(service_name, type, _reliable(qos, "a service"))
         self._watch(client, services=True)
         return client, type
@@ -270,7 +270,7 @@ class Ros2Node:
         self, service_name: str, service_type: str, qos: Ros2QosPolicies
     ) -> Ros2ServiceServer:
         """Offer a service. Raises as `create_service_client` does, but does not wait."""
-        type = self._context.library.service(service_type.replace("::", "/"))
+        type = self._context.library.service(service_type)
         node = self._node(services=True)
         server = node.create_server(service_name, type, _reliable(qos, "a service"))
         self._watch(server, services=True)
@@ -287,18 +287,17 @@ class Ros2Node:
         ``ValueError`` for a name or a quality of service that ROS does not have.
         """
         library = self._context.library
-        type = library.action(action_type.replace("::", "/"))
+        type = library.action(action_type)
         node, reliable = self._node(services=True), _reliable(qos, "an action")
-        graph = self._context.engine(services=True)[0].graph
         dropped = self.dropped(f"the action of {action_name}")
-        return Ros2ActionClient(node, action_name, type, reliable, library, dropped, graph)
+        return Ros2ActionClient(node, action_name, type, reliable, library, dropped)
 
     def create_action_server(
         self, action_name: str, action_type: str, qos: Ros2QosPolicies
     ) -> Ros2ActionServer:
         """Offer an action. Raises as `create_action_client` does."""
         library = self._context.library
-        type = library.action(action_type.replace("::", "/"))
+        type = library.action(action_type)
         node, reliable = self._node(services=True), _reliable(qos, "an action")
         dropped = self.dropped(f"the action of {action_name}")
         server = Ros2ActionServer(node, action_name, type, reliable, library, dropped, self.time_ns)
@@ -350,14 +349,12 @@ class Ros2Node:
         self.parameters.close()
         for server in list(self._actions):
             server.close()
-        for node, _ in list(self._nodes.values()):
+        for node in list(self._nodes.values()):
             node.close()
 
 
 def _reliable(qos: Ros2QosPolicies, what: str) -> Qos:
     """Return the quality of a service. Raises ``ValueError`` for one that may lose requests."""
-    from dora.ros2.qos import Reliability
-
     if qos.qos.reliability is not Reliability.RELIABLE:
         raise ValueError(f"{what} of ROS needs `reliable=True` in its Ros2QosPolicies")
     return qos.qos

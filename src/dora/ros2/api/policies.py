@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from enum import IntEnum
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, get_args
 
+from dora.dataflow.ros2 import Compatibility
 from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ __all__ = [
     "domain_of",
 ]
 
-Profile = Literal["humble", "rep2016"]
-_PROFILES: Final = ("humble", "rep2016")
 _DOMAIN_VARIABLE: Final = "ROS_DOMAIN_ID"
 _DISTRIBUTION_VARIABLE: Final = "ROS_DISTRO"
 
@@ -51,7 +50,7 @@ class Ros2Transport:
 
         Raises ``ValueError`` for another ``compatibility``.
         """
-        if compatibility not in _PROFILES:
+        if compatibility not in get_args(Compatibility):
             raise ValueError(f"`compatibility` is `humble` or `rep2016`, not {compatibility!r}")
         return Ros2Transport("zenoh", compatibility, config_uri)
 

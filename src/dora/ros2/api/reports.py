@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from dora.errors import TransportError
@@ -14,7 +14,7 @@ from dora.ros2.api.clock import stamp_of
 from dora.ros2.graph import UNKNOWN_NODE
 
 if TYPE_CHECKING:
-    from dora.ros2.engine import RosContext, RosPublisher
+    from dora.ros2.engine import RosContext, RosEndpoint, RosPublisher
     from dora.ros2.types.message_type import MessageType
 
 LOGGER: Final = logging.getLogger("dora.ros2")
@@ -31,7 +31,6 @@ class DroppedMessages:
     ) -> None:
         """``where`` says what dropped them, as the beginning of a sentence. ``count`` gets the number of
         each time."""
-        self.total = 0
         self._count = count
         self._where = where
         self._warn = warn
@@ -40,7 +39,6 @@ class DroppedMessages:
 
     def add(self, reason: str) -> None:
         """Count a message, and warn unless that was done just now."""
-        self.total += 1
         self._count(1)
         self._unsaid += 1
         now = time.monotonic()
@@ -89,13 +87,6 @@ class RosoutHandler(logging.Handler):
             pass  # the context is about to close; the logger has it
 
 
-class WatchedEndpoint(Protocol):
-    """A publisher, subscription, client or server of ours."""
-
-    @property
-    def gid(self) -> bytes: ...
-
-
 class MismatchWatch:
     """Warns once of each endpoint elsewhere that does not meet one of ours.
 
@@ -106,14 +97,14 @@ class MismatchWatch:
         self._context = context
         self._lock = threading.Lock()
         # An endpoint that the program has closed and forgotten leaves by itself.
-        self._endpoints: WeakKeyDictionary[WatchedEndpoint, Callable[[str], None]] = WeakKeyDictionary()
+        self._endpoints: WeakKeyDictionary[RosEndpoint, Callable[[str], None]] = WeakKeyDictionary()
         self._reported: set[str] = set()
         self._changed = threading.Event()
         self._closed = False
         context.graph.set_on_change(self._changed.set)
         threading.Thread(target=self._run, name="dora-ros2-graph", daemon=True).start()
 
-    def add(self, endpoint: WatchedEndpoint, warn: Callable[[str], None]) -> None:
+    def add(self, endpoint: RosEndpoint, warn: Callable[[str], None]) -> None:
         """Watch a publisher, subscription, client or server."""
         with self._lock:
             self._endpoints[endpoint] = warn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dora.ros2.types.errors import MalformedMessage, ValueMismatch
 
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dora.ros2.api.reports import DroppedMessages
-    from dora.ros2.engine import RosMessage, RosPublisher, RosSubscription
+    from dora.ros2.engine import RosPublisher, RosSubscription
     from dora.ros2.message_queue import MessageCounters
     from dora.ros2.qos import Qos
     from dora.ros2.types.message_type import MessageType
     from dora.wire.encode import EncodedArray
+
+T = TypeVar("T")
 
 __all__ = ["Ros2Publisher", "Ros2Subscription", "Ros2Topic", "one_message"]
 
@@ -85,15 +87,13 @@ class Ros2Subscription:
         Returns it as a struct array of one row, and None if no message has come, or after `close`. Bytes
         that are no message of the type are counted and left out.
         """
-        found: pa.StructArray | None = self._take(timeout, self._type.decode)
-        return found
+        return self._take(timeout, self._type.decode)
 
     def take_encoded(self, timeout: float | None = None) -> EncodedArray | None:
         """Wait as `next` does; return the message as a node of a dataflow sends it."""
-        found: EncodedArray | None = self._take(timeout, self._type.transcode)
-        return found
+        return self._take(timeout, self._type.transcode)
 
-    def _take(self, timeout: float | None, decode: Callable[[bytes], Any]) -> Any:
+    def _take(self, timeout: float | None, decode: Callable[[bytes], T]) -> T | None:
         """Wait as `next` does; return what a function makes of the bytes, or raises `MalformedMessage`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         left = timeout
@@ -107,19 +107,17 @@ class Ros2Subscription:
             if deadline is not None:
                 left = max(deadline - time.monotonic(), 0.0)
 
-    def read_encoded(self, message: RosMessage) -> EncodedArray | None:
+    def read_encoded(self, message: bytes) -> EncodedArray | None:
         """Return a message as a node of a dataflow sends it; None, and counted, if it is malformed."""
-        found: EncodedArray | None = self._read(message, self._type.transcode)
-        return found
+        return self._read(message, self._type.transcode)
 
-    def read(self, message: RosMessage) -> pa.StructArray | None:
+    def read(self, message: bytes) -> pa.StructArray | None:
         """Return a message as `next` does; None, and counted, if it is malformed."""
-        found: pa.StructArray | None = self._read(message, self._type.decode)
-        return found
+        return self._read(message, self._type.decode)
 
-    def _read(self, message: RosMessage, decode: Callable[[bytes], Any]) -> Any:
+    def _read(self, message: bytes, decode: Callable[[bytes], T]) -> T | None:
         try:
-            return decode(message.data)
+            return decode(message)
         except MalformedMessage as error:
             self._subscription.counters.malformed += 1
             self._dropped.add(str(error))
@@ -138,7 +136,7 @@ class Ros2Subscription:
         """
         self._subscription.set_on_message(callback)
 
-    def set_consumer(self, consume: Callable[[RosMessage], bool] | None) -> None:
+    def set_consumer(self, consume: Callable[[bytes], bool] | None) -> None:
         """Set what gets each message that comes while none waits, in a thread of the engine.
 
         It returns whether it has taken the message, which else waits to be taken. It must not block or

@@ -18,11 +18,11 @@ def check_block(block: Ros2Block, directory: str) -> None:
     engine_of(block)
     library = library_of(block, directory)
     for topic in block.topics:
-        library.message(type_name(topic.message_type))
+        library.message(topic.message_type)
     if block.service is not None:
-        library.service(type_name(block.service.type))
+        library.service(block.service.type)
     if block.action is not None:
-        library.action(type_name(block.action.type))
+        library.action(block.action.type)
 
 
 def engine_of(block: Ros2Block) -> EngineChoice:
@@ -33,8 +33,3 @@ def engine_of(block: Ros2Block) -> EngineChoice:
 def library_of(block: Ros2Block, directory: str) -> InterfaceLibrary:
     """Return the types of a block; raises `DefinitionError` for a path that is no folder."""
     return InterfaceLibrary([os.path.join(directory, path) for path in block.ros_paths])
-
-
-def type_name(text: str) -> str:
-    """Return the name of a type that may be written with ``::``."""
-    return text.replace("::", "/")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from dora.dataflow.ros2 import Ros2BlockQos, Ros2BlockTopic
-from dora.ros2.qos import DEFAULT, Durability, History, Liveliness, Qos, Reliability
+from dora.ros2.api.policies import Ros2Durability, Ros2Liveliness, Ros2QosPolicies
+from dora.ros2.qos import DEFAULT
 from dora.wire.node_config import InputConfig, OutputConfig
 
 _MAX_BLOCKING: Final = 0.1  # seconds, as in dora-rs
 
 
-def publisher_qos(topic: Ros2BlockTopic, inputs: Sequence[InputConfig]) -> Qos:
+def publisher_qos(topic: Ros2BlockTopic, inputs: Sequence[InputConfig]) -> Ros2QosPolicies:
     """Return what a publisher offers for the messages of inputs.
 
     It is reliable, which every subscription takes. Its depth is the `queue_size` of the inputs. With a
@@ -31,7 +33,7 @@ def publisher_qos(topic: Ros2BlockTopic, inputs: Sequence[InputConfig]) -> Qos:
     )
 
 
-def subscription_qos(topic: Ros2BlockTopic, outputs: Sequence[OutputConfig]) -> Qos:
+def subscription_qos(topic: Ros2BlockTopic, outputs: Sequence[OutputConfig]) -> Ros2QosPolicies:
     """Return what a subscription requests for the messages of outputs.
 
     It is best effort, which every publisher offers, unless somebody must get each message: a receiver with
@@ -48,25 +50,27 @@ def subscription_qos(topic: Ros2BlockTopic, outputs: Sequence[OutputConfig]) -> 
     )
 
 
-def calls_qos(asked: Ros2BlockQos) -> Qos:
+def calls_qos(asked: Ros2BlockQos) -> Ros2QosPolicies:
     """Return the quality of a service or action."""
     return _qos(asked, reliable=True, latched=False, depth=DEFAULT.depth, deadline=None)
 
 
-def _qos(asked: Ros2BlockQos, *, reliable: bool, latched: bool, depth: int, deadline: int | None) -> Qos:
+def _qos(
+    asked: Ros2BlockQos, *, reliable: bool, latched: bool, depth: int, deadline: int | None
+) -> Ros2QosPolicies:
     if asked.reliable is not None:
         reliable = asked.reliable
     if asked.durability is not None:
         latched = asked.durability == "transient_local"
-    blocking = _MAX_BLOCKING if asked.max_blocking_time is None else asked.max_blocking_time
     manual = asked.liveliness not in (None, "automatic")
-    return Qos(
-        reliability=Reliability.RELIABLE if reliable else Reliability.BEST_EFFORT,
-        durability=Durability.TRANSIENT_LOCAL if latched else Durability.VOLATILE,
-        history=History.KEEP_ALL if asked.keep_all else History.KEEP_LAST,
-        depth=depth if asked.keep_last is None else asked.keep_last,
-        deadline=deadline,
-        liveliness=Liveliness.MANUAL_BY_TOPIC if manual else Liveliness.AUTOMATIC,
-        lease_duration=None if asked.lease_duration is None else round(asked.lease_duration * 1e9),
-        max_blocking_time=round(blocking * 1e9),
+    found = Ros2QosPolicies(
+        durability=Ros2Durability.TransientLocal if latched else Ros2Durability.Volatile,
+        liveliness=Ros2Liveliness.ManualByTopic if manual else Ros2Liveliness.Automatic,
+        reliable=reliable,
+        keep_all=asked.keep_all,
+        lease_duration=asked.lease_duration,
+        max_blocking_time=_MAX_BLOCKING if asked.max_blocking_time is None else asked.max_blocking_time,
+        keep_last=depth if asked.keep_last is None else asked.keep_last,
     )
+    found.qos = replace(found.qos, deadline=deadline)
+    return found

@@ -18,12 +18,11 @@ from dora.ros2.api.context import Ros2Context, Ros2Node
 from dora.ros2.api.policies import Ros2NodeOptions, Ros2QosPolicies, Ros2Transport
 from dora.ros2.api.reports import LOGGER
 from dora.ros2.bridge.actions import CalledAction, ServedAction
-from dora.ros2.bridge.check import engine_of, type_name
+from dora.ros2.bridge.check import engine_of
 from dora.ros2.bridge.parameters import BridgeParameters
 from dora.ros2.bridge.qualities import calls_qos, publisher_qos, subscription_qos
 from dora.ros2.bridge.services import CalledService, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
-from dora.ros2.qos import Qos
 from dora.transport.board import WORDS
 from dora.wire.counters import ROS2_LOST
 
@@ -97,11 +96,10 @@ class BridgeNode:
 
     def _add_topic(self, topic: Ros2BlockTopic) -> None:
         config, node, ros_node = self._node._config, self._node, self._ros_node
-        name = type_name(topic.message_type)
-        found = ros_node.create_topic(topic.topic, name, Ros2QosPolicies())
+        found = ros_node.create_topic(topic.topic, topic.message_type, Ros2QosPolicies())
         if topic.direction == "publish":
             inputs = [item for item in config.inputs if item.id in topic.ports]
-            qos = policies(publisher_qos(topic, inputs))
+            qos = publisher_qos(topic, inputs)
             published = PublishedTopic(
                 ros_node, topic, ros_node.create_publisher(found, qos), found.type.name
             )
@@ -109,7 +107,7 @@ class BridgeNode:
                 self._handlers[port] = published.handle
         else:
             outputs = [item for item in config.outputs if item.id in topic.ports]
-            qos = policies(subscription_qos(topic, outputs))
+            qos = subscription_qos(topic, outputs)
             # The type is prepared now: the first message would wait 0.2 s for it.
             found.type.transcode(found.type.encode({}))
             subscription = ros_node.create_subscription(found, qos)
@@ -118,33 +116,36 @@ class BridgeNode:
             node.merge_external_events(subscribed)
 
     def _add_service(self, calls: Ros2BlockCalls) -> None:
-        qos, name = policies(calls_qos(calls.qos)), type_name(calls.type)
+        ros_node, qos = self._ros_node, calls_qos(calls.qos)
+        service: ServedService | CalledService
         if calls.role == "server":
-            server = self._ros_node.create_service_server(calls.name, name, qos)
-            served = ServedService(self._node, self._ros_node, calls, server)
-            self._handlers[calls.ports["response"]] = served.handle
-            self._timed.append(served)
-            self._node.merge_external_events(served)
+            server = ros_node.create_service_server(calls.name, calls.type, qos)
+            service = ServedService(self._node, ros_node, calls, server)
         else:
-            client, type = self._ros_node.create_raw_client(calls.name, name, qos)
-            called = CalledService(self._node, self._ros_node, calls, client, type)
-            self._handlers[calls.ports["request"]] = called.handle
-            self._timed.append(called)
-            self._node.merge_external_events(called)
+            client, type = ros_node.create_raw_client(calls.name, calls.type, qos)
+            service = CalledService(self._node, ros_node, calls, client, type)
+        self._timed.append(service)
+        self._connect(service, calls)
 
     def _add_action(self, calls: Ros2BlockCalls) -> None:
-        qos, name = policies(calls_qos(calls.qos)), type_name(calls.type)
+        ros_node, qos = self._ros_node, calls_qos(calls.qos)
         action: ServedAction | CalledAction
         if calls.role == "server":
-            server = self._ros_node.create_action_server(calls.name, name, qos)
-            action = ServedAction(self._node, self._ros_node, calls, server)
+            server = ros_node.create_action_server(calls.name, calls.type, qos)
+            action = ServedAction(self._node, ros_node, calls, server)
         else:
-            client = self._ros_node.create_action_client(calls.name, name, qos)
-            action = CalledAction(self._node, self._ros_node, calls, client)
+            client = ros_node.create_action_client(calls.name, calls.type, qos)
+            action = CalledAction(self._node, ros_node, calls, client)
             self._timed.append(action)
-        for port in calls.ports.values():
-            self._handlers[port] = action.handle
-        self._node.merge_external_events(action)
+        self._connect(action, calls)
+
+    def _connect(
+        self, part: ServedService | CalledService | ServedAction | CalledAction, calls: Ros2BlockCalls
+    ) -> None:
+        """Give a part its inputs, and what comes from ROS."""
+        for port in calls.ports.values():  # the outputs among them bring no event
+            self._handlers[port] = part.handle
+        self._node.merge_external_events(part)
 
     def run(self) -> None:
         """Carry until the stream of events ends."""
@@ -168,13 +169,6 @@ class BridgeNode:
                 part.on_due()
         times = [due for part in self._timed if (due := part.due()) is not None]
         return max(min(times) - time.monotonic(), 0.0) if times else None
-
-
-def policies(qos: Qos) -> Ros2QosPolicies:
-    """Return a quality of service as the classes of `dora.ros2.api` take it."""
-    found = Ros2QosPolicies()
-    found.qos = qos
-    return found
 
 
 class Losses:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import pyarrow as pa
@@ -17,14 +17,12 @@ from dora.node.node import Node
 from dora.ros2.api.clock import CLOCK_TYPE, stamp_of
 from dora.ros2.api.context import Ros2Node
 from dora.ros2.api.topics import Ros2Publisher, Ros2Subscription
-from dora.ros2.engine import RosMessage
 from dora.ros2.message_queue import Delivery
 from dora.ros2.names import ROS2_TOPIC, ROS2_TYPE
 from dora.ros2.types.errors import MalformedMessage, ValueMismatch
 from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message, image_of
+from dora.wire.metadata import as_datetime, as_nanoseconds
 
-_EPOCH: Final = datetime.fromtimestamp(0, UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _MAX_STAMP_NS: Final = (1 << 31) * 1_000_000_000 - 1  # of builtin_interfaces/msg/Time
 _CHECK_PERIOD: Final = 1.0  # seconds between two looks at the counters of a subscription
 
@@ -66,7 +64,7 @@ class SubscribedTopic:
         self._subscription.set_on_message(callback)
         self._subscription.set_consumer(self._consume if callback else None)
 
-    def _consume(self, message: RosMessage) -> bool:
+    def _consume(self, message: bytes) -> bool:
         """Deliver a message, and return whether it was done: to wake another thread takes longer.
 
         The thread that receives the node's events does it instead while it delivers already, or where an
@@ -116,13 +114,9 @@ class SubscribedTopic:
             if header["frame_id"]:
                 metadata["frame_id"] = header["frame_id"]
         if self._ros_node.is_simulated:
-            metadata = {**metadata, "timestamp": self._now()}
+            metadata = {**metadata, "timestamp": as_datetime(self._ros_node.time_ns())}
         for output in self._topic.ports:
             self._node.send_output(output, value, metadata, follows=())
-
-    def _now(self) -> datetime:
-        """Return the simulated time, to the microsecond."""
-        return _EPOCH + timedelta(microseconds=self._ros_node.time_ns() // 1000)
 
     def due(self) -> float:
         """Return when `on_due` looks for losses (monotonic seconds).
@@ -135,10 +129,8 @@ class SubscribedTopic:
         """Warn of messages that were lost since the last look. It is called at the end, too."""
         self._look_at = time.monotonic() + _CHECK_PERIOD
         counters = self._subscription.counters
-        unread, lost = (
-            counters.malformed,
-            counters.dropped + counters.lost,
-        )  # the subscription counts the former
+        unread = counters.malformed  # of which the subscription has told `on_loss`
+        lost = counters.dropped + counters.lost
         if lost > self._lost:
             self._ros_node.on_loss(lost - self._lost)
         if lost + unread > self._reported:
@@ -198,4 +190,4 @@ class PublishedTopic:
         timestamp: datetime = event["metadata"]["timestamp"]
         if self._ros_node.is_simulated and timestamp == event.send_time:
             return self._ros_node.time_ns()
-        return (timestamp - _EPOCH) // _MICROSECOND * 1000
+        return as_nanoseconds(timestamp)

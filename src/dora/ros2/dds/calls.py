@@ -19,8 +19,8 @@ from cyclonedds.internal import DDS
 from cyclonedds.topic import Topic
 
 from dora.errors import TransportError
+from dora.ros2.qos import INFINITE_NS
 
-INFINITE: Final = (1 << 63) - 1  # nanoseconds
 ANY_STATE: Final = 0x7F  # of samples, views and instances
 TAKE_AT_ONCE: Final = 32
 _FATAL, _ERROR = 1, 2  # categories of Cyclone's log (ddsrt/log.h)
@@ -147,7 +147,7 @@ class Waiting:
 
     def wait(self) -> list[int]:
         """Sleep until entities have something to do; return their numbers. For one thread."""
-        count = _wait(self._waitset._ref, self._address, self._most, INFINITE)
+        count = _wait(self._waitset._ref, self._address, self._most, INFINITE_NS)
         if count < 0:
             raise DDSException(count)
         found: list[int] = self._numbers[: min(count, self._most)]

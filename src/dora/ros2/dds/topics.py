@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from typing import Any, Final
 
-from cyclonedds._clayer import ddspy_get_matched_publication_data
-from cyclonedds.builtin_types import cqos_to_qos, endpoint_constructor
 from cyclonedds.core import DDSException, Policy
 from cyclonedds.core import Qos as DdsQos
 from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
 
 from dora.errors import TransportError
-from dora.ros2.dds.calls import INFINITE, TAKE_AT_ONCE, reading_policies, take, write
+from dora.ros2.dds.calls import TAKE_AT_ONCE, take, write
 from dora.ros2.dds.entities import user_data
 from dora.ros2.dds.receiver import DdsReceiver
-from dora.ros2.engine import Buffer, QueuedSubscription, RosMessage, RosType
-from dora.ros2.message_queue import MessageCounters, MessageQueue
-from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
+from dora.ros2.engine import HEADER_SIZE, Buffer, EndpointSpec, RosPublisher, RosSubscription
+from dora.ros2.message_queue import MessageCounters
+from dora.ros2.qos import INFINITE_NS, Durability, History, Liveliness, Qos, Reliability
 
-_HEADER_SIZE: Final = 4  # bytes, the encapsulation header of CDR
 _NO_LIMIT: Final = -1
 
 
 def to_dds(qos: Qos, type_hash: str) -> list[Any]:
     """Return the policies of DDS that the sides of a topic have in common."""
     reliable = qos.reliability is Reliability.RELIABLE
-    lease = INFINITE if qos.lease_duration is None else qos.lease_duration
+    lease = INFINITE_NS if qos.lease_duration is None else qos.lease_duration
     automatic = qos.liveliness is Liveliness.AUTOMATIC
     policies = [
         Policy.Reliability.Reliable(qos.max_blocking_time) if reliable else Policy.Reliability.BestEffort,
         Policy.Durability.TransientLocal
         if qos.durability is Durability.TRANSIENT_LOCAL
         else Policy.Durability.Volatile,
-        Policy.Deadline(INFINITE if qos.deadline is None else qos.deadline),
+        Policy.Deadline(INFINITE_NS if qos.deadline is None else qos.deadline),
         Policy.Liveliness.Automatic(lease) if automatic else Policy.Liveliness.ManualByTopic(lease),
         Policy.DataRepresentation(use_cdrv0_representation=True, use_xcdrv2_representation=False),
     ]
@@ -48,7 +43,7 @@ def writer_qos(qos: Qos, type_hash: str) -> DdsQos:
     history = _history(qos)
     more = [
         history,
-        Policy.Lifespan(INFINITE if qos.lifespan is None else qos.lifespan),
+        Policy.Lifespan(INFINITE_NS if qos.lifespan is None else qos.lifespan),
         # Without it, Cyclone gives one message to who comes later, whatever the history says.
         Policy.DurabilityService(0, history, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT),
     ]
@@ -73,23 +68,13 @@ def gid_of(entity: Any) -> bytes:
     return bytes(entity.get_guid().bytes)
 
 
-class DdsPublisher:
+class DdsPublisher(RosPublisher):
     """See `dora.ros2.engine.RosPublisher`."""
 
-    def __init__(
-        self,
-        participant: Any,
-        dds_topic: Any,
-        topic: str,
-        type: RosType,
-        qos: Qos,
-        on_close: Callable[[], None],
-    ) -> None:
-        self.topic, self.type, self.qos = topic, type, qos
-        self._writer: Any = DataWriter(participant, dds_topic, qos=writer_qos(qos, type.hash))
-        self.gid = gid_of(self._writer)
-        self._on_close = on_close
-        self._lock = threading.Lock()  # `close` waits for a message that is being sent
+    def __init__(self, spec: EndpointSpec, participant: Any, dds_topic: Any) -> None:
+        super().__init__(spec)
+        self._writer: Any = DataWriter(participant, dds_topic, qos=writer_qos(spec.qos, spec.type.hash))
+        self._gid = gid_of(self._writer)
 
     def has_subscription(self) -> bool:
         with self._lock:
@@ -97,42 +82,25 @@ class DdsPublisher:
             return writer is not None and writer.get_publication_matched_status().current_count > 0
 
     def publish(self, data: Buffer) -> None:
-        with self._lock:
-            if self._writer is None:
-                raise TransportError(f"the publisher of {self.topic} is closed")
+        with self._lock:  # `close` waits for a message that is being sent
+            if self.closed:
+                raise self._refusal()
             try:
                 write(self._writer, data if isinstance(data, bytes) else bytes(data))
             except DDSException as error:
                 raise TransportError(f"{self.topic} cannot be published over DDS: {error}") from error
 
-    def close(self) -> None:
-        with self._lock:
-            writer, self._writer = self._writer, None
-        if writer is not None:
-            del writer  # which deletes it in DDS
-            self._on_close()
+    def _end(self) -> None:
+        self._writer = None  # which deletes it in DDS
 
 
-class DdsSubscription(QueuedSubscription):
-    """See `dora.ros2.engine.RosSubscription`. DDS does not tell the numbers of messages: they are 0."""
+class DdsSubscription(RosSubscription):
+    """See `dora.ros2.engine.RosSubscription`."""
 
-    def __init__(
-        self,
-        participant: Any,
-        receiver: DdsReceiver,
-        dds_topic: Any,
-        topic: str,
-        type: RosType,
-        qos: Qos,
-        on_close: Callable[[], None],
-    ) -> None:
-        self.topic, self.type, self.qos = topic, type, qos
-        self._counters = MessageCounters()
-        self._queue = MessageQueue(qos.queue_size, self._counters)
-        self._publishers: dict[int, bytes] = {}  # handle of a writer → its id
-        self._reader: Any = DataReader(participant, dds_topic, qos=reader_qos(qos, type.hash))
-        self.gid = gid_of(self._reader)
-        self._on_close = on_close
+    def __init__(self, spec: EndpointSpec, participant: Any, receiver: DdsReceiver, dds_topic: Any) -> None:
+        super().__init__(spec)
+        self._reader: Any = DataReader(participant, dds_topic, qos=reader_qos(spec.qos, spec.type.hash))
+        self._gid = gid_of(self._reader)
         self._receiver = receiver
         self._number = receiver.add(self._reader, self._on_data)
 
@@ -151,29 +119,14 @@ class DdsSubscription(QueuedSubscription):
             full = len(samples) == TAKE_AT_ONCE  # else another look would only hold up who takes them
             for data, info in samples:
                 if not info.valid_data:  # a writer has ended
-                    self._publishers.pop(info.publication_handle, None)
-                elif len(data) < _HEADER_SIZE:
+                    continue
+                if len(data) < HEADER_SIZE:
                     self._counters.malformed += 1
                 else:
-                    publisher = self._publisher(reader, info.publication_handle)
-                    self._queue.put(RosMessage(data, info.source_timestamp, 0, publisher))
+                    self._queue.put(data)
 
-    def _publisher(self, reader: Any, handle: int) -> bytes:
-        gid = self._publishers.get(handle)
-        if gid is None:
-            with reading_policies:
-                data = ddspy_get_matched_publication_data(
-                    reader._ref, handle, endpoint_constructor, cqos_to_qos
-                )
-            gid = b"" if data is None else data.key.bytes
-            self._publishers[handle] = gid
-        return gid
-
-    def close(self) -> None:
-        if self._queue.closed:
-            return
+    def _end(self) -> None:
         self._queue.close()
         self._counters = self.counters
         self._receiver.remove(self._number)
         self._reader = None
-        self._on_close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from cyclonedds.builtin import (
@@ -18,7 +19,7 @@ from cyclonedds.core import Qos as DdsQos
 from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
 
-from dora.ros2.dds.calls import INFINITE, raw_topic, reading_policies, take, write
+from dora.ros2.dds.calls import raw_topic, reading_policies, take, write
 from dora.ros2.dds.entities import (
     TOPIC,
     TYPE,
@@ -32,7 +33,7 @@ from dora.ros2.dds.receiver import DdsReceiver
 from dora.ros2.dds.topics import gid_of
 from dora.ros2.graph import UNKNOWN_NODE, Endpoint, Kind, NodeName, RosGraph
 from dora.ros2.names import ros_service, ros_topic, ros_type
-from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
+from dora.ros2.qos import INFINITE_NS, Durability, History, Liveliness, Qos, Reliability
 
 _AT_ONCE: Final = 64
 _DISCOVERY: Final = (
@@ -46,7 +47,6 @@ class GraphWatch:
     """Keeps a `RosGraph` up to date, and publishes our nodes."""
 
     def __init__(self, participant: Any, receiver: DdsReceiver, graph: RosGraph) -> None:
-        self.malformed = 0
         self._graph = graph
         self._receiver = receiver
         self._lock = threading.RLock()  # the thread of the receiver, and those that make nodes
@@ -62,8 +62,12 @@ class GraphWatch:
         self._numbers = [receiver.add(self._reader, self._on_entities)]
         self._readers = [
             self._watch(participant, BuiltinTopicDcpsParticipant, self._on_participant),
-            self._watch(participant, BuiltinTopicDcpsPublication, self._on_writer),
-            self._watch(participant, BuiltinTopicDcpsSubscription, self._on_reader),
+            self._watch(
+                participant, BuiltinTopicDcpsPublication, partial(self._on_endpoint, Kind.PUBLISHER)
+            ),
+            self._watch(
+                participant, BuiltinTopicDcpsSubscription, partial(self._on_endpoint, Kind.SUBSCRIPTION)
+            ),
         ]
 
     def _watch(self, participant: Any, topic: Any, on_sample: Callable[[Any], None]) -> Any:
@@ -127,7 +131,7 @@ class GraphWatch:
                     try:
                         entities = read_entities(data)
                     except ValueError:
-                        self.malformed += 1
+                        self._graph.malformed += 1
                         continue
                     self._participants[entities.gid] = entities
             self._join()
@@ -136,13 +140,7 @@ class GraphWatch:
         if sample.sample_info.instance_state != InstanceState.Alive:
             self._participants.pop(sample.key.bytes, None)
 
-    def _on_writer(self, sample: Any) -> None:
-        self._on_endpoint(sample, Kind.PUBLISHER)
-
-    def _on_reader(self, sample: Any) -> None:
-        self._on_endpoint(sample, Kind.SUBSCRIPTION)
-
-    def _on_endpoint(self, sample: Any, kind: Kind) -> None:
+    def _on_endpoint(self, kind: Kind, sample: Any) -> None:
         gid = sample.key.bytes
         if sample.sample_info.instance_state != InstanceState.Alive:
             self._endpoints.pop(gid, None)
@@ -157,7 +155,7 @@ class GraphWatch:
         try:
             qos = read_qos(sample.qos)
         except ValueError:
-            self.malformed += 1
+            self._graph.malformed += 1
             qos = None
         type_hash = ""
         if Policy.Userdata in sample.qos:
@@ -211,4 +209,4 @@ def read_qos(policies: Any) -> Qos:
 
 
 def _limit(nanoseconds: int) -> int | None:
-    return None if nanoseconds >= INFINITE else nanoseconds
+    return None if nanoseconds >= INFINITE_NS else nanoseconds

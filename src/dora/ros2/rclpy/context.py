@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from dora.errors import CallFailed, TransportError
-from dora.ros2.calls import call, wait_for_service
-from dora.ros2.engine import Buffer, QueuedSubscription, RequestId, RosMessage, RosType, ServiceRequest
+from dora.ros2.engine import (
+    Buffer,
+    EndpointSpec,
+    RequestId,
+    RosContext,
+    RosEndpoint,
+    RosNode,
+    RosPublisher,
+    RosSubscription,
+    ServiceClient,
+    ServiceRequest,
+    ServiceServer,
+    end_future,
+)
 from dora.ros2.graph import Endpoint, Kind, NodeName
-from dora.ros2.life import OpenContext, OpenNode
-from dora.ros2.message_queue import MessageCounters, MessageQueue
-from dora.ros2.qos import DEFAULT, INFINITE_NS, SERVICES, Durability, History, Liveliness, Qos, Reliability
+from dora.ros2.qos import DEFAULT, INFINITE_NS, Durability, History, Liveliness, Qos, Reliability
 from dora.ros2.rclpy.process import RclpyProcess
 
 _log = logging.getLogger("dora.ros2")
@@ -27,16 +36,15 @@ def open_context(domain_id: int = 0) -> RclpyContext:
     return RclpyContext(domain_id)
 
 
-class RclpyContext(OpenContext):
+class RclpyContext(RosContext):
     """See `dora.ros2.engine.RosContext`."""
 
     engine = "rclpy"
     has_services = True
-    malformed = 0
 
     def __init__(self, domain_id: int) -> None:
         super().__init__(domain_id)
-        self.handlers: dict[int, Callable[[dict[str, Any], bytes], None]] = {}  # number → of an endpoint
+        self.endpoints: dict[int, _RclpyEndpoint] = {}  # by number
         self.process = RclpyProcess(domain_id, self._on_frame, self._on_end)
         self.rmw = self.process.rmw
         # Zenoh brings every publisher and subscription of a topic together.
@@ -48,9 +56,9 @@ class RclpyContext(OpenContext):
             self._on_graph(header)
             return
         number = next((header[kind] for kind in _OF_ENDPOINTS if kind in header), 0)
-        handler = self.handlers.get(number)
-        if handler is not None:
-            handler(header, data)
+        endpoint = self.endpoints.get(number)
+        if endpoint is not None:
+            endpoint.on_frame(header, data)
 
     def _on_graph(self, header: dict[str, Any]) -> None:
         nodes: dict[object, NodeName] = {
@@ -65,12 +73,12 @@ class RclpyContext(OpenContext):
         if not self._closed:
             pid = self.process.pid
             _log.error(f"the process {pid}, which has rclpy, has ended; this context gets no more messages")
-        for node in list(self.nodes):
-            node.end()
+        for endpoint in list(self.endpoints.values()):
+            endpoint.wake()
         self.graph.close()
 
-    def create_node(self, name: str, namespace: str = "/") -> RclpyNode:
-        return self._add_node(name, namespace, lambda node: RclpyNode(self, node))
+    def _make_node(self, node: NodeName) -> RclpyNode:
+        return RclpyNode(self, node)
 
     def _end(self) -> None:
         # First: it ends a `publish` that waits for a process that is stuck. The process leaves the graph on
@@ -84,125 +92,78 @@ class RclpyContext(OpenContext):
         super().disown()
 
 
-class _EndpointValues(NamedTuple):
-    """The values that an endpoint is made of."""
-
-    context: RclpyContext
-    node: NodeName
-    name: str  # the full one of its topic or service
-    type: RosType
-    qos: Qos
-    on_close: Callable[[], None]
-
-
-class _RclpyEndpoint:
+class _RclpyEndpoint(RosEndpoint):
     """The common part of publishers, subscriptions, clients and servers: a number in the process."""
 
-    kind: Kind
-
-    def __init__(self, values: _EndpointValues) -> None:
-        self._context, self._node, self._name, self.type, self.qos, self._on_close = values
-        self._process = self._context.process
-        self._number = self._process.number()
-        self.closed = False
+    def __init__(self, spec: EndpointSpec, context: RclpyContext) -> None:
+        super().__init__(spec)
+        self._endpoints = context.endpoints
+        self._process = context.process
+        self.number = self._process.number()
 
     @property
     def gid(self) -> bytes:
         """The id in the graph; empty until it is there, and for clients and servers."""
-        found = self._context.graph.endpoints(self.kind, self._name, self._node)
+        found = self._spec.graph.endpoints(self._spec.kind, self.name, self._spec.node)
         return found[0].gid if len(found) == 1 else b""
 
-    def end(self) -> None:
+    def on_frame(self, header: dict[str, Any], data: bytes) -> None:
+        """Take a frame of the process with the number of this endpoint."""
+
+    def wake(self) -> None:
         """Wake what waits."""
 
-    def close(self) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        self.end()
-        self._on_close()
-        self._context.handlers.pop(self._number, None)
+    def _end(self) -> None:
+        self.wake()
+        self._endpoints.pop(self.number, None)
         try:
-            self._process.send({"do": "close", "number": self._number})
+            self._process.send({"do": "close", "number": self.number})
         except TransportError:
             pass  # it has gone with the process
 
 
-class RclpyPublisher(_RclpyEndpoint):
+class RclpyPublisher(_RclpyEndpoint, RosPublisher):
     """See `dora.ros2.engine.RosPublisher`."""
 
-    kind = Kind.PUBLISHER
-
-    @property
-    def topic(self) -> str:
-        return self._name
-
     def has_subscription(self) -> bool:
-        return not self.closed and bool(self._process.ask("subscription_count", number=self._number))
+        return not self.closed and bool(self._process.ask("subscription_count", number=self.number))
 
     def publish(self, data: Buffer) -> None:
         if self.closed:
-            raise TransportError(f"the publisher of {self.topic} is closed")
-        self._process.send({"do": "publish", "number": self._number}, data)
+            raise self._refusal()
+        self._process.send({"do": "publish", "number": self.number}, data)
 
 
-class RclpySubscription(_RclpyEndpoint, QueuedSubscription):
+class RclpySubscription(_RclpyEndpoint, RosSubscription):
     """See `dora.ros2.engine.RosSubscription`."""
 
-    kind = Kind.SUBSCRIPTION
-
-    def __init__(self, values: _EndpointValues) -> None:
-        super().__init__(values)
-        self.counters = MessageCounters()
-        self._queue = MessageQueue(self.qos.queue_size, self.counters)
-        self._context.handlers[self._number] = self._on_message
-
-    @property
-    def topic(self) -> str:
-        return self._name
-
-    def _on_message(self, header: dict[str, Any], data: bytes) -> None:
+    def on_frame(self, header: dict[str, Any], data: bytes) -> None:
         if "lost" in header:
-            self.counters.lost += header["count"]
+            self._counters.lost += header["count"]
             return
-        # rclpy does not tell the publisher, so gaps in the numbers of several would say nothing.
-        self._queue.put(RosMessage(data, header["at"], header["n"], b""))
+        self._queue.put(data)
 
-    def end(self) -> None:
+    def wake(self) -> None:
         self._queue.close()
 
 
-class RclpyClient(_RclpyEndpoint):
+class RclpyClient(_RclpyEndpoint, ServiceClient):
     """See `dora.ros2.engine.ServiceClient`."""
-
-    kind = Kind.CLIENT
-
-    def __init__(self, values: _EndpointValues) -> None:
-        super().__init__(values)
-        self._open: dict[int, Future[bytes]] = {}
-        self._context.handlers[self._number] = self._on_response
-
-    @property
-    def service(self) -> str:
-        return self._name
 
     def is_ready(self) -> bool:
         if self.closed:
-            raise TransportError(f"the client of {self.service} is closed")
-        return bool(self._process.ask("is_ready", number=self._number))
-
-    def wait_for_service(self, timeout: float | None) -> bool:
-        return wait_for_service(self, self._context.graph, timeout)
+            raise self._refusal()
+        return bool(self._process.ask("is_ready", number=self.number))
 
     def send_request(self, data: Buffer) -> Future[bytes]:
         if self.closed:
-            raise TransportError(f"the client of {self.service} is closed")
+            raise self._refusal()
         future: Future[bytes] = Future()
         number = self._process.number()
         self._open[number] = future
         future.add_done_callback(lambda done: self._on_done(number, done))
         try:
-            self._process.send({"do": "request", "number": self._number, "id": number}, data)
+            self._process.send({"do": "request", "number": self.number, "id": number}, data)
         except TransportError:
             self._open.pop(number, None)
             raise
@@ -216,63 +177,35 @@ class RclpyClient(_RclpyEndpoint):
             except TransportError:
                 pass  # it has gone with the process
 
-    def _on_response(self, header: dict[str, Any], data: bytes) -> None:
+    def on_frame(self, header: dict[str, Any], data: bytes) -> None:
         future = self._open.get(header["id"])
         if future is None:
             return
-        try:
-            if "error" in header:
-                future.set_exception(CallFailed(f"{self.service} cannot be called: {header['error']}"))
-            else:
-                future.set_result(data)
-        except InvalidStateError:
-            pass  # nobody waits any more
+        if "error" in header:
+            end_future(future, error=CallFailed(f"{self.service} cannot be called: {header['error']}"))
+        else:
+            end_future(future, data)
 
-    def call(self, data: Buffer, timeout: float) -> bytes:
-        return call(self, data, timeout)
-
-    def end(self) -> None:
-        self._context.graph.wake()
-        reason = f"the client of {self.service} was closed"
-        if self._process.ended:
-            reason = "the process that has rclpy has ended"
-        for future in list(self._open.values()):
-            try:
-                future.set_exception(CallFailed(reason))
-            except InvalidStateError:
-                pass
+    def wake(self) -> None:
+        ended = "the process that has rclpy has ended"
+        self._fail_all(ended if self._process.ended else f"the client of {self.service} was closed")
 
 
-class RclpyServer(_RclpyEndpoint):
+class RclpyServer(_RclpyEndpoint, ServiceServer):
     """See `dora.ros2.engine.ServiceServer`. rclpy does not name the clients: requests have own numbers."""
 
-    kind = Kind.SERVER
-
-    def __init__(self, values: _EndpointValues) -> None:
-        super().__init__(values)
-        self.counters = MessageCounters()
+    def __init__(self, spec: EndpointSpec, context: RclpyContext) -> None:
+        super().__init__(spec, context)
         # The process bounds it: it gives out so many requests without a response.
-        self._queue: MessageQueue[ServiceRequest] = MessageQueue(None, self.counters)
         self._open: set[RequestId] = set()
-        self._context.handlers[self._number] = self._on_request
 
-    @property
-    def service(self) -> str:
-        return self._name
-
-    def _on_request(self, header: dict[str, Any], data: bytes) -> None:
+    def on_frame(self, header: dict[str, Any], data: bytes) -> None:
         if header["id"] is None:  # too many are open
             self.counters.dropped += 1
             return
         request = RequestId(b"", header["id"])
         self._open.add(request)
-        self._queue.put(ServiceRequest(request, data, 0))
-
-    def take_request(self, timeout: float | None = 0) -> ServiceRequest | None:
-        return self._queue.take(timeout)
-
-    def set_on_request(self, callback: Callable[[], None] | None) -> None:
-        self._queue.set_on_arrival(callback)
+        self._queue.put(ServiceRequest(request, data))
 
     def send_response(self, request: RequestId, data: Buffer) -> None:
         if request not in self._open:
@@ -287,14 +220,23 @@ class RclpyServer(_RclpyEndpoint):
             self._tell("forget_request", request)
 
     def _tell(self, do: str, request: RequestId, data: Buffer = b"") -> None:
-        self._process.send({"do": do, "number": self._number, "id": request.sequence_number}, data)
+        self._process.send({"do": do, "number": self.number, "id": request.sequence_number}, data)
 
-    def end(self) -> None:
+    def wake(self) -> None:
         self._queue.close()
         self._open.clear()
 
 
-class RclpyNode(OpenNode):
+# For each kind: the class, what the process is asked for, and what it calls the name.
+_MAKERS: Final[dict[Kind, tuple[type[_RclpyEndpoint], str, str]]] = {
+    Kind.PUBLISHER: (RclpyPublisher, "publisher", "topic"),
+    Kind.SUBSCRIPTION: (RclpySubscription, "subscription", "topic"),
+    Kind.CLIENT: (RclpyClient, "client", "service"),
+    Kind.SERVER: (RclpyServer, "service", "service"),
+}
+
+
+class RclpyNode(RosNode):
     """See `dora.ros2.engine.RosNode`."""
 
     def __init__(self, context: RclpyContext, node: NodeName) -> None:
@@ -303,46 +245,20 @@ class RclpyNode(OpenNode):
         self._number = context.process.number()
         context.process.ask("node", number=self._number, name=node.name, namespace=node.namespace)
 
-    def create_publisher(self, topic: str, type: RosType, qos: Qos = DEFAULT) -> RclpyPublisher:
-        created: RclpyPublisher = self._create(RclpyPublisher, "publisher", "topic", topic, type, qos)
-        return created
-
-    def create_subscription(self, topic: str, type: RosType, qos: Qos = DEFAULT) -> RclpySubscription:
-        created: RclpySubscription = self._create(
-            RclpySubscription, "subscription", "topic", topic, type, qos
-        )
-        return created
-
-    def create_client(self, service: str, type: RosType, qos: Qos = SERVICES) -> RclpyClient:
-        created: RclpyClient = self._create(RclpyClient, "client", "service", service, type, qos)
-        return created
-
-    def create_server(self, service: str, type: RosType, qos: Qos = SERVICES) -> RclpyServer:
-        created: RclpyServer = self._create(RclpyServer, "service", "service", service, type, qos)
-        return created
-
-    def _create(self, make: Any, do: str, of: str, name: str, type: RosType, qos: Qos) -> Any:
-        full = self._full_name(name)
-
-        def on_close() -> None:
-            self._endpoints.discard(endpoint)
-
-        endpoint = make(_EndpointValues(self._context, self._node, full, type, qos, on_close))
+    def _make(self, spec: EndpointSpec) -> RosEndpoint:
+        make, do, of = _MAKERS[spec.kind]
+        context = self._context
+        endpoint = make(spec, context)
+        context.endpoints[endpoint.number] = endpoint
         # rclpy keeps all until its process has sent it: the queue here has the depth, and counts.
-        asked = replace(qos, history=History.KEEP_ALL) if make is RclpySubscription else qos
-        values = {of: full, "type": type.name, "qos": write_qos(asked)}
+        asked = replace(spec.qos, history=History.KEEP_ALL) if do == "subscription" else spec.qos
+        values = {of: spec.name, "type": spec.type.name, "qos": write_qos(asked)}
         try:
-            self._context.process.ask(do, number=endpoint._number, node=self._number, **values)
+            context.process.ask(do, number=endpoint.number, node=self._number, **values)
         except TransportError as error:
-            self._context.handlers.pop(endpoint._number, None)
-            raise TransportError(f"rclpy cannot create a {do} of {full}: {error}") from error
-        self._endpoints.add(endpoint)
+            context.endpoints.pop(endpoint.number, None)
+            raise TransportError(f"rclpy cannot create a {do} of {spec.name}: {error}") from error
         return endpoint
-
-    def end(self) -> None:
-        """Wake what waits: the process is gone."""
-        for endpoint in list(self._endpoints):
-            endpoint.end()
 
     def _end(self) -> None:
         try:

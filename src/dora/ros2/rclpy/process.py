@@ -10,10 +10,11 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from typing import Any, Final
 
 from dora.errors import ConnectError, TransportError
+from dora.ros2.engine import end_future
 from dora.ros2.rclpy.find import PYTHON_VARIABLE, find_python
 from dora.ros2.rclpy.server import read_frame, write_frame
 
@@ -136,7 +137,7 @@ class RclpyProcess:
             pass
         self.ended = True
         for future in list(self._calls.values()):
-            _fail(future, "the process that has rclpy has ended")
+            end_future(future, error=TransportError("the process that has rclpy has ended"))
         self._on_end()
 
     def _on_reply(self, header: dict[str, Any]) -> None:
@@ -147,9 +148,9 @@ class RclpyProcess:
         if future is None:
             return
         if "error" in header:
-            _fail(future, header["error"])
+            end_future(future, error=TransportError(header["error"]))
         else:
-            future.set_result(header["result"])
+            end_future(future, header["result"])
 
     def leave(self) -> None:
         """Close the socket in a forked child: it stays open for the parent, whose end it still tells."""
@@ -173,10 +174,3 @@ class RclpyProcess:
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(_END_TIMEOUT)  # it reads what the process has sent before its end
         self._socket.close()
-
-
-def _fail(future: Future[Any], reason: str) -> None:
-    try:
-        future.set_exception(TransportError(reason))
-    except InvalidStateError:
-        pass

@@ -191,15 +191,8 @@ class Server:
     def do_subscription(self, number: int, node: int, topic: str, type: str, qos: Any) -> None:
         owner = self.nodes[node]
 
-        def on_message(message: bytes, info: Any) -> None:
-            if not isinstance(info, dict):
-                info = {name: getattr(info, name, 0) for name in ("source_timestamp", SEQUENCE)}
-            header = {
-                "message": number,
-                "at": info.get("source_timestamp", 0),
-                "n": info.get(SEQUENCE) or 0,
-            }
-            self.send(header, message)
+        def on_message(message: bytes) -> None:
+            self.send({"message": number}, message)
 
         def on_lost(event: Any) -> None:
             self.send({"lost": number, "count": event.total_count_change})
@@ -331,9 +324,6 @@ class Server:
             ]
         endpoints = [item for item in endpoints if not item["node"][0].startswith(HIDDEN)]
         self.send({"graph": endpoints + services, "nodes": names})
-
-
-SEQUENCE = "publication_sequence_number"
 
 
 def reason_of(error: BaseException) -> str:

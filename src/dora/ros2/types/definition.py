@@ -111,15 +111,3 @@ def dds_name(name: str) -> str:
     """
     package, kind, last = name.split("/")
     return f"{package}::{kind}::dds_::{last}_"
-
-
-def ros_name(dds: str) -> str | None:
-    """Return the name in ROS of a type on the wire, or None if it is no type of ROS.
-
-    >>> ros_name("std_msgs::msg::dds_::String_")
-    'std_msgs/msg/String'
-    """
-    parts = dds.split("::")
-    if len(parts) != 4 or parts[2] != "dds_" or not parts[3].endswith("_"):
-        return None
-    return f"{parts[0]}/{parts[1]}/{parts[3][:-1]}"

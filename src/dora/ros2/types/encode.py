@@ -26,7 +26,7 @@ from dora.ros2.types.layout import (
     TextList,
 )
 from dora.ros2.types.records import one_record, packed, record_dtype
-from dora.ros2.types.values import FixedRows, Gatherer, RecordRows
+from dora.ros2.types.values import FixedColumns, Gatherer, RecordRows
 
 _HEADER: Final = b"\x00\x01\x00\x00"  # plain CDR, little-endian
 _GAPS: Final = tuple(bytes(n) for n in range(8))
@@ -176,7 +176,7 @@ def _records_writer(number: int, item: RecordList) -> Write:
         if not fixed:
             at = _count(pieces, at, end - start)
         inner = rows.columns
-        if isinstance(inner, FixedRows):
+        if isinstance(inner, dict):
             assert write_fixed is not None
             return write_fixed(pieces, at, inner, start, end)
         for index in range(start, end):
@@ -187,14 +187,14 @@ def _records_writer(number: int, item: RecordList) -> Write:
     return write
 
 
-def _fixed_writer(layout: CdrLayout) -> Callable[[list[Any], int, FixedRows, int, int], int]:
+def _fixed_writer(layout: CdrLayout) -> Callable[[list[Any], int, FixedColumns, int, int], int]:
     """Return what writes records of fixed size that are in columns of NumPy."""
     layouts = [
         (way, record_dtype(way, "<")) if (way := packed(layout, start)) else None for start in range(8)
     ]
     singles = [one_record(layout, start, "<") for start in range(8)]
 
-    def write(pieces: list[Any], at: int, rows: FixedRows, start: int, end: int) -> int:
+    def write(pieces: list[Any], at: int, columns: FixedColumns, start: int, end: int) -> int:
         count = end - start
         if not count:
             return at
@@ -204,14 +204,14 @@ def _fixed_writer(layout: CdrLayout) -> Callable[[list[Any], int, FixedRows, int
             size = way.shift + (count - 1) * way.stride + way.size
             data = bytearray(size)
             records = np.ndarray((count,), dtype, data, way.shift, (way.stride,))
-            for name, column in rows.columns.items():
+            for name, column in columns.items():
                 records[name] = column[start:end]
             pieces.append(data)
             return at + size
         for index in range(start, end):  # records with gaps that differ
             dtype, size = singles[at & 7]
             record = np.zeros(1, dtype)
-            for name, column in rows.columns.items():
+            for name, column in columns.items():
                 record[name] = column[index]
             pieces.append(record.tobytes())
             at += size

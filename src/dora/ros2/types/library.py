@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 from dora.ros2.types.definition import InterfaceKind, MessageDefinition, full_name
 from dora.ros2.types.errors import DefinitionError, TypeNotFound
@@ -25,8 +25,7 @@ from dora.ros2.types.standard import (
     standard_messages,
 )
 
-if TYPE_CHECKING:
-    from typing import Any
+T = TypeVar("T", MessageType, ServiceType, ActionType)
 
 __all__ = ["InterfaceLibrary"]
 
@@ -70,9 +69,7 @@ class InterfaceLibrary:
         self._prefixes = [Path(prefix) for prefix in prefixes]
         self._distribution = distribution or os.environ.get("ROS_DISTRO") or DEFAULT_DISTRIBUTION
         self._definitions: dict[str, MessageDefinition] = {}
-        self._messages: dict[str, MessageType] = {}
-        self._services: dict[str, ServiceType] = {}
-        self._actions: dict[str, ActionType] = {}
+        self._types: dict[tuple[type, str], Any] = {}  # by class and full name
 
     def message(self, name: str) -> MessageType:
         """Return the message type ``std_msgs/msg/String``, for short ``std_msgs/String``.
@@ -81,40 +78,30 @@ class InterfaceLibrary:
 
         Raises `TypeNotFound`, also if a type in it is missing, and `DefinitionError`.
         """
-        full = full_name(name, "msg")
-        found = self._messages.get(full)
-        if found is None:
-            found = MessageType(self.definition(full), self.definition)
-            _check(found)
-            self._messages[full] = found
-        return found
+        return self._type(MessageType, full_name(name, "msg"))
 
     def service(self, name: str) -> ServiceType:
         """Return the service type ``std_srvs/srv/SetBool``, for short ``std_srvs/SetBool``.
 
         Raises `TypeNotFound` and `DefinitionError`.
         """
-        full = full_name(name, "srv")
-        found = self._services.get(full)
-        if found is None:
-            self._load(full)
-            found = ServiceType(full, self.definition)
-            _check(found.request, found.response, found.event)
-            self._services[full] = found
-        return found
+        return self._type(ServiceType, full_name(name, "srv"))
 
     def action(self, name: str) -> ActionType:
         """Return the action type ``example_interfaces/action/Fibonacci``; ``action/`` may be left out.
 
         Raises `TypeNotFound` and `DefinitionError`.
         """
-        full = full_name(name, "action")
-        found = self._actions.get(full)
+        return self._type(ActionType, full_name(name, "action"))
+
+    def _type(self, kind: type[T], name: str) -> T:
+        found: T | None = self._types.get((kind, name))
         if found is None:
-            self._load(full)
-            found = ActionType(full, self.definition)
-            _check(found.goal, found.result, found.feedback)
-            self._actions[full] = found
+            if kind is not MessageType:
+                self._load(name)  # so that an error names it, and not one of its parts
+            found = kind(name, self.definition)
+            found.check()
+            self._types[kind, name] = found
         return found
 
     def definition(self, name: str) -> MessageDefinition:
@@ -224,13 +211,6 @@ def _near(name: str, known: list[str]) -> list[str]:
     near = [f"{package}/{one}" for one in get_close_matches(last, lasts, 3)]
     near = near or [one for one in known if one.endswith("/" + last)][:3]
     return near or get_close_matches(name, known, 3, 0.8)
-
-
-def _check(*types: MessageType) -> None:
-    """Read all that messages need, so that what is missing is told at once."""
-    for one in types:
-        one.description  # noqa: B018
-        one._layout  # noqa: B018
 
 
 def _read_file(file: Path, name: str) -> list[MessageDefinition]:

@@ -25,45 +25,54 @@ DefinitionOf = Callable[[str], MessageDefinition]
 """Returns the definition of a full name."""
 
 
-class MessageType:
-    """The type of the messages of a topic, or of one side of a service.
+class _Described:
+    """A type of messages, services or actions: its name, its description and its hash."""
 
-    Made by `InterfaceLibrary`. It may be used by several threads.
-    """
-
-    def __init__(self, definition: MessageDefinition, definition_of: DefinitionOf) -> None:
-        self._definition = definition
+    def __init__(self, name: str, fields: tuple[MessageField, ...], definition_of: DefinitionOf) -> None:
+        self.name = name
+        """The full name: ``std_msgs/msg/String``, ``std_srvs/srv/SetBool``."""
+        self.dds_name = dds_name(name)
+        """The name on the wire: ``std_msgs::msg::dds_::String_``, ``std_srvs::srv::dds_::SetBool_``."""
+        self.fields = fields
+        """The fields, in order; of a service or an action, its parts."""
         self._definition_of = definition_of
-
-    @property
-    def name(self) -> str:
-        """The full name: ``std_msgs/msg/String``."""
-        return self._definition.name
-
-    @property
-    def dds_name(self) -> str:
-        """The name on the wire: ``std_msgs::msg::dds_::String_``."""
-        return dds_name(self.name)
-
-    @property
-    def fields(self) -> tuple[MessageField, ...]:
-        """The fields, in order."""
-        return self._definition.fields
-
-    @property
-    def constants(self) -> Mapping[str, Value]:
-        """The named values of the definition."""
-        return {constant.name: constant.value for constant in self._definition.constants}
 
     @cached_property
     def description(self) -> Mapping[str, Any]:
-        """A ``type_description_interfaces/msg/TypeDescription`` of this type, as a dictionary."""
+        """A ``type_description_interfaces/msg/TypeDescription`` as a dictionary, with all types in it."""
         return describe(self.name, self._fields_of)
 
     @cached_property
     def hash(self) -> str:
         """The RIHS01 hash, as in ``RIHS01_df668c74…``. Peers with the same hash understand each other."""
         return hash_of(self.description)
+
+    def _fields_of(self, name: str) -> tuple[MessageField, ...]:
+        return self.fields if name == self.name else self._definition_of(name).fields
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class MessageType(_Described):
+    """The type of the messages of a topic, or of one side of a service.
+
+    Made by `InterfaceLibrary`. It may be used by several threads.
+    """
+
+    def __init__(self, name: str, definition_of: DefinitionOf) -> None:
+        self._definition = definition_of(name)
+        super().__init__(name, self._definition.fields, definition_of)
+
+    def check(self) -> None:
+        """Read all that the messages need; raises what ``definition_of`` does, and `DefinitionError`."""
+        self.description  # noqa: B018
+        self._layout  # noqa: B018
+
+    @property
+    def constants(self) -> Mapping[str, Value]:
+        """The named values of the definition."""
+        return {constant.name: constant.value for constant in self._definition.constants}
 
     @cached_property
     def arrow(self) -> pa.StructType:
@@ -117,9 +126,6 @@ class MessageType:
         """
         return self._encoder.encode(value)
 
-    def _fields_of(self, name: str) -> tuple[MessageField, ...]:
-        return self._definition.fields if name == self.name else self._definition_of(name).fields
-
     @cached_property
     def _layout(self) -> CdrLayout:
         from dora.ros2.types.layout import CdrLayout
@@ -138,65 +144,42 @@ class MessageType:
 
         return Encoder(self._layout, self.name)
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
 
-
-class _Exchange:
-    """A type of services or actions. It has a name and a hash, and its parts have messages."""
-
-    def __init__(self, name: str, fields: tuple[MessageField, ...], definition_of: DefinitionOf) -> None:
-        self.name = name
-        """The full name: ``std_srvs/srv/SetBool``."""
-        self.dds_name = dds_name(name)
-        """The name on the wire: ``std_srvs::srv::dds_::SetBool_``."""
-        self._fields, self._definition_of = fields, definition_of
-
-    @cached_property
-    def description(self) -> Mapping[str, Any]:
-        """A ``TypeDescription`` as a dictionary, with all types in this one."""
-        return describe(
-            self.name, lambda name: self._fields if name == self.name else self._definition_of(name).fields
-        )
-
-    @cached_property
-    def hash(self) -> str:
-        """The RIHS01 hash."""
-        return hash_of(self.description)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
-
-
-class ServiceType(_Exchange):
+class ServiceType(_Described):
     """The type of a service. Made by `InterfaceLibrary`."""
 
     def __init__(self, name: str, definition_of: DefinitionOf) -> None:
         super().__init__(name, service_fields(name), definition_of)
-        self.request = _message(name + "_Request", definition_of)
-        self.response = _message(name + "_Response", definition_of)
-        self.event = _message(name + "_Event", definition_of)
+        self.request = MessageType(name + "_Request", definition_of)
+        self.response = MessageType(name + "_Response", definition_of)
+        self.event = MessageType(name + "_Event", definition_of)
         """The messages about each request and response, if somebody introspects the service."""
 
+    def check(self) -> None:
+        """Do what `MessageType.check` does, for its messages."""
+        for part in (self.request, self.response, self.event):
+            part.check()
 
-class ActionType(_Exchange):
+
+class ActionType(_Described):
     """The type of an action. Made by `InterfaceLibrary`."""
 
     def __init__(self, name: str, definition_of: DefinitionOf) -> None:
         super().__init__(name, action_fields(name), definition_of)
-        self.goal = _message(name + "_Goal", definition_of)
-        self.result = _message(name + "_Result", definition_of)
-        self.feedback = _message(name + "_Feedback", definition_of)
+        self.goal = MessageType(name + "_Goal", definition_of)
+        self.result = MessageType(name + "_Result", definition_of)
+        self.feedback = MessageType(name + "_Feedback", definition_of)
         self.send_goal = ServiceType(name + "_SendGoal", definition_of)
         """The service that takes a goal, with its identifier."""
         self.get_result = ServiceType(name + "_GetResult", definition_of)
         """The service that gives the result of a goal."""
-        self.feedback_message = _message(name + "_FeedbackMessage", definition_of)
+        self.feedback_message = MessageType(name + "_FeedbackMessage", definition_of)
         """The messages of the topic with the feedback of all goals."""
 
-
-def _message(name: str, definition_of: DefinitionOf) -> MessageType:
-    return MessageType(definition_of(name), definition_of)
+    def check(self) -> None:
+        """Do what `MessageType.check` does, for its messages."""
+        for part in (self.goal, self.result, self.feedback):
+            part.check()
 
 
 def _nested(name: str, kind: str) -> MessageField:

@@ -35,19 +35,16 @@ Place = Callable[[int], str]
 """Returns the path of the message in a row: ``markers[2].points[7]``, or ``""`` for the message itself."""
 
 
+FixedColumns = dict[str, NumberArray]
+"""Of messages with a fixed layout: a NumPy column for each place in a record, by its name in `places`."""
+
+
 class RecordRows(NamedTuple):
     """The messages of a `RecordList`: the columns of all, and where each row begins and ends."""
 
     starts: Sequence[int]
     ends: Sequence[int]
-    columns: list[Any] | FixedRows
-
-
-class FixedRows(NamedTuple):
-    """Messages of a fixed layout: a NumPy column for each place in a record, by its name in `places`."""
-
-    rows: int
-    columns: dict[str, NumberArray]
+    columns: list[Any] | FixedColumns
 
 
 class _Words(str):
@@ -418,14 +415,14 @@ class Gatherer:
         first, last = min(starts, default=0), max(ends, default=0)
         starts, ends = [start - first for start in starts], [end - first for end in ends]
         inner, used = self._inner[number], values.slice(first, last - first)
-        columns: dict[str, NumberArray] = {}
+        columns: FixedColumns = {}
         if item.layout.fixed and inner.fixed_columns(item.layout.root, used, columns):
-            return RecordRows(starts, ends, FixedRows(last - first, columns))
+            return RecordRows(starts, ends, columns)
         return RecordRows(
             starts, ends, inner.from_struct(used, _element_place(item.path, starts, ends, place))
         )
 
-    def fixed_columns(self, node: FieldNode, array: Array, columns: dict[str, NumberArray]) -> bool:
+    def fixed_columns(self, node: FieldNode, array: Array, columns: FixedColumns) -> bool:
         """Fill in the columns of an array whose messages are complete and have the types of the wire.
 
         Returns False if they do not, which is for `from_struct`.

@@ -8,17 +8,14 @@ from typing import Any, Final
 import zenoh
 
 from dora.errors import TransportError
-from dora.ros2.engine import RosType
+from dora.ros2.engine import EndpointSpec, RosContext, RosEndpoint, RosNode
 from dora.ros2.graph import Kind, NodeName
-from dora.ros2.life import OpenContext, OpenNode
-from dora.ros2.qos import DEFAULT, SERVICES, Qos
-from dora.ros2.zenoh.endpoint import EndpointValues, undeclare
+from dora.ros2.zenoh.endpoint import Declaration, ZenohEndpoint, undeclare
 from dora.ros2.zenoh.keys import (
     ADMIN_SPACE,
     PROFILES,
     Profile,
     endpoint_token,
-    gid_of,
     node_token,
     read_token,
     topic_key,
@@ -27,6 +24,12 @@ from dora.ros2.zenoh.services import ZenohClient, ZenohServer
 from dora.ros2.zenoh.session import open_session
 from dora.ros2.zenoh.topics import ZenohPublisher, ZenohSubscription
 
+_CLASSES: Final[dict[Kind, type[ZenohEndpoint]]] = {
+    Kind.PUBLISHER: ZenohPublisher,
+    Kind.SUBSCRIPTION: ZenohSubscription,
+    Kind.CLIENT: ZenohClient,
+    Kind.SERVER: ZenohServer,
+}
 _GRAPH_TIMEOUT: Final = 5.0  # seconds that routers and peers have to tell what is there at the start
 
 
@@ -43,7 +46,7 @@ def open_context(
     return ZenohContext(open_session(config_uri), domain_id, PROFILES[profile])
 
 
-class ZenohContext(OpenContext):
+class ZenohContext(RosContext):
     """See `dora.ros2.engine.RosContext`."""
 
     engine = "zenoh"
@@ -53,10 +56,9 @@ class ZenohContext(OpenContext):
     def __init__(self, session: zenoh.Session, domain_id: int, profile: Profile) -> None:
         super().__init__(domain_id)
         self.profile = profile
-        self.malformed = 0
-        self._session = session
-        self._id = str(session.info.zid())
-        self._ids = itertools.count()
+        self.session = session
+        self.session_id = str(session.info.zid())  # hexadecimal digits
+        self.ids = itertools.count()  # of its nodes and endpoints
         self._ended: set[str] | None = set()  # tokens that have gone while the first answers come in
         self._begin()
         try:
@@ -68,7 +70,7 @@ class ZenohContext(OpenContext):
     def _watch_graph(self) -> None:
         """Follow the tokens of the domain. The present ones are in the graph when this returns."""
         key = f"{ADMIN_SPACE}/{self.domain_id}/**"
-        liveliness = self._session.liveliness()
+        liveliness = self.session.liveliness()
         handler = zenoh.handlers.Callback(self._on_token, indirect=False)
         self._watch: Any = liveliness.declare_subscriber(key, handler, history=True)
         # The history comes in the background; this one is waited for, as in rmw_zenoh.
@@ -87,86 +89,51 @@ class ZenohContext(OpenContext):
         try:
             entry = read_token(token)
         except ValueError:
-            self.malformed += 1
+            self.graph.malformed += 1
             return
         if isinstance(entry, NodeName):
             self.graph.update(nodes=[(token, entry)])
         else:
             self.graph.update(endpoints=[(token, entry)])
 
-    def create_node(self, name: str, namespace: str = "/") -> ZenohNode:
-        return self._add_node(
-            name, namespace, lambda node: ZenohNode(self, self._session, node, next(self._ids))
-        )
-
-    def next_id(self) -> int:
-        """Return a number that no node or endpoint of this context has had."""
-        return next(self._ids)
-
-    @property
-    def session_id(self) -> str:
-        """The id of the session, in hexadecimal digits."""
-        return self._id
+    def _make_node(self, node: NodeName) -> ZenohNode:
+        return ZenohNode(self, node)
 
     def _end(self) -> None:
         self._close_nodes()
         try:
-            self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
+            self.session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
         except zenoh.ZError:
             pass  # the other side does not answer
 
 
-class ZenohNode(OpenNode):
+class ZenohNode(RosNode):
     """See `dora.ros2.engine.RosNode`."""
 
-    def __init__(self, context: ZenohContext, session: zenoh.Session, node: NodeName, node_id: int) -> None:
+    def __init__(self, context: ZenohContext, node: NodeName) -> None:
         super().__init__(context, node)
         self._context = context
-        self._session = session
-        self._id = node_id
-        token = node_token(context.domain_id, context.session_id, node_id, node)
+        self._id = next(context.ids)
+        token = node_token(context.domain_id, context.session_id, self._id, node)
         try:
-            self._token = session.liveliness().declare_token(token)
+            self._token = context.session.liveliness().declare_token(token)
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot announce node {node.full}: {error}") from error
 
-    def create_publisher(self, topic: str, type: RosType, qos: Qos = DEFAULT) -> ZenohPublisher:
-        created: ZenohPublisher = self._create(ZenohPublisher, Kind.PUBLISHER, topic, type, qos)
-        return created
-
-    def create_subscription(self, topic: str, type: RosType, qos: Qos = DEFAULT) -> ZenohSubscription:
-        created: ZenohSubscription = self._create(ZenohSubscription, Kind.SUBSCRIPTION, topic, type, qos)
-        return created
-
-    def create_client(self, service: str, type: RosType, qos: Qos = SERVICES) -> ZenohClient:
-        created: ZenohClient = self._create(ZenohClient, Kind.CLIENT, service, type, qos)
-        return created
-
-    def create_server(self, service: str, type: RosType, qos: Qos = SERVICES) -> ZenohServer:
-        created: ZenohServer = self._create(ZenohServer, Kind.SERVER, service, type, qos)
-        return created
-
-    def _create(self, make: Any, kind: Kind, name: str, type: RosType, qos: Qos) -> Any:
+    def _make(self, spec: EndpointSpec) -> RosEndpoint:
         context = self._context
-        full = self._full_name(name)
-        type_hash = context.profile.hash_of(type)
-        ids = (self._id, context.next_id())
-        topic = (full, type.dds_name, type_hash)
-        token = endpoint_token(context.domain_id, context.session_id, ids, kind, self._node, topic, qos)
-        key = topic_key(context.domain_id, *topic)
-
-        def on_close() -> None:
-            self._endpoints.discard(endpoint)
-
-        values = EndpointValues(
-            self._session, key, token, full, type, qos, gid_of(token), context.graph, on_close
+        ids = (self._id, next(context.ids))
+        topic = (spec.name, spec.type.dds_name, context.profile.hash_of(spec.type))
+        token = endpoint_token(
+            context.domain_id, context.session_id, ids, spec.kind, self._node, topic, spec.qos
         )
+        declaration = Declaration(context.session, topic_key(context.domain_id, *topic), token)
         try:
-            endpoint = make(values)
+            return _CLASSES[spec.kind](spec, declaration)
         except zenoh.ZError as error:
-            raise TransportError(f"Zenoh cannot create a {kind.value} of {full}: {error}") from error
-        self._endpoints.add(endpoint)
-        return endpoint
+            raise TransportError(
+                f"Zenoh cannot create a {spec.kind.value} of {spec.name}: {error}"
+            ) from error
 
     def _end(self) -> None:
         undeclare(self._token)

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import zenoh
 
-from dora.ros2.engine import RosType
-from dora.ros2.graph import RosGraph
-from dora.ros2.qos import Qos
+from dora.ros2.engine import EndpointSpec, RosEndpoint
+from dora.ros2.zenoh.keys import gid_of
 
 
-class EndpointValues(NamedTuple):
-    """The values that an endpoint is made of."""
+class Declaration(NamedTuple):
+    """Values that an endpoint over Zenoh needs beside its `EndpointSpec`."""
 
     session: zenoh.Session
     key: str  # of its messages
     token: str  # of the endpoint in the graph
-    name: str  # the full one of its topic or service
-    type: RosType
-    qos: Qos
-    gid: bytes
-    graph: RosGraph
-    on_close: Callable[[], None]
 
 
-class ZenohEndpoint:
+class ZenohEndpoint(RosEndpoint):
     """An endpoint, which is in the graph from `_announce` to `_leave`."""
 
-    def __init__(self, values: EndpointValues) -> None:
-        self.type, self.qos, self.gid = values.type, values.qos, values.gid
-        self._values = values
+    def __init__(self, spec: EndpointSpec, declaration: Declaration) -> None:
+        super().__init__(spec)
+        self._declaration = declaration
+        self._gid = gid_of(declaration.token)
 
     def _announce(self) -> None:
         """Show the endpoint to the others, once it works."""
-        values = self._values
-        self._token = values.session.liveliness().declare_token(values.token)
+        session, _, token = self._declaration
+        self._token = session.liveliness().declare_token(token)
 
     def _leave(self, *things: Any) -> None:
         """Undeclare the endpoint, and what it has declared."""
         undeclare(self._token, *things)
-        self._values.on_close()
 
 
 def undeclare(*things: Any) -> None:

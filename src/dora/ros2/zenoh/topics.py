@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any, Final
 
@@ -10,28 +9,24 @@ import zenoh
 import zenoh.ext
 
 from dora.errors import TransportError
-from dora.ros2.engine import Buffer, QueuedSubscription, RosMessage
-from dora.ros2.message_queue import MessageCounters, MessageQueue, SequenceGaps
+from dora.ros2.engine import HEADER_SIZE, Buffer, EndpointSpec, RosPublisher, RosSubscription
+from dora.ros2.message_queue import SequenceGaps
 from dora.ros2.qos import Durability, History, Reliability
-from dora.ros2.zenoh.endpoint import EndpointValues, ZenohEndpoint
+from dora.ros2.zenoh.endpoint import Declaration, ZenohEndpoint
 from dora.ros2.zenoh.keys import attachment_bytes, read_attachment
 
 # Where the last message of a publisher is lost, a subscription learns it from this. As in rmw_zenoh.
 _HEARTBEAT_PERIOD: Final = 0.5  # seconds
 _CDR: Final = zenoh.Encoding.APPLICATION_CDR
-_HEADER_SIZE: Final = 4  # bytes, the encapsulation header of CDR
 
 
-class ZenohPublisher(ZenohEndpoint):
+class ZenohPublisher(ZenohEndpoint, RosPublisher):
     """See `dora.ros2.engine.RosPublisher`."""
 
-    def __init__(self, values: EndpointValues) -> None:
-        super().__init__(values)
-        self.topic = values.name
-        session, key, qos = values.session, values.key, values.qos
-        self._lock = threading.Lock()  # numbers go out in order
+    def __init__(self, spec: EndpointSpec, declaration: Declaration) -> None:
+        super().__init__(spec, declaration)
+        (session, key, _), qos = declaration, spec.qos
         self._sequence_number = 0
-        self._closed = False
         reliable = qos.reliability is Reliability.RELIABLE
         # As in rmw_zenoh, only "keep all" waits for a slow subscription. A full link drops otherwise, so a
         # subscription that stands in a debugger does not stop the robot.
@@ -61,39 +56,30 @@ class ZenohPublisher(ZenohEndpoint):
         self._announce()
 
     def has_subscription(self) -> bool:
-        return not self._closed and bool(self._plain.matching_status.matching)
+        return not self.closed and bool(self._plain.matching_status.matching)
 
     def publish(self, data: Buffer) -> None:
-        with self._lock:
-            if self._closed:
-                raise TransportError(f"the publisher of {self.topic} is closed")
+        with self._lock:  # numbers go out in order
+            if self.closed:
+                raise self._refusal()
             self._sequence_number += 1
-            attachment = attachment_bytes(self._sequence_number, time.time_ns(), self.gid)
+            attachment = attachment_bytes(self._sequence_number, time.time_ns(), self._gid)
             try:
                 self._publisher.put(data if isinstance(data, bytes) else bytes(data), attachment=attachment)
             except zenoh.ZError as error:
                 raise TransportError(f"{self.topic} cannot be published over Zenoh: {error}") from error
 
-    def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+    def _end(self) -> None:
         self._leave(*dict.fromkeys((self._publisher, self._plain)))
 
 
-class ZenohSubscription(ZenohEndpoint, QueuedSubscription):
+class ZenohSubscription(ZenohEndpoint, RosSubscription):
     """See `dora.ros2.engine.RosSubscription`."""
 
-    def __init__(self, values: EndpointValues) -> None:
-        super().__init__(values)
-        self.topic = values.name
-        session, key, qos = values.session, values.key, values.qos
-        self.counters = MessageCounters()
-        self._queue = MessageQueue(qos.queue_size, self.counters)
+    def __init__(self, spec: EndpointSpec, declaration: Declaration) -> None:
+        super().__init__(spec, declaration)
+        (session, key, _), qos = declaration, spec.qos
         self._gaps = SequenceGaps()
-        # One link is one thread, but history and several peers may call at once.
-        self._lock = threading.Lock()
         # In the thread that reads from the network: another hop would cost 50 µs, and a slow program only
         # fills the queue. `ZenohContext.close` runs before the interpreter ends, so nothing calls later.
         handler = zenoh.handlers.Callback(self._on_sample, indirect=False)
@@ -118,17 +104,16 @@ class ZenohSubscription(ZenohEndpoint, QueuedSubscription):
         data = sample.payload.to_bytes()
         attachment = sample.attachment
         try:
-            if attachment is None or len(data) < _HEADER_SIZE:
+            if attachment is None or len(data) < HEADER_SIZE:
                 raise ValueError("a message of ROS has an attachment and a header")
-            number, timestamp, publisher = read_attachment(attachment.to_bytes())
+            number, _, publisher = read_attachment(attachment.to_bytes())
         except ValueError:
-            self.counters.malformed += 1
+            self._counters.malformed += 1
             return
-        with self._lock:
-            self.counters.lost += self._gaps.missing(publisher, number)
-        self._queue.put(RosMessage(data, timestamp, number, publisher))
+        with self._lock:  # one link is one thread, but history and several peers may call at once
+            self._counters.lost += self._gaps.missing(publisher, number)
+        self._queue.put(data)
 
-    def close(self) -> None:
-        if not self._queue.closed:
-            self._queue.close()
-            self._leave(self._subscriber)
+    def _end(self) -> None:
+        self._queue.close()
+        self._leave(self._subscriber)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from typing import Annotated, Any, Final
 
@@ -21,6 +22,7 @@ from dora.node.events import (
     SafeStateEntered,
 )
 from dora.node.node import Node
+from dora.nodes.command_line import run_node_command
 from dora.nodes.parameters import WrongParameter, read_parameters
 from dora.nodes.steady import (
     START,
@@ -189,3 +191,13 @@ def run(node: Node) -> None:
     selector = Selector(node)
     run_steadily(node, selector)
     log.info("%s; %s", selector.summary(), tick_summary(node))
+
+
+if __name__ == "__main__":
+    sys.exit(
+        run_node_command(
+            "dora-selector",
+            "Choose between sources of commands by priority, and go from one to the other without a jump.",
+            run,
+        )
+    )

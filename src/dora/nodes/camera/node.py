@@ -1,4 +1,4 @@
-"""Sources of images: a device, a video file, the test pattern."""
+"""The camera node: a device, a video file or the test pattern, sent image by image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -14,7 +15,11 @@ import msgspec
 from msgspec import Meta
 
 from dora.errors import DoraError
+from dora.node.events import Stop
+from dora.node.node import Node
 from dora.nodes.camera.pattern import Pattern
+from dora.nodes.images import message_of
+from dora.nodes.parameters import read_parameters
 
 _DEVICES: Final = {"linux": "v4l2", "darwin": "avfoundation"}
 _CLOCKS_DIFFER: Final = 10.0  # seconds: a stamp that is further from now is of another clock
@@ -24,6 +29,7 @@ _PATTERN_RATE: Final = 30.0
 Pixels = Annotated[int, Meta(ge=16, le=16384)]
 
 PATTERN = "pattern"
+OUTPUT = "image"
 
 
 class CameraSettings(msgspec.Struct, frozen=True):
@@ -56,7 +62,6 @@ class FrameSource(NamedTuple):
     ``frames`` are the frames of a device or file one after the other, or a function of a number.
     """
 
-    name: str
     frames: Callable[[int], Frame] | Iterator[Frame]
     rate: float | None
 
@@ -79,7 +84,7 @@ def _pattern(settings: CameraSettings) -> FrameSource:
     def draw(number: int) -> Frame:
         return Frame(av.VideoFrame.from_ndarray(pattern.draw(number), format="rgb24"))
 
-    return FrameSource("the test pattern", draw, settings.rate or _PATTERN_RATE)
+    return FrameSource(draw, settings.rate or _PATTERN_RATE)
 
 
 def _file(path: str, settings: CameraSettings) -> FrameSource:
@@ -99,7 +104,7 @@ def _file(path: str, settings: CameraSettings) -> FrameSource:
                 return
             container.seek(0)
 
-    return FrameSource(path, frames(), settings.rate or own_rate)
+    return FrameSource(frames(), settings.rate or own_rate)
 
 
 def _device(source: int | str, settings: CameraSettings) -> FrameSource:
@@ -110,7 +115,7 @@ def _device(source: int | str, settings: CameraSettings) -> FrameSource:
         options["framerate"] = f"{settings.rate:g}"
     if settings.width and settings.height:
         options["video_size"] = f"{settings.width}x{settings.height}"
-    return FrameSource(f"camera {path}", read_device(path, kind, options, settings), None)
+    return FrameSource(read_device(path, kind, options, settings), None)
 
 
 def read_device(path: str, kind: str, options: dict[str, str], settings: CameraSettings) -> Iterator[Frame]:
@@ -152,3 +157,55 @@ def _scaled(image: av.VideoFrame, settings: CameraSettings) -> av.VideoFrame:
     if (width, height) == (image.width, image.height):
         return image
     return image.reformat(width=width, height=height)
+
+
+def run(node: Node) -> None:
+    """Send images until the source or the dataflow ends. Raises `DoraError`."""
+    settings = read_parameters(CameraSettings, node.parameters)
+    if OUTPUT not in node.node_config()["outputs"]:
+        raise DoraError(f"the camera sends on the output `{OUTPUT}`; add it: `outputs: [{OUTPUT}]`")
+    for count, frame in enumerate(_paced(open_source(settings), node), 1):
+        captured = time.time() if frame.captured is None else frame.captured
+        data, metadata = message_of(frame.image, settings.encoding)
+        metadata["timestamp"] = datetime.fromtimestamp(captured, UTC)
+        node.send_output(OUTPUT, data, metadata)
+        if count == settings.frames:
+            break
+
+
+def _paced(source: FrameSource, node: Node) -> Iterator[Frame]:
+    """Yield the frames of a source when they are due, until the node has to stop.
+
+    The pattern leaves frames out if it is late, as a camera does; a file is sent frame by frame.
+    """
+    if source.rate is None:
+        assert not callable(source.frames)
+        for frame in source.frames:
+            yield frame
+            if isinstance(node.try_recv(), Stop):
+                return
+        return
+    begin, number = time.monotonic(), 0
+    while True:
+        if callable(source.frames):
+            number = max(number, int((time.monotonic() - begin) * source.rate))
+        if _stops(node, begin + number / source.rate):
+            return
+        if callable(source.frames):
+            yield source.frames(number)
+        else:
+            following = next(source.frames, None)
+            if following is None:
+                return
+            yield following
+        number += 1
+
+
+def _stops(node: Node, due: float) -> bool:
+    """Wait until a time of the monotonic clock; return whether the node has to stop."""
+    while True:
+        event = node.next(max(0.0, due - time.monotonic()))
+        if event is None or isinstance(event, Stop):
+            return True
+        if time.monotonic() >= due:
+            return False

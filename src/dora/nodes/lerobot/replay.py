@@ -16,7 +16,7 @@ from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
 from dora.node.events import Stop
 from dora.node.node import Node
-from dora.nodes.images import JpegEncoder, message_of
+from dora.nodes.images import message_of
 from dora.nodes.lerobot.episode import Episode, Item
 from dora.nodes.lerobot.layout import feature_name
 from dora.nodes.parameters import WrongParameter, read_parameters
@@ -76,7 +76,6 @@ class _Sender:
 
     def __init__(self, node: Node, settings: ReplaySettings) -> None:
         self._node, self._speed, self._encoding = node, settings.speed, settings.encoding
-        self._encoder = JpegEncoder()
         self._first: float | None = None
 
     def send(self, at: float, output: str, item: Item) -> bool:
@@ -84,7 +83,7 @@ class _Sender:
         data: Any = item.numbers
         metadata: dict[str, Any] = {}
         if item.frame is not None:
-            data, metadata = message_of(item.frame, self._encoding, self._encoder)
+            data, metadata = message_of(item.frame, self._encoding)
         if self._first is None:
             self._first, self._begin, self._stamp = at, time.monotonic(), datetime.now(UTC)
         after = (at - self._first) / self._speed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -22,20 +22,18 @@ from dora.nodes.lerobot import layout
 from dora.nodes.lerobot.dataset import Dataset, DatasetError
 from dora.nodes.lerobot.layout import Feature, feature_name
 from dora.nodes.lerobot.sampling import SECOND, Sampler, rows_between
+from dora.nodes.lerobot.saver import Saver, Unsaved
+from dora.nodes.lerobot.tracks import CameraTrack, ImageMemory, NumberTrack, Track
 from dora.nodes.lerobot.video import Codec, video_info
-from dora.nodes.lerobot_recorder.saver import Saver, Unsaved
-from dora.nodes.lerobot_recorder.tracks import CameraTrack, ImageMemory, NumberTrack, Track
 from dora.nodes.parameters import WrongParameter, read_parameters
 from dora.observe.preview.drawable import NotDrawable, numbers
+from dora.wire.metadata import as_nanoseconds
 
 CONTROL: Final = "episode"
 STATUS: Final = "status"
 _OLD: Final = 5.0  # seconds
 _TICK: Final = SECOND // 50  # the threads of the cameras are not woken by each message
 COMMANDS: Final = ("start", "end", "success", "discard")
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 log = logging.getLogger("dora.nodes.lerobot_recorder")
 Positive = Annotated[float, Meta(gt=0)]
@@ -347,8 +345,7 @@ def captured_at(event: Input) -> int:
         return round(stamp * SECOND)
     if isinstance(stamp, int) and not isinstance(stamp, bool):
         return stamp
-    moment = stamp if isinstance(stamp, datetime) else event.send_time
-    return (moment - _EPOCH) // _MICROSECOND * 1000
+    return as_nanoseconds(stamp if isinstance(stamp, datetime) else event.send_time)
 
 
 def _numbers(event: Input) -> np.ndarray[Any, np.dtype[np.float32]]:

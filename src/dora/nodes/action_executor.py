@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -21,6 +22,7 @@ from dora.node.events import (
     SafeStateEntered,
 )
 from dora.node.node import Node
+from dora.nodes.command_line import run_node_command
 from dora.nodes.parameters import WrongParameter, read_parameters
 from dora.nodes.steady import (
     START,
@@ -216,3 +218,13 @@ def run(node: Node) -> None:
     executor = ActionExecutor(node)
     run_steadily(node, executor)
     log.info("%s; %s", executor.summary(), tick_summary(node))
+
+
+if __name__ == "__main__":
+    sys.exit(
+        run_node_command(
+            "dora-action-executor",
+            "Send commands at a steady rate out of action chunks.",
+            run,
+        )
+    )
