@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dora.cli.coordinator import choose_dataflow, coordinator_client
-from dora.cli.select import NoRunningDataflow, connected_runs, distinct, find_run
+from dora.cli.select import NoRunningDataflow, connected_runs, distinct, find_run, only, view_of
 from dora.daemon.client import DaemonClient, name_of
 from dora.daemon.progress import merged
 from dora.errors import ConnectError, DoraError
@@ -266,9 +266,7 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
     found = []
     runs = connected_runs()
     chosen = distinct(runs)
-    for run in runs:
-        if run not in chosen:
-            run.close()
+    only(runs, chosen.__contains__)
     for run in chosen:
         try:
             found.append(RunningDataflow(run))
@@ -312,20 +310,10 @@ def _active_on_coordinator() -> list[DataflowView]:
 
 def running_views(wanted: str | None) -> list[DataflowView]:
     """Return what is known of the running dataflows that are meant; None: all. Asks nothing."""
-    from dora.cluster.http_api import DataflowView
-
     views = {view.uuid: view for view in _active_on_coordinator()}
     for run in connected_runs():
         with run:
-            description = run.description
-        view = DataflowView(
-            uuid=description.dataflow_id,
-            name=name_of(description),
-            status="Running",
-            nodes=description.nodes,
-            file=description.file,
-        )
-        views.setdefault(view.uuid, view)
+            views.setdefault(run.description.dataflow_id, view_of(run.description))
     return [view for view in views.values() if wanted is None or _fits(view, wanted)]
 
 
