@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -102,15 +102,11 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
 
         def begin(daemon: Daemon) -> None:
             on_daemon(daemon)
-            if foxglove is not None:
-                foxglove.start(daemon.context.run_dir, daemon.run_log.directory)
+            if show_in_foxglove is not None:
+                show_in_foxglove(daemon.context.run_dir, daemon.run_log.directory)
 
         with ExitStack() as beside:
-            foxglove = None
-            if self.foxglove:
-                from dora.cli.foxglove_process import FoxgloveProcess
-
-                foxglove = beside.enter_context(FoxgloveProcess())
+            show_in_foxglove = beside.enter_context(_foxglove()) if self.foxglove else None
             return run_loaded(
                 dataflow,
                 LocalRunOptions.of(self.options, tap_queue=tap_queue),
@@ -167,6 +163,40 @@ def given_options(context: click.Context) -> list[str]:
         if parameter.name in names
         and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     ]
+
+
+@contextmanager
+def _foxglove() -> Iterator[Callable[[str, str], None]]:
+    """Give a function that shows a run in Foxglove, by its folder and the folder of its logs.
+
+    It starts a process, which waits until the run answers; the dataflow does not wait for it. The process
+    does not outlive this one, and the block ends when the last messages are shown. Raises `DoraError` if
+    Foxglove cannot be served, before the dataflow is built.
+    """
+    import subprocess
+
+    from dora._paths import SOCKET_NAME
+    from dora.nodes.foxglove.address import check_address, default_address
+    from dora.nodes.installed import check_installed
+
+    check_installed("dora-foxglove")
+    check_address(default_address())
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(run_dir: str, log_directory: str) -> None:
+        nonlocal process
+        module = ("-P", "-m", "dora.nodes.foxglove.beside")
+        process = subprocess.Popen(
+            [sys.executable, *module, f"{run_dir}/{SOCKET_NAME}", log_directory],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # so that Ctrl-C goes to the run only
+        )
+
+    try:
+        yield start
+    finally:
+        if process is not None:
+            process.communicate()
 
 
 def _show_dashboard(address: str, open_page: bool) -> None:

@@ -22,8 +22,10 @@ from dora.cli.progress_bar import (
     FIRST_WAIT,
     Meter,
     Mode,
+    drawn,
     duration,
     figures,
+    is_foreground,
     parts,
     progress_mode,
 )
@@ -213,8 +215,6 @@ class RunReporter:
             return ""
         if self._changed or now - self._drawn[0] >= _REDRAW:
             self._changed = False
-            from dora.cli.status_line import drawn, is_foreground
-
             texts = self._parts(now) if is_foreground(sys.stdout.fileno()) else []
             width = os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH
             # The address has a line of its own: cut off, it would open nothing.
