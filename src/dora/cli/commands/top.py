@@ -96,10 +96,9 @@ def top(dataflow: str | None, interval: float, once: bool, style: str | None, la
                 )
             )
             return
-        from dora.cli.top_commands import TopCommands
         from dora.cli.top_screen import show
 
-        show(snapshots, TopCommands(), interval)
+        show(snapshots, interval)
 
 
 @click.group(cls=CommandGroup)
