@@ -13,8 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import msgspec
-
 from dora.dataflow.describe import run_config_of
 from dora.dataflow.gateway_plan import plan_gateway
 from dora.dataflow.layout import Layout, Link, Plan, RunContext
@@ -35,7 +33,6 @@ from dora.wire.node_config import (
     NodeConfig,
     OperatorConfig,
     OutputConfig,
-    SyncConfig,
 )
 from dora.wire.output_rules import output_rules_of
 from dora.wire.trail import MOST_PASSES, origin_id
@@ -318,10 +315,7 @@ def _node(
             )
             for operator in node.operators
         ],
-        syncs=[
-            SyncConfig(**msgspec.structs.asdict(group) | {"inputs": list(group.inputs)})
-            for group in node.syncs
-        ],
+        syncs=list(node.syncs),
         parameters=node.parameters,
         descriptor=layout.descriptor,
         run_config=run_config_of(node, layout.blocks.get(node.id, {})),
