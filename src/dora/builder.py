@@ -34,13 +34,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from dora._shared_folders import open_file
 from dora.errors import DataflowError, DoraError, Problem
-from dora.wire.input_rules import MissedTicks, QueuePolicy
+from dora.wire.input_rules import MissedTicks, QueuePolicy, SyncBy, SyncPolicy
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from dora.daemon.supervisor.result import DataflowResult
-    from dora.dataflow.model import Dataflow
+    from dora.dataflow.model import Dataflow, OnMiss
     from dora.wire.output_rules import Priority
 
 __all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
@@ -237,8 +237,8 @@ class _Block:
         self,
         *inputs: str,
         tolerance: str | None = None,
-        by: Literal["timestamp", "arrival"] | None = None,
-        policy: Literal["nearest", "exact", "latest"] | None = None,
+        by: SyncBy | None = None,
+        policy: SyncPolicy | None = None,
         history: Mapping[str, tuple[int, int]] | None = None,
         timeout: str | None = None,
     ) -> Self:
@@ -387,7 +387,7 @@ class DataflowBuilder:
         sink: str,
         budget: str,
         *,
-        on_miss: Literal["warn", "event", "safe_state", "save", "stop"] | None = None,
+        on_miss: OnMiss | None = None,
         after: int | None = None,
     ) -> DataflowBuilder:
         """Add a budget for the time from an output to the input ``sink``, "node/input"; return the builder.

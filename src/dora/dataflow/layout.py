@@ -23,14 +23,13 @@ from dora.wire.input_rules import InputRules
 from dora.wire.node_config import (
     EngineName,
     GatewayConfig,
+    InputKind,
     NodeConfig,
     RemoteConfig,
     TraceConfig,
 )
 from dora.wire.output_rules import OutputRules
 from dora.wire.trail import origin_id
-
-LinkKind = Literal["link", "timer", "text", "local"]
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -112,7 +111,7 @@ def text_outputs(node: NodeSpec) -> set[str]:
     return {name for name in (node.log.send_stdout_as, node.log.send_logs_as) if name}
 
 
-def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> LinkKind:
+def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> InputKind:
     """Return how the messages of an input travel. ``nodes``: all of the dataflow, by id."""
     match item.source:
         case TimerSource():

@@ -18,6 +18,9 @@ FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
 # How messages travel between the nodes of a machine.
 EngineName = Literal["iceoryx2", "shm"]
 
+# How the messages of an input come, see `InputConfig`.
+InputKind = Literal["link", "timer", "text", "local"]
+
 
 class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
     """Paths of the PEM files with which machines authenticate each other."""
@@ -124,7 +127,7 @@ class InputConfig(InputRules, omit_defaults=True):
     """
 
     id: str
-    kind: Literal["link", "timer", "text", "local"]
+    kind: InputKind
     source: str
     # For a declared pattern without back-pressure: messages that the engine holds, of which the receiver
     # keeps all that belong to an exchange, and ``queue_size`` others. 0: the queue is as declared.

@@ -6,9 +6,11 @@ An editor shows the description of a field: one or two sentences, units, an exam
 
 from __future__ import annotations
 
+from typing import get_args
+
 from msgspec import structs
 
-from dora.dataflow.model import LOG_LEVELS, Source
+from dora.dataflow.model import LOG_LEVELS, ReloadMode, RestartMode, Source
 from dora.dataflow.parser.black_box import BLACK_BOX
 from dora.dataflow.parser.budgets import PATHS
 from dora.dataflow.parser.deploy import DEPLOY
@@ -295,7 +297,7 @@ NODE_BLOCK = SchemaBlock(
         *(structs.replace(field, on_runtime=True) for field in _LOG_FILE),
         Field(
             "restart_policy",
-            ChoiceType(("never", "on-failure", "always")),
+            ChoiceType(get_args(RestartMode)),
             "Whether the node is started again after it ended.",
             default="never",
             on_runtime=True,
@@ -346,7 +348,7 @@ NODE_BLOCK = SchemaBlock(
         ),
         Field(
             "hot_reload",
-            ChoiceType(("overlap", "replace", "never")),
+            ChoiceType(get_args(ReloadMode)),
             "How the node gets new code with `dora run --hot-reload`: started beside the old code, started "
             "once that has ended (for devices that only one process can have), or not at all.",
             default="overlap",

@@ -11,6 +11,8 @@ from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.ros2 import (
     Compatibility,
     Direction,
+    Durability,
+    Liveliness,
     MessageFormat,
     Role,
     Ros2Block,
@@ -79,13 +81,13 @@ QOS = SchemaBlock(
         ),
         Field(
             "durability",
-            ChoiceType(("volatile", "transient_local")),
+            ChoiceType(get_args(Durability)),
             "`transient_local`: the publisher keeps its last messages for subscriptions that come later. "
             "Unset: as a `latched` output has it, else `volatile`.",
         ),
         Field(
             "liveliness",
-            ChoiceType(("automatic", "manual_by_participant", "manual_by_topic")),
+            ChoiceType(get_args(Liveliness)),
             "The source that says that a publisher lives. Unset: `automatic`.",
         ),
         Field(
