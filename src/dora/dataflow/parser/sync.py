@@ -255,7 +255,7 @@ def _check_input(
     report: ProblemReport,
     owner: str,
 ) -> None:
-    at = _place_in(block.nodes["inputs"], input_id)
+    at = block.place("inputs", input_id)
     if input_id not in names:
         known = f"its inputs are {listed(sorted(names))}" if names else "it has none"
         report.error(
@@ -278,7 +278,7 @@ def _check_queue(
 ) -> None:
     if known is not None and known.queue_policy == "latest" and group.policy != "latest":
         report.warn(
-            _place_in(block.nodes["inputs"], input_id),
+            block.place("inputs", input_id),
             f"the queue of `{input_id}` keeps the latest message only, so one that matches is often lost",
             f"leave out `queue_policy: latest` of `{input_id}`, or write `policy: latest` into the group",
         )
@@ -314,18 +314,10 @@ def _check_timestamps(
         item = known.get(input_id)
         if group.by == "timestamp" and item is not None and isinstance(item.source, LogSource):
             report.error(
-                _place_in(block.nodes["inputs"], input_id),
+                block.place("inputs", input_id),
                 f"`{input_id}` has log entries, which carry no timestamp of a source to compare",
                 "leave it out, or write `by: arrival` without a tolerance",
             )
-
-
-def _place_in(value: YamlNode, text: str) -> TextSpan:
-    """Return the place of an item in a list of ids."""
-    for item in value.items if isinstance(value, SequenceNode) else ():
-        if isinstance(item, ScalarNode) and item.text == text:
-            return item
-    return value
 
 
 def _origins(

@@ -60,11 +60,15 @@ class CheckedBlock:
     def place(self, name: str, key: str = "", *, of_key: bool = False) -> TextSpan:
         """Return the place of a field's value, or of the block if it has no such field.
 
-        With ``key``: the place of that key's value inside the field; with ``of_key``, of the key.
+        With ``key``: the place of that key's value inside the field, with ``of_key`` of the key; or of the
+        item with this text in a list.
         """
         value = self.nodes.get(name, self.span)
         if key and isinstance(value, MappingNode) and key in value.entries:
             return value.entries[key][0 if of_key else 1]
+        if key and isinstance(value, SequenceNode):
+            scalars = (item for item in value.items if isinstance(item, ScalarNode))
+            return next((item for item in scalars if item.text == key), value)
         return value
 
 
