@@ -39,12 +39,11 @@ from dora.dataflow.yaml.field_types import (
     TextType,
     UnsupportedType,
     WordsType,
-    as_text,
     report_expected,
 )
 from dora.dataflow.yaml.number_types import ByteSizeType, IntegerType, SecondsType
 from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
-from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
+from dora.dataflow.yaml.tree import ScalarNode, SequenceNode, YamlNode
 
 # --------------------------------------------------------------------------- inputs
 
@@ -87,26 +86,14 @@ INPUT = SchemaBlock(
 )
 
 
-class Inputs(MapType[CheckedBlock]):
-    """The inputs of a node; one that cannot be used is left out, so that the others are still checked."""
-
-    def read(self, value: YamlNode, reader: Reader) -> dict[str, CheckedBlock] | None:
-        if not isinstance(value, MappingNode):
-            hint = "write `inputs: {image: camera/image}`: the name of each input, then its source"
-            report_expected(value, reader, "a mapping of inputs", hint)
-            return None
-        found = {
-            name: (DATA.read(as_text(key), reader), self.item.read(item, reader))
-            for name, (key, item) in value.entries.items()
-        }
-        return {
-            name: item for name, (named, item) in found.items() if named is not None and item is not None
-        }
-
-
 _INPUTS = Field(
     "inputs",
-    Inputs(ShortForm(INPUT, "source"), "inputs"),
+    MapType(
+        ShortForm(INPUT, "source"),
+        "inputs",
+        "write `inputs: {image: camera/image}`: the name of each input, then its source",
+        keeps_rest=True,
+    ),
     "For each input the name that the program sees, and its source: `image: camera/image`.",
 )
 _OUTPUTS = Field(
