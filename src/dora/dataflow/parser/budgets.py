@@ -133,10 +133,8 @@ def _port(
         return None
     node = graph.nodes.get(node_id)
     if node is None:
-        closest = report.closest(node_id, graph.nodes)
-        hint = (
-            f"did you mean `{closest}`?" if closest else f"its nodes are {listed(graph.nodes, MAX_LISTED)}"
-        )
+        hint = report.did_you_mean(node_id, graph.nodes)
+        hint = hint or f"its nodes are {listed(graph.nodes, MAX_LISTED)}"
         report.error(block.place(field), f"the dataflow has no node `{node_id}`, {here}", hint)
         return None
     known = node.outputs if field == "from" else tuple(item.id for item in node.inputs)
