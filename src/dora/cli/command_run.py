@@ -141,10 +141,13 @@ def command_run_options(**refused: str) -> Callable[[_Function], _Function]:
     return declare
 
 
-_how_to_show = all_of(
-    display_options("--log-level"),
+page_options = all_of(
     click.option("--ui", is_flag=True, help="Serve the dashboard as a web page and print its address."),
     click.option("--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser."),
+)
+_how_to_show = all_of(
+    display_options("--log-level"),
+    page_options,
     click.option(
         "--foxglove", is_flag=True, help="Show the run in Foxglove, as `dora foxglove` does beside it."
     ),

@@ -9,8 +9,7 @@ import click
 from dora.api import build_file
 from dora.cli.compat import ignored_option
 from dora.cli.completion import dataflow_files
-from dora.cli.dataflow_file import chosen_file, dataflow_argument
-from dora.cli.options import lock_of, lock_options
+from dora.cli.options import chosen_file, dataflow_argument, lock_of, lock_options
 from dora.cli.process import termination_as_interrupt
 from dora.cli.progress_bar import progress_option
 from dora.cli.run_reporter import reporter_for

@@ -14,8 +14,7 @@ from dora.cli.argument_values import NAMES
 from dora.cli.command_run import CommandRun, command_run_options, given_options
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.completion import dataflow_files
-from dora.cli.dataflow_file import DEFAULT_FILE, chosen_file
-from dora.cli.options import DURATION
+from dora.cli.options import DEFAULT_FILE, DURATION, chosen_file
 from dora.cli.reports import describe_saved, report_outcome, report_saved
 from dora.cli.run_options import RunCommand
 from dora.cli.run_reporter import reporter_for

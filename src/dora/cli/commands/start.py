@@ -9,8 +9,7 @@ import click
 from dora.cli.argument_values import ParameterValue, parse_duration
 from dora.cli.attach import attach_to, following
 from dora.cli.coordinator import coordinator_options
-from dora.cli.dataflow_file import dataflow_argument
-from dora.cli.options import all_of, debug_option
+from dora.cli.options import all_of, dataflow_argument, debug_option
 from dora.cli.progress_bar import progress_option
 from dora.cli.reports import failure_reason, report_end
 from dora.cli.run_options import RunCommand, run_options
