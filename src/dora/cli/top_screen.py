@@ -23,6 +23,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, RichLog, Static
 from textual.worker import get_current_worker
 
+from dora.cli.tables import without
 from dora.cli.top_commands import TopCommands
 from dora.cli.top_tables import (
     NAMES,
@@ -34,7 +35,6 @@ from dora.cli.top_tables import (
     network_table,
     node_table,
     path_table,
-    without,
 )
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import renderer

@@ -13,7 +13,7 @@ import click
 from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option, running_inputs, running_nodes, running_topics
 from dora.cli.select import find_run
-from dora.cli.tables import format_option, print_table
+from dora.cli.tables import format_option, print_table, without
 from dora.dataflow.rules import input_rules_in_yaml, output_rules_in_yaml
 from dora.errors import DoraError
 from dora.observe.formatting import fields, megabytes
@@ -279,15 +279,11 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
         snapshots.watch(MEASURED_OVER)
         measured = [item for _, snapshot in snapshots.refresh() for item in snapshot.nodes]
     counters = NODE_COUNTERS if style == "json" else shown_counters([item.node.counts for item in measured])
-    rows = [_row(item, counters) for item in measured]
-    head = ["node", "status", "pid", "cpu", "memory", *(item.name for item in counters), "dataflow"]
-    if any(item.node.machine for item in measured):
-        head.insert(2, "machine")
-        rows = [
-            [*row[:2], item.node.machine or "-", *row[2:]] for row, item in zip(rows, measured, strict=True)
-        ]
-    if dataflow is not None:
-        head, rows = head[:-1], [row[:-1] for row in rows]
+    names = ["node", "status", "machine", "pid", "cpu", "memory", *(item.name for item in counters)]
+    needless = [] if any(item.node.machine for item in measured) else ["machine"]
+    needless += [] if dataflow is None else ["dataflow"]
+    table = [*names, "dataflow"], [_row(item, counters) for item in measured]
+    head, rows = without(table, *needless)
     if style == "json":
         for row in rows:
             click.echo(json.dumps(dict(zip(head, row, strict=True))))
@@ -299,6 +295,7 @@ def _row(item: NodeSnapshot, counters: Iterable[NodeCounter]) -> list[str]:
     return [
         item.node.id,
         item.node.status,
+        item.node.machine or "-",
         "-" if item.node.pid is None else str(item.node.pid),
         "-" if item.load is None else f"{item.load.cpu_percent:.1f}%",
         "-" if item.load is None else megabytes(item.load.memory),

@@ -110,7 +110,7 @@ inspect.add_command(top)
 
 
 def _print_tables(found: Sequence[tuple[object, Snapshot]]) -> None:
-    from dora.cli.tables import console, print_table
+    from dora.cli.tables import console, print_table, without
     from dora.cli.top_tables import (
         WIDE,
         LinkHistory,
@@ -119,7 +119,6 @@ def _print_tables(found: Sequence[tuple[object, Snapshot]]) -> None:
         network_table,
         node_table,
         path_table,
-        without,
     )
 
     nodes = [item for _, snapshot in found for item in snapshot.nodes]

@@ -15,7 +15,7 @@ from dora.cli.argument_values import MAX_COUNT
 from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option, running_topics
 from dora.cli.select import lower_priority
-from dora.cli.tables import console, format_option, print_table, rich_table
+from dora.cli.tables import console, format_option, print_table, rich_table, without
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ def list_topics(dataflow: str | None, style: str, ros2: bool) -> None:
             fields = {"node": item.node_id, "name": item.output.id, "subscribers": item.subscribers}
             click.echo(json.dumps({**fields, "machine": machine} if machine else fields))
         return
-    head = ["Node", "Name", "Subscribers"]
-    rows = [[item.node_id, item.output.id, ", ".join(item.subscribers)] for item in topics]
-    if any(machines):
-        head.insert(1, "Machine")
-        rows = [[row[0], machine, *row[1:]] for row, machine in zip(rows, machines, strict=True)]
-    print_table(head, rows)
+    rows = [
+        [item.node_id, machine, item.output.id, ", ".join(item.subscribers)]
+        for item, machine in zip(topics, machines, strict=True)
+    ]
+    needless = [] if any(machines) else ["Machine"]
+    print_table(*without((["Node", "Machine", "Name", "Subscribers"], rows), *needless))
 
 
 def _list_ros_topics(style: str) -> None:
