@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO, Unpack
 from dora.daemon.build.build import Built
 from dora.daemon.build.build import build as build_loaded
 from dora.daemon.load_dataflow import load_dataflow, load_for_run
+from dora.daemon.logs.console import write_text
 from dora.daemon.logs.display import (
     Display,
     open_console,
@@ -108,8 +109,6 @@ def build(
 
 
 def _warn(text: str) -> None:
-    from dora.daemon.logs.console import write_text
-
     write_text(sys.stderr, f"{text}\n")
 
 

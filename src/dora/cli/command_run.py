@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 import msgspec
 
+from dora._paths import SOCKET_NAME
 from dora.cli.options import all_of, display_options
 from dora.cli.process import termination_as_interrupt
 from dora.cli.progress_bar import progress_option
@@ -178,7 +179,6 @@ def _foxglove() -> Iterator[Callable[[str, str], None]]:
     """
     import subprocess
 
-    from dora._paths import SOCKET_NAME
     from dora.nodes.foxglove.address import check_address, default_address
     from dora.nodes.installed import check_installed
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from dora.cli.coordinator import choose_dataflow, coordinator_client
 from dora.cli.select import NoRunningDataflow, connected_runs, distinct, find_run, only, view_of
+from dora.cluster.client import RequestRefused, Unreachable
 from dora.daemon.client import DaemonClient, name_of
 from dora.daemon.progress import merged
 from dora.errors import ConnectError, DoraError
 from dora.observe.tap_session import inspect
+from dora.transport.tokens import TokenError
 from dora.wire.black_box import SavedBlackBox
 from dora.wire.daemon_protocol import (
     SAVE_TIMEOUT,
@@ -198,7 +200,6 @@ class RunningDataflow:
         if self.run is not None:
             self.inspection = inspect(self.run)
             return
-        from dora.cluster.client import RequestRefused
 
         try:
             self.inspection = self._coordinator().ask(self.dataflow_id, AskInspection(), self._machine)
@@ -299,9 +300,6 @@ def find_on_coordinator(wanted: str | None) -> DataflowView | None:
 
 
 def _active_on_coordinator() -> list[DataflowView]:
-    from dora.cluster.client import RequestRefused, Unreachable
-    from dora.transport.tokens import TokenError
-
     try:
         return coordinator_client().active()
     except (Unreachable, RequestRefused, TokenError):

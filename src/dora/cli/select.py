@@ -14,6 +14,7 @@ from dora._paths import is_chosen
 from dora.cli.coordinator import ask_which
 from dora.cluster.http_api import DataflowView
 from dora.errors import ConnectError, DoraError
+from dora.wire.daemon_protocol import Interrupt
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
@@ -131,8 +132,6 @@ def stop_foreground(wanted: str, grace: float | None, force: bool) -> bool:
 
     Raises `DoraError` if several are meant.
     """
-    from dora.wire.daemon_protocol import Interrupt
-
     runs = foreground_runs(wanted)
     views = [view_of(run.description) for run in runs]
     try:

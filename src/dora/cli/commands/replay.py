@@ -239,7 +239,6 @@ def _run(
 
 
 def _start_single_step(prepared: Replay, folder: str, daemon: Daemon) -> None:
-    from dora.node.replay.clock import ReplayClock
     from dora.node.replay.inbox import CLOCK_FILE
 
     clock = ReplayClock.open(os.path.join(folder, CLOCK_FILE), writable=True)

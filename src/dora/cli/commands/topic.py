@@ -17,6 +17,8 @@ from dora.cli.running_options import dataflow_option, running_topics
 from dora.cli.select import lower_priority
 from dora.cli.tables import console, format_option, print_table, rich_table, without
 from dora.errors import DoraError
+from dora.wire.daemon_protocol import Publish
+from dora.wire.message import pack_head
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -303,7 +305,6 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
     """
     from dora.cli.running import find_running
     from dora.observe.topics import find_tappable, node_of
-    from dora.wire.daemon_protocol import Publish
 
     if (text is None) == (path is None):
         raise click.UsageError("give the message either as JSON or with --file")
@@ -337,7 +338,6 @@ def _read(path: str) -> str:
 def _message(text: str | None) -> bytes:
     from dora.observe.formatting import parse_data
     from dora.wire.encode import encode
-    from dora.wire.message import pack_head
 
     try:
         payload = encode(parse_data(text or ""))
