@@ -73,9 +73,10 @@ def run(
     except ValueError as error:
         raise DoraError(str(error)) from None
     checked = options_from_keywords({"uv": uv, "stop_after": stop_after, **options})
-    outcome = run_file(
-        os.fspath(dataflow_path),
-        LocalRunOptions.of(checked),
+    local = LocalRunOptions.of(checked)
+    outcome = run_loaded(
+        load_for_run(os.fspath(dataflow_path), local),
+        local,
         Display(log_format, LogFilter(level)),
         stream=sys.stdout,
         on_log=on_log,
@@ -110,20 +111,6 @@ def build(
 
 def _warn(text: str) -> None:
     write_text(sys.stderr, f"{text}\n")
-
-
-def run_file(
-    path: str,
-    options: LocalRunOptions,
-    display: Display,
-    *,
-    stream: TextIO,
-    on_log: Callable[[LogEntry], None] | None = None,
-    on_warning: Callable[[str], None] | None = None,
-) -> RunOutcome:
-    """Load, build and run a dataflow from a file or a URL, as `run_loaded` does; return how it went."""
-    dataflow = load_for_run(path, options)
-    return run_loaded(dataflow, options, display, stream=stream, on_log=on_log, on_warning=on_warning)
 
 
 def run_loaded(

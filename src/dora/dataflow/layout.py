@@ -17,7 +17,7 @@ from dora.dataflow.model import (
     NodeSpec,
     TimerSource,
 )
-from dora.dataflow.paths import Vertex, budgets_of, most_passes, vertex_of
+from dora.dataflow.paths import budgets_of, most_passes
 from dora.wire.correlation import PATTERN_QUEUE_SIZE
 from dora.wire.input_rules import InputRules
 from dora.wire.node_config import (
@@ -244,10 +244,6 @@ class Layout:
         """Return the name of an output between machines; an earlier node with this id had another."""
         generation = self.context.placement.generations.get(output.node, 0)
         return f"{output}~{generation}" if generation else str(output)
-
-    def vertex(self, output: NodeOutput) -> Vertex:
-        """Return the sender of an output in the graph: its node, or one operator of that node."""
-        return vertex_of(self.nodes[output.node], output.output)
 
     def rules(self, output: NodeOutput) -> OutputRules:
         """Return the rules of an output, `NO_RULES` if it has none."""

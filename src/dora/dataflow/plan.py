@@ -24,6 +24,7 @@ from dora.dataflow.model import (
     NodeSpec,
     TimerSource,
 )
+from dora.dataflow.paths import vertex_of
 from dora.wire.input_rules import input_rules_of
 from dora.wire.node_config import (
     ChannelConfig,
@@ -129,6 +130,7 @@ def _output(
         any(link.queue_policy == "backpressure" for link in links) or (known and known.credit_bell)
     )
     slot = layout.output_slots[source]
+    vertex = vertex_of(layout.nodes[source.node], source.output)
     if known is not None:
         first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
         overflow_channels = _place(layout, links, channels, first, known.overflow_channels)
@@ -177,7 +179,7 @@ def _output(
         type=declared.name,
         shapes=list(declared.shapes),
         origin=origin_id(str(source)),
-        most_passes=layout.most_passes.get(layout.vertex(source), MOST_PASSES),
+        most_passes=layout.most_passes.get(vertex, MOST_PASSES),
         stamped=source in layout.stamped,
         **output_rules_of(layout.rules(source)),
     )

@@ -246,7 +246,8 @@ def _round_trip() -> Iterator[Finding]:
     import tempfile
     from pathlib import Path
 
-    from dora.api import run_file
+    from dora.api import run_loaded
+    from dora.daemon.load_dataflow import load_for_run
     from dora.daemon.logs.display import Display
     from dora.daemon.report import failure_report
 
@@ -256,7 +257,8 @@ def _round_trip() -> Iterator[Finding]:
         begun = time.monotonic()
         try:
             options = LocalRunOptions(stop_after=_LONGEST_RUN, black_box=0)
-            outcome = run_file(f"{folder}/dataflow.yml", options, Display(), stream=io.StringIO())
+            dataflow = load_for_run(f"{folder}/dataflow.yml", options)
+            outcome = run_loaded(dataflow, options, Display(), stream=io.StringIO())
         except DoraError as error:
             yield Finding("FAIL", f"a dataflow of two nodes cannot be run: {error}")
             return
