@@ -42,7 +42,7 @@ from dora.dataflow.yaml.field_types import (
     report_expected,
 )
 from dora.dataflow.yaml.number_types import ByteSizeType, IntegerType, SecondsType
-from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock, ShortForm
 from dora.dataflow.yaml.tree import ScalarNode, SequenceNode, YamlNode
 
 # --------------------------------------------------------------------------- inputs
@@ -208,7 +208,7 @@ OPERATOR_BLOCK = SchemaBlock(
 )
 
 
-class Operators(BlockList):
+class Operators(ListType[CheckedBlock]):
     """The operators of a runtime: at least one, each with an id."""
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[CheckedBlock, ...] | None:
@@ -218,7 +218,7 @@ class Operators(BlockList):
         return super().read(value, reader)
 
     def schema(self) -> Schema:
-        items = {"allOf": [self.block.schema()], "required": ["id"]}
+        items = {"allOf": [self.item.schema()], "required": ["id"]}
         return {"type": "array", "minItems": 1, "items": items}
 
 
@@ -273,6 +273,7 @@ NODE_BLOCK = SchemaBlock(
                 OPERATOR_BLOCK,
                 "operators",
                 "begin each operator with `- id:`, or use `operator:` for a single one",
+                keeps_rest=True,
             ),
             "Several operators that share one process, the runtime; messages between them are not copied.",
             on_runtime=True,
@@ -427,7 +428,7 @@ NODE_BLOCK = SchemaBlock(
 )
 
 
-NODES = BlockList(NODE_BLOCK, "nodes", "begin each node with `- id:`")
+NODES = ListType(NODE_BLOCK, "nodes", "begin each node with `- id:`", keeps_rest=True)
 
 # --------------------------------------------------------------------------- the dataflow
 

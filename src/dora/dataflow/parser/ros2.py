@@ -31,7 +31,7 @@ from dora.dataflow.yaml.field_types import (
     TextType,
 )
 from dora.dataflow.yaml.number_types import IntegerType, SecondsType
-from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
 
 MAX_TOPICS: Final = 64  # of one block, as in dora-rs
 _MAX_DEPTH: Final = 10_000
@@ -174,7 +174,7 @@ ROS2 = SchemaBlock(
         _FORMAT,
         Field(
             "topics",
-            BlockList(TOPIC, "topics", "begin each topic with `- topic:`"),
+            ListType(TOPIC, "topics", "begin each topic with `- topic:`", keeps_rest=True),
             f"Several topics of one ROS node, at most {MAX_TOPICS}.",
         ),
         Field("service", _SERVICE_NAME, "A service: `/add_two_ints`."),

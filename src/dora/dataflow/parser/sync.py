@@ -21,7 +21,7 @@ from dora.dataflow.yaml.field_types import (
     report_expected,
 )
 from dora.dataflow.yaml.number_types import DurationType
-from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.wire.input_rules import SyncBy, SyncGroup, SyncPolicy
 
@@ -105,7 +105,7 @@ SYNC_BLOCK = SchemaBlock(
 
 SYNC = Field(
     "sync",
-    BlockList(SYNC_BLOCK, "groups", "begin each group with `- inputs: [left, right]`"),
+    ListType(SYNC_BLOCK, "groups", "begin each group with `- inputs: [left, right]`", keeps_rest=True),
     "Groups of inputs whose messages come as sets that belong together, in one event `SYNC`.",
 )
 

@@ -280,16 +280,20 @@ def _warn_of_shell(words: Sequence[str], value: YamlNode, reader: Reader) -> Non
 class ListType(FieldType[tuple[T, ...]]):
     """A list; equal items are merged, with a warning."""
 
-    def __init__(self, item: FieldType[T], of: str) -> None:
+    def __init__(self, item: FieldType[T], of: str, hint: str = "", *, keeps_rest: bool = False) -> None:
+        """``hint``: how to write such a list, by default with the one text that is there.
+        ``keeps_rest``: an item that cannot be used is left out, so that the others are still checked."""
         self.item = item
         self.of = of
+        self.hint = hint
+        self.keeps_rest = keeps_rest
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[T, ...] | None:
-        """Return the items; None if any of them has a problem."""
+        """Return the items; None if any of them has a problem, unless the rest is kept."""
         if not isinstance(value, SequenceNode):
             text = text_of(value)
-            hint = f"write `[{text}]`" if text is not None and len(text) < 40 else ""
-            report_expected(value, reader, f"a list of {self.of}", hint)
+            write_list = f"write `[{text}]`" if text is not None and len(text) < 40 else ""
+            report_expected(value, reader, f"a list of {self.of}", self.hint or write_list)
             return None
         items: dict[T, None] = {}  # a block is equal to itself only
         failed = False
@@ -301,7 +305,7 @@ class ListType(FieldType[tuple[T, ...]]):
                 reader.report.warn(item, f"`{found}` is listed twice")
             else:
                 items[found] = None
-        return None if failed else tuple(items)
+        return tuple(items) if self.keeps_rest or not failed else None
 
     def schema(self) -> Schema:
         return {"type": "array", "items": self.item.schema()}

@@ -188,25 +188,6 @@ class ShortForm(FieldType[CheckedBlock]):
         return {"anyOf": [self.field_type.schema(), self.block.schema()]}
 
 
-class BlockList(FieldType[tuple[CheckedBlock, ...]]):
-    """A list of blocks; one that cannot be used is left out, so that the others are still checked."""
-
-    def __init__(self, block: SchemaBlock, of: str, hint: str) -> None:
-        self.block = block
-        self.of = of
-        self.hint = hint
-
-    def read(self, value: YamlNode, reader: Reader) -> tuple[CheckedBlock, ...] | None:
-        if not isinstance(value, SequenceNode):
-            report_expected(value, reader, f"a list of {self.of}", self.hint)
-            return None
-        blocks = (self.block.read(item, reader) for item in value.items)
-        return tuple(block for block in blocks if block is not None)
-
-    def schema(self) -> Schema:
-        return {"type": "array", "items": self.block.schema()}
-
-
 def _or_null(schema: Schema) -> Schema:
     """Return the schema that also accepts null."""
     description = schema.pop("description")
