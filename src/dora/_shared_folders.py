@@ -96,9 +96,9 @@ def open_folder(path: str, *, below: str) -> int:
     return _open_folder(base, names, make=True)
 
 
-def open_in(folder: int, name: str, flags: int, mode: int = 0o666) -> int:
+def open_in(folder: int, name: str, flags: int) -> int:
     """Open a file in a folder of `open_folder`; raises like `open_file`."""
-    return _open_in(folder, name, flags, mode, name, _owners(folder))
+    return _open_in(folder, name, flags, 0o666, name, _owners(folder))
 
 
 def rotate_file(path: str, keep: int, *, below: str) -> None:

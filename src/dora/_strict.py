@@ -6,10 +6,6 @@ from typing import Final
 STRICT_VARIABLE: Final = "DORA_STRICT"
 
 
-def is_strict() -> bool:
-    return is_on(STRICT_VARIABLE)
-
-
 def is_on(variable: str) -> bool:
     """Return whether an environment variable is set to 1, true, yes or on."""
     return os.environ.get(variable, "").lower() in ("1", "true", "yes", "on")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO, Unpack
 from dora.daemon.build.build import Built
 from dora.daemon.build.build import build as build_loaded
 from dora.daemon.load_dataflow import load_dataflow, load_for_run
+from dora.daemon.logs.console import write_text
 from dora.daemon.logs.display import (
     Display,
     open_console,
@@ -72,9 +73,10 @@ def run(
     except ValueError as error:
         raise DoraError(str(error)) from None
     checked = options_from_keywords({"uv": uv, "stop_after": stop_after, **options})
-    outcome = run_file(
-        os.fspath(dataflow_path),
-        LocalRunOptions.of(checked),
+    local = LocalRunOptions.of(checked)
+    outcome = run_loaded(
+        load_for_run(os.fspath(dataflow_path), local),
+        local,
         Display(log_format, LogFilter(level)),
         stream=sys.stdout,
         on_log=on_log,
@@ -108,23 +110,7 @@ def build(
 
 
 def _warn(text: str) -> None:
-    from dora.daemon.logs.console import write_text
-
     write_text(sys.stderr, f"{text}\n")
-
-
-def run_file(
-    path: str,
-    options: LocalRunOptions,
-    display: Display,
-    *,
-    stream: TextIO,
-    on_log: Callable[[LogEntry], None] | None = None,
-    on_warning: Callable[[str], None] | None = None,
-) -> RunOutcome:
-    """Load, build and run a dataflow from a file or a URL, as `run_loaded` does; return how it went."""
-    dataflow = load_for_run(path, options)
-    return run_loaded(dataflow, options, display, stream=stream, on_log=on_log, on_warning=on_warning)
 
 
 def run_loaded(

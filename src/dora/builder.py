@@ -34,13 +34,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from dora._shared_folders import open_file
 from dora.errors import DataflowError, DoraError, Problem
-from dora.wire.input_rules import MissedTicks, QueuePolicy
+from dora.wire.input_rules import MissedTicks, QueuePolicy, SyncBy, SyncPolicy
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from dora.daemon.supervisor.result import DataflowResult
-    from dora.dataflow.model import Dataflow
+    from dora.dataflow.model import Dataflow, OnMiss
     from dora.wire.output_rules import Priority
 
 __all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
@@ -169,13 +169,7 @@ class _Block:
         for people, what the messages are.
         """
         outputs = self.config["outputs"] = list(self.config.get("outputs", ()))
-        given = {
-            "latched": latched,
-            "priority": priority,
-            "safe_state": safe_state,
-            "description": description,
-        }
-        options = {name: value for name, value in given.items() if value is not None}
+        options = _given(latched=latched, priority=priority, safe_state=safe_state, description=description)
         names = [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in outputs]
         if output_id not in names:
             outputs.append({output_id: options} if options else output_id)
@@ -212,20 +206,19 @@ class _Block:
             raise ValueError(f"queue_policy must be one of {', '.join(_POLICIES)}, not {queue_policy!r}")
         if isinstance(keep, str):
             raise ValueError(f"keep must be a list of metadata keys, such as [{keep!r}], not {keep!r}")
-        options = {
-            "queue_size": queue_size,
-            "queue_policy": queue_policy,
-            "input_timeout": input_timeout,
-            "phase": phase,
-            "missed_ticks": missed_ticks,
-            "deadline": deadline,
-            "max_age": max_age,
-            "rate": rate,
-            "every": every,
-            "keep": None if keep is None else list(keep),
-            "description": description,
-        }
-        given = {key: value for key, value in options.items() if value is not None}
+        given = _given(
+            queue_size=queue_size,
+            queue_policy=queue_policy,
+            input_timeout=input_timeout,
+            phase=phase,
+            missed_ticks=missed_ticks,
+            deadline=deadline,
+            max_age=max_age,
+            rate=rate,
+            every=every,
+            keep=None if keep is None else list(keep),
+            description=description,
+        )
         inputs = self.config["inputs"] = dict(self.config.get("inputs", {}))
         # The name of an operator's output is known once the operator is part of a node.
         if isinstance(source, Output) and not (isinstance(source.node, Operator) and not source.node._node):
@@ -237,21 +230,20 @@ class _Block:
         self,
         *inputs: str,
         tolerance: str | None = None,
-        by: Literal["timestamp", "arrival"] | None = None,
-        policy: Literal["nearest", "exact", "latest"] | None = None,
+        by: SyncBy | None = None,
+        policy: SyncPolicy | None = None,
         history: Mapping[str, tuple[int, int]] | None = None,
         timeout: str | None = None,
     ) -> Self:
         """Synchronise inputs, the leading one first; the options are as for ``sync`` in YAML."""
-        options: dict[str, Any] = {
-            "inputs": list(inputs),
-            "tolerance": tolerance,
-            "by": by,
-            "policy": policy,
-            "history": history and {name: list(frames) for name, frames in history.items()},
-            "timeout": timeout,
-        }
-        group = {key: value for key, value in options.items() if value is not None}
+        group = _given(
+            inputs=list(inputs),
+            tolerance=tolerance,
+            by=by,
+            policy=policy,
+            history=history and {name: list(frames) for name, frames in history.items()},
+            timeout=timeout,
+        )
         self.config["sync"] = [*self.config.get("sync", ()), group]
         return self
 
@@ -296,10 +288,7 @@ class Node(_Block):
         self, url: str, branch: str | None = None, tag: str | None = None, rev: str | None = None
     ) -> Node:
         """Set the git repository that the node comes from."""
-        self.config["git"] = url
-        for key, value in (("branch", branch), ("tag", tag), ("rev", rev)):
-            if value is not None:
-                self.config[key] = value
+        self.config.update(_given(git=url, branch=branch, tag=tag, rev=rev))
         return self
 
     @property
@@ -340,7 +329,7 @@ class Operator(_Block):
             "shared-library": shared_library,
             "send_stdout_as": send_stdout_as,
         }
-        super().__init__(id, {key: value for key, value in given.items() if value is not None} | {**fields})
+        super().__init__(id, _given(**given) | {**fields})
         self._node: Node | None = None
 
     def _host(self, node: Node) -> None:
@@ -387,16 +376,14 @@ class DataflowBuilder:
         sink: str,
         budget: str,
         *,
-        on_miss: Literal["warn", "event", "safe_state", "save", "stop"] | None = None,
+        on_miss: OnMiss | None = None,
         after: int | None = None,
     ) -> DataflowBuilder:
         """Add a budget for the time from an output to the input ``sink``, "node/input"; return the builder.
 
         ``budget``: with its unit, "40ms". ``on_miss`` and ``after``: as in YAML.
         """
-        options = {"on_miss": on_miss, "after": after}
-        path: dict[str, Any] = {"from": str(source), "to": sink, "budget": budget}
-        path |= {name: value for name, value in options.items() if value is not None}
+        path = {"from": str(source), "to": sink, "budget": budget, **_given(on_miss=on_miss, after=after)}
         self._fields["paths"] = [*self._fields.get("paths", ()), path]
         return self
 
@@ -479,6 +466,11 @@ class DataflowBuilder:
 
     def __exit__(self, *_: object) -> None:
         """Do nothing: a builder holds no resources."""
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:

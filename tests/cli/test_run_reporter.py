@@ -17,8 +17,8 @@ import pytest
 from on_terminal import on_terminal, plain
 from waiting import TIMEOUT, wait_until
 
+from dora.cli.progress_bar import drawn
 from dora.cli.run_reporter import RunReporter
-from dora.cli.status_line import drawn
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.progress import LoadingPackages
 from dora.daemon.supervisor.result import NodeFailure

@@ -10,10 +10,10 @@ from dora.builder import DataflowBuilder
 from dora.dataflow import parse
 from dora.dataflow.graph import graph_of
 from dora.dataflow.layout import RunContext
-from dora.dataflow.model import Dataflow, SyncSpec
+from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
 from dora.errors import DataflowError
-from dora.wire.node_config import SyncConfig
+from dora.wire.input_rules import SyncGroup
 
 TEXT = """\
 nodes:
@@ -35,7 +35,7 @@ def parsed(group: str, other: str = "") -> Dataflow:
     return parse(text if other else text[: text.rindex("      - ")], working_dir="/", environ={})
 
 
-def group_of(text: str) -> SyncSpec:
+def group_of(text: str) -> SyncGroup:
     (group,) = parsed(text).node("fusion").syncs
     return group
 
@@ -43,23 +43,23 @@ def group_of(text: str) -> SyncSpec:
 @pytest.mark.parametrize(
     ("text", "group"),
     [
-        ("{inputs: [left, right]}", SyncSpec(("left", "right"), "exact")),
-        ("{inputs: [left, right], tolerance: 0}", SyncSpec(("left", "right"), "exact")),
-        ("{inputs: [left, right], policy: exact}", SyncSpec(("left", "right"), "exact")),
+        ("{inputs: [left, right]}", SyncGroup(("left", "right"), "exact")),
+        ("{inputs: [left, right], tolerance: 0}", SyncGroup(("left", "right"), "exact")),
+        ("{inputs: [left, right], policy: exact}", SyncGroup(("left", "right"), "exact")),
         (
             "{inputs: [left, arm], tolerance: 5ms}",
-            SyncSpec(("left", "arm"), "nearest", tolerance_ns=5_000_000),
+            SyncGroup(("left", "arm"), "nearest", tolerance_ns=5_000_000),
         ),
         (
             "{inputs: [left, arm], policy: latest, history: {arm: [-9, 0]}, timeout: 1s}",
-            SyncSpec(
+            SyncGroup(
                 ("left", "arm"), "latest", tolerance_ns=None, history={"arm": 9}, timeout_ns=1_000_000_000
             ),
         ),
-        ("{inputs: [tick, log], by: arrival}", SyncSpec(("tick", "log"), "latest", "arrival", None)),
+        ("{inputs: [tick, log], by: arrival}", SyncGroup(("tick", "log"), "latest", "arrival", None)),
     ],
 )
-def test_a_group_is_read_with_its_defaults(text: str, group: SyncSpec) -> None:
+def test_a_group_is_read_with_its_defaults(text: str, group: SyncGroup) -> None:
     assert group_of(text) == group
 
 
@@ -153,8 +153,8 @@ nodes:
     )
     configs = plan(flow, RunContext("id", "/run", "p", "/board")).configs
     assert configs["runtime"].syncs == [
-        SyncConfig(
-            ["fusion/left", "fusion/right"], "nearest", tolerance_ns=1_000_000, history={"fusion/right": 2}
+        SyncGroup(
+            ("fusion/left", "fusion/right"), "nearest", tolerance_ns=1_000_000, history={"fusion/right": 2}
         )
     ]
     kept = {item.id: item.kept_by_sync for item in configs["runtime"].inputs}
@@ -170,5 +170,5 @@ def test_the_builder_writes_groups() -> None:
     node.add_sync("a", "b", tolerance="5ms", history={"b": (-3, 0)}, timeout="1s")
     assert re.findall(r"sync:\n(.*)", flow.to_yaml() or "", re.DOTALL)
     assert flow.check().node("fusion").syncs == (
-        SyncSpec(("a", "b"), tolerance_ns=5_000_000, history={"b": 3}, timeout_ns=1_000_000_000),
+        SyncGroup(("a", "b"), tolerance_ns=5_000_000, history={"b": 3}, timeout_ns=1_000_000_000),
     )

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from flow import Flow
 from waiting import TIMEOUT
 
-from dora.api import run_file
+from dora.api import run_loaded
+from dora.daemon.load_dataflow import load_for_run
 from dora.daemon.logs.display import Display
 from dora.daemon.options import LocalRunOptions
 
@@ -418,9 +419,9 @@ def run_as_nodes(flow: Flow, programs: dict[str, Program]) -> dict[str, Left]:
         else:
             flow.node(name, path=f"{name}/{name}.py", inputs=inputs)
     options = LocalRunOptions(preload=flow.preload)
-    result = run_file(
-        flow.write(), options, Display(), stream=io.StringIO(), on_log=flow.entries.append
-    ).result
+    dataflow = load_for_run(flow.write(), options)
+    stream = io.StringIO()
+    result = run_loaded(dataflow, options, Display(), stream=stream, on_log=flow.entries.append).result
     statuses = {failure.node_id: _status(failure.exit_code, failure.signal) for failure in result.failures}
     return {name: _left(flow.directory / name, statuses.get(name, 0)) for name in programs}
 

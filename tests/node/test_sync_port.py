@@ -18,7 +18,8 @@ from dora.node.send.output import OutputPort
 from dora.transport.board import LINE_BYTES, RECEIVED, WORDS, Board
 from dora.transport.inprocess import LocalEngine
 from dora.wire.counters import UNMATCHED
-from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig, SyncConfig
+from dora.wire.input_rules import SyncGroup
+from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PLENTY = 100
@@ -51,7 +52,7 @@ class Rig:
             config = OutputConfig(name, name, 8 + index, [LinkConfig(index, 0, "", f"n/{name}")])
             self.outputs.append(OutputPort(config, engine.sender(config), board, rings=False))
         self.group = SyncPort(
-            SyncConfig(names, tolerance_ns=tolerance * 1_000_000),
+            SyncGroup(names, tolerance_ns=tolerance * 1_000_000),
             {port.id: port for port in self.ports},
             inputs,
             board.words,

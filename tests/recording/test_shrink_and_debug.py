@@ -385,7 +385,7 @@ def test_a_moment_after_the_end_is_refused(folder: AloneFolder) -> None:
 
 
 def test_the_launch_file_of_vs_code_keeps_other_configurations(tmp_path: Path) -> None:
-    from dora.cli.commands.debug import write_launch_file
+    from dora.cli.commands.alone import write_launch_file
     from dora.errors import DoraError
 
     path = tmp_path / ".vscode" / "launch.json"

@@ -347,7 +347,7 @@ MAKES = {"copyfile", "copytree", "makedirs", "mkdir", "mkfifo", "symlink", "writ
 ELSEWHERE = {
     "_shared_folders.py": "makes them",
     "cli/commands/demo.py": "in a folder that has been checked",
-    "cli/commands/debug.py": "in the folder of the dataflow, for an editor",
+    "cli/commands/alone.py": "in the folder of the dataflow, for an editor",
     "cli/running.py": "the file that the user has named",
     "cli/commands/doctor.py": "in a temporary folder",
     "cli/commands/new.py": "in a folder that is new",

@@ -93,7 +93,7 @@ def test_everything_shows_a_counter_of_a_node(
         node_command._describe(inspection, "arm", view, None)["runtime_metrics"].items()
         >= {counter.name: 3}.items()
     )
-    assert node_command._row(item, [counter])[5] == "3"
+    assert node_command._row(item, [counter])[6] == "3"
     assert json.loads(as_json(snapshot))["nodes"][0]["counts"] == counts
     sentence = counter.describe(3)
     assert "{" not in sentence

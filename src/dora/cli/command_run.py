@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 import msgspec
 
+from dora._paths import SOCKET_NAME
 from dora.cli.options import all_of, display_options
 from dora.cli.process import termination_as_interrupt
 from dora.cli.progress_bar import progress_option
@@ -102,15 +103,11 @@ class CommandRun(msgspec.Struct, frozen=True, kw_only=True):
 
         def begin(daemon: Daemon) -> None:
             on_daemon(daemon)
-            if foxglove is not None:
-                foxglove.start(daemon.context.run_dir, daemon.run_log.directory)
+            if show_in_foxglove is not None:
+                show_in_foxglove(daemon.context.run_dir, daemon.run_log.directory)
 
         with ExitStack() as beside:
-            foxglove = None
-            if self.foxglove:
-                from dora.cli.foxglove_process import FoxgloveProcess
-
-                foxglove = beside.enter_context(FoxgloveProcess())
+            show_in_foxglove = beside.enter_context(_foxglove()) if self.foxglove else None
             return run_loaded(
                 dataflow,
                 LocalRunOptions.of(self.options, tap_queue=tap_queue),
@@ -145,10 +142,13 @@ def command_run_options(**refused: str) -> Callable[[_Function], _Function]:
     return declare
 
 
-_how_to_show = all_of(
-    display_options("--log-level"),
+page_options = all_of(
     click.option("--ui", is_flag=True, help="Serve the dashboard as a web page and print its address."),
     click.option("--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser."),
+)
+_how_to_show = all_of(
+    display_options("--log-level"),
+    page_options,
     click.option(
         "--foxglove", is_flag=True, help="Show the run in Foxglove, as `dora foxglove` does beside it."
     ),
@@ -167,6 +167,39 @@ def given_options(context: click.Context) -> list[str]:
         if parameter.name in names
         and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     ]
+
+
+@contextmanager
+def _foxglove() -> Iterator[Callable[[str, str], None]]:
+    """Give a function that shows a run in Foxglove, by its folder and the folder of its logs.
+
+    It starts a process, which waits until the run answers; the dataflow does not wait for it. The process
+    does not outlive this one, and the block ends when the last messages are shown. Raises `DoraError` if
+    Foxglove cannot be served, before the dataflow is built.
+    """
+    import subprocess
+
+    from dora.nodes.foxglove.address import check_address, default_address
+    from dora.nodes.installed import check_installed
+
+    check_installed("dora-foxglove")
+    check_address(default_address())
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(run_dir: str, log_directory: str) -> None:
+        nonlocal process
+        module = ("-P", "-m", "dora.nodes.foxglove.beside")
+        process = subprocess.Popen(
+            [sys.executable, *module, f"{run_dir}/{SOCKET_NAME}", log_directory],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # so that Ctrl-C goes to the run only
+        )
+
+    try:
+        yield start
+    finally:
+        if process is not None:
+            process.communicate()
 
 
 def _show_dashboard(address: str, open_page: bool) -> None:

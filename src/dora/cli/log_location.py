@@ -13,8 +13,9 @@ from dora.cli.select import NoRunningDataflow, find_run
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.http_api import DataflowView
 from dora.cluster.protocol import ACTIVE
-from dora.errors import DoraError
+from dora.errors import ConnectError, DoraError
 from dora.transport.tokens import TokenError
+from dora.wire.daemon_protocol import DescribeDataflow
 
 
 class LogLocation(msgspec.Struct, frozen=True):
@@ -72,9 +73,6 @@ def _only_or_latest(client: Client) -> DataflowView | None:
 
 
 def _location_of_run(wanted: str | None) -> LogLocation | None:
-    from dora.errors import ConnectError
-    from dora.wire.daemon_protocol import DescribeDataflow
-
     try:
         connection = find_run(wanted, how="by UUID_OR_NAME")
     except NoRunningDataflow:

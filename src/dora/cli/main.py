@@ -57,11 +57,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "view": ("commands.view:view", "Look at recordings in the browser, at any moment."),
         "replay": ("commands.replay:replay", "Run a dataflow again with its recorded sources."),
         "debug": (
-            "commands.debug:debug",
+            "commands.alone:debug",
             "Run one node of a recording at this terminal, under a debugger.",
         ),
         "shrink": (
-            "commands.shrink:shrink",
+            "commands.alone:shrink",
             "Make a test of a node's failure, from a recording.",
         ),
         "diff": ("commands.recordings:diff", "Compare two recordings, message by message."),

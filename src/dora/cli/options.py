@@ -1,15 +1,16 @@
-"""Options and kinds of commands that several modules share."""
+"""Options and kinds of commands that several modules share, and the argument FILE."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from dora.cli.argument_values import ParameterValue, parse_duration
 from dora.cli.compat import hub_option, ignored_option
-from dora.cli.completion import node_levels
+from dora.cli.completion import dataflow_files, node_levels
 from dora.daemon.logs.entry import parse_filter, parse_level
 from dora.daemon.logs.formats import LOG_FORMATS
 
@@ -127,3 +128,57 @@ def lock_of(locked: bool, write_lockfile: bool, lockfile: str) -> Lock | None:
     from dora.daemon.build.lockfile import Lock
 
     return Lock(locked, write_lockfile, lockfile)
+
+
+# --------------------------------------------------------------------------- a dataflow file
+
+
+DEFAULT_FILE: Final = "dataflow.yml"
+
+
+def chosen_file(path: str | None) -> str:
+    """Return the dataflow file to use; raises ``ClickException`` for a program, or if there is none."""
+    if path is None:
+        if not os.path.exists(DEFAULT_FILE):
+            raise click.UsageError(
+                f"there is no {DEFAULT_FILE} in this folder; give the file of a dataflow, "
+                "or make one with `dora new`"
+            )
+        return DEFAULT_FILE
+    if path.endswith(".py") and os.path.isfile(path):
+        raise click.ClickException(_what_to_do(path))
+    return path
+
+
+dataflow_argument: Callable[[_Function], _Function] = click.argument(
+    "path",
+    metavar="[FILE]",
+    required=False,
+    callback=lambda _ctx, _param, path: chosen_file(path),
+    shell_complete=dataflow_files,
+)
+"""Declare ``path``, which is never None: a dataflow file or its URL."""
+
+
+def _what_to_do(program: str) -> str:
+    """Return an error message for a Python program that was given instead of a dataflow file."""
+    folder, name = os.path.split(program)
+    stem = name.removesuffix(".py")
+    text = f"{program} is a Python program; dora runs dataflow files, which name their programs"
+    if (found := _naming(folder, name)) is not None:
+        return f"{text}\n\n  hint: {found} has this one: `dora run {found}`"
+    return (
+        f"{text}\n\n  hint: write {os.path.join(folder, DEFAULT_FILE)}, then run that:\n\n"
+        f"nodes:\n  - id: {stem}\n    path: {name}\n"
+    )
+
+
+def _naming(folder: str, program: str) -> str | None:
+    """Return a dataflow file of a folder that names a program."""
+    for file in sorted(os.listdir(folder or ".")):
+        path = os.path.join(folder, file)
+        if file.endswith((".yml", ".yaml")) and os.path.isfile(path):
+            with open(path, encoding="utf-8", errors="replace") as opened:
+                if program in opened.read(1 << 20):
+                    return path
+    return None

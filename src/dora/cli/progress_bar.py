@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
@@ -15,7 +16,7 @@ import click
 
 from dora.cli.tables import counted
 from dora.daemon.logs.formats import wants_colour
-from dora.daemon.logs.terminal import control
+from dora.daemon.logs.terminal import control, visible
 from dora.daemon.work import Work
 
 if TYPE_CHECKING:
@@ -139,6 +140,44 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+# --------------------------------------------------------------------------- status line
+
+
+def drawn(texts: Sequence[tuple[str, str]], width: int) -> str:
+    """Return texts with their styles of Rich as one line with escape sequences, below ``width`` cells.
+
+    Where there is no room for all, dim texts are left out.
+
+    >>> drawn([("3 nodes", "bold"), ("none dropped", ""), ("7 s", "dim")], 14)
+    '\\x1b[1m3 nodes\\x1b[0m · no…'
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    def joined(texts: Sequence[tuple[str, str]]) -> Text:
+        return Text(" · ").join(Text(visible(text), style) for text, style in texts)
+
+    room = max(width - 1, 1)  # the last column would wrap
+    line = joined(texts)
+    if line.cell_len > room:
+        line = joined([part for part in texts if part[1] != "dim"])
+    line.truncate(room, overflow="ellipsis")
+    console = Console(
+        file=io.StringIO(), force_terminal=True, color_system="standard", width=width, legacy_windows=False
+    )
+    with console.capture() as captured:
+        console.print(line, end="", soft_wrap=True, highlight=False)
+    return captured.get()
+
+
+def is_foreground(descriptor: int) -> bool:
+    """Return whether this process may draw on its terminal: no shell has put it into the background."""
+    try:
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
+    except OSError:  # this terminal is not the one that controls this process
+        return True
+
+
 # --------------------------------------------------------------------------- work in the foreground
 
 
@@ -199,8 +238,6 @@ class _Shown:
     def draw(self, ended: threading.Event) -> None:
         if ended.wait(DELAY):
             return
-        from dora.cli.status_line import drawn, is_foreground
-
         while not ended.wait(_INTERVAL):
             now = time.monotonic()
             self._measure()

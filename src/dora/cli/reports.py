@@ -109,12 +109,18 @@ def describe_saved(saved: Saved) -> list[str]:
     return lines
 
 
-def warn_about_losses(recording: Recording) -> None:
-    """Warn if messages are missing in a recording that is not damaged."""
+def warn_of_trouble(recording: Recording) -> None:
+    """Warn if a recording is not complete."""
     from dora.recording.mcap.info import trouble
 
-    if not recording.damage and (text := trouble(recording)):
+    if text := trouble(recording):
         click.echo(f"warning: {recording.path}: {text}", err=True)
+
+
+def warn_about_losses(recording: Recording) -> None:
+    """Warn if messages are missing in a recording that is not damaged."""
+    if not recording.damage:
+        warn_of_trouble(recording)
 
 
 def report_truncation(path: str, cut: str, allowed: bool) -> int:

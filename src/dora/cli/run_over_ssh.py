@@ -25,10 +25,12 @@ import click
 import msgspec
 
 from dora._paths import LINK_PORT_VARIABLE
+from dora.cli.command_run import open_in_browser
 from dora.cli.process import termination_as_interrupt
 from dora.cli.progress_bar import duration, progress_mode, showing
 from dora.cli.run_on_both import LOCAL, run_on_both
 from dora.cli.session import LINE_EVERY, LONGEST_ORDER, Order
+from dora.cluster.dashboard.page_file import remove_page_file
 from dora.cluster.ssh.connection import SshConnection
 from dora.cluster.ssh.copy import copy_folder
 from dora.cluster.ssh.environment import MachineFacts, found_in, look, name_of_environment, provide
@@ -247,8 +249,6 @@ class _Session:
             for stream in (process.stdin, process.stdout, process.stderr):
                 _close(stream)
             if self._open_page:
-                from dora.cluster.dashboard.page_file import remove_page_file
-
                 remove_page_file(self._order.page_port)
         if status == _LOST or status < 0:
             raise self._connection.fault()
@@ -296,8 +296,6 @@ class _Session:
         elif words[0] == "page" and len(words) == 3 and words[1].isdecimal():
             self._connection.forward(self._order.page_port, int(words[1]))
             if self._open_page and words[2].startswith(f"http://127.0.0.1:{self._order.page_port}/"):
-                from dora.cli.command_run import open_in_browser
-
                 open_in_browser(words[2])
 
     def _print(self, data: bytes) -> None:

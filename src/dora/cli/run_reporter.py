@@ -22,8 +22,10 @@ from dora.cli.progress_bar import (
     FIRST_WAIT,
     Meter,
     Mode,
+    drawn,
     duration,
     figures,
+    is_foreground,
     parts,
     progress_mode,
 )
@@ -103,7 +105,7 @@ class RunReporter:
             self._begun = time.monotonic()
             self._building = ("", "")
         if self.mode == "lines":
-            self.say(f"starting {counted_nodes(nodes)}")
+            self.say(f"starting {counted(nodes, 'node')}")
 
     def say(self, text: str) -> None:
         """Write a line to standard error, after the log entries so far."""
@@ -194,7 +196,7 @@ class RunReporter:
                 page = f", the page is at {self.page}" if self.page else ""
                 verb = "is" if progress.nodes == 1 else "are"
                 took = duration(waited)
-                self.say(f"{counted_nodes(progress.nodes)} {verb} running after {took}{page}")
+                self.say(f"{counted(progress.nodes, 'node')} {verb} running after {took}{page}")
         elif not (progress.started or progress.stopping) and waited >= self._next_wait:
             while self._next_wait <= waited:
                 self._next_wait *= 2
@@ -213,8 +215,6 @@ class RunReporter:
             return ""
         if self._changed or now - self._drawn[0] >= _REDRAW:
             self._changed = False
-            from dora.cli.status_line import drawn, is_foreground
-
             texts = self._parts(now) if is_foreground(sys.stdout.fileno()) else []
             width = os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH
             # The address has a line of its own: cut off, it would open nothing.
@@ -233,10 +233,10 @@ class RunReporter:
             return [("stopping", "bold"), (f"waiting for {names}", "")] if progress.waiting else []
         if not progress.started:
             return [
-                (f"starting {counted_nodes(progress.nodes)}", "bold"),
+                (f"starting {counted(progress.nodes, 'node')}", "bold"),
                 (waiting(progress, int(now - self._begun)), ""),
             ]
-        texts = [(f"{progress.running} of {counted_nodes(progress.nodes)}", "bold")]
+        texts = [(f"{progress.running} of {counted(progress.nodes, 'node')}", "bold")]
         if self.goal:
             sent = Work()
             sent.become(progress.sent, self.goal, "message")
@@ -262,11 +262,6 @@ class RunReporter:
         work = self._work()
         texts += parts(work, self._meter.rate(now, work))
         return [*texts, (self._doing(int(now - self._begun)), "")]
-
-
-def counted_nodes(number: int) -> str:
-    """Return a number of nodes with its noun."""
-    return counted(number, "node")
 
 
 def waiting(progress: RunProgress, seconds: float) -> str:

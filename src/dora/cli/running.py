@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dora.cli.coordinator import choose_dataflow, coordinator_client
-from dora.cli.select import NoRunningDataflow, connected_runs, distinct, find_run
+from dora.cli.select import NoRunningDataflow, connected_runs, distinct, find_run, only, view_of
+from dora.cluster.client import RequestRefused, Unreachable
 from dora.daemon.client import DaemonClient, name_of
 from dora.daemon.progress import merged
 from dora.errors import ConnectError, DoraError
 from dora.observe.tap_session import inspect
+from dora.transport.tokens import TokenError
 from dora.wire.black_box import SavedBlackBox
 from dora.wire.daemon_protocol import (
     SAVE_TIMEOUT,
@@ -198,7 +200,6 @@ class RunningDataflow:
         if self.run is not None:
             self.inspection = inspect(self.run)
             return
-        from dora.cluster.client import RequestRefused
 
         try:
             self.inspection = self._coordinator().ask(self.dataflow_id, AskInspection(), self._machine)
@@ -266,9 +267,7 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
     found = []
     runs = connected_runs()
     chosen = distinct(runs)
-    for run in runs:
-        if run not in chosen:
-            run.close()
+    only(runs, chosen.__contains__)
     for run in chosen:
         try:
             found.append(RunningDataflow(run))
@@ -301,9 +300,6 @@ def find_on_coordinator(wanted: str | None) -> DataflowView | None:
 
 
 def _active_on_coordinator() -> list[DataflowView]:
-    from dora.cluster.client import RequestRefused, Unreachable
-    from dora.transport.tokens import TokenError
-
     try:
         return coordinator_client().active()
     except (Unreachable, RequestRefused, TokenError):
@@ -312,20 +308,10 @@ def _active_on_coordinator() -> list[DataflowView]:
 
 def running_views(wanted: str | None) -> list[DataflowView]:
     """Return what is known of the running dataflows that are meant; None: all. Asks nothing."""
-    from dora.cluster.http_api import DataflowView
-
     views = {view.uuid: view for view in _active_on_coordinator()}
     for run in connected_runs():
         with run:
-            description = run.description
-        view = DataflowView(
-            uuid=description.dataflow_id,
-            name=name_of(description),
-            status="Running",
-            nodes=description.nodes,
-            file=description.file,
-        )
-        views.setdefault(view.uuid, view)
+            views.setdefault(run.description.dataflow_id, view_of(run.description))
     return [view for view in views.values() if wanted is None or _fits(view, wanted)]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dora._paths import ADDRESS_VARIABLE, AUTHORITY_VARIABLE, PORT_VARIABLE
-from dora.cli.coordinator import coordinator_address_options
+from dora.cli.coordinator import coordinator_address_options, coordinator_client
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def dataflow_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:
     """Offer running dataflows, and except for ``dora stop`` the coordinator's ended ones."""
     from click.shell_completion import CompletionItem
-
-    from dora.cli.coordinator import coordinator_client
 
     found = {item.value: item for item in running_dataflows(ctx, param, incomplete)}
     if ctx.info_name != "stop":

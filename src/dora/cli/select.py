@@ -1,21 +1,27 @@
-"""Select a running dataflow of this machine."""
+"""The dataflows that run on this machine: which one a command means, and those of ``dora run``."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
+
+import click
+import msgspec
 
 from dora._paths import is_chosen
 from dora.cli.coordinator import ask_which
-from dora.errors import DoraError
+from dora.cluster.http_api import DataflowView
+from dora.errors import ConnectError, DoraError
+from dora.wire.daemon_protocol import Interrupt
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
+    from dora.wire.daemon_protocol import Description
 
 NICENESS = 10  # of 19; with this, a tenth of a processor is left to a command beside a busy node
-
+_MEASURE: Final = 0.2  # seconds in which the processor time is measured
 
 NOTHING_RUNS: Final = "no dataflow is running; start one with `dora run FILE`"
 
@@ -28,9 +34,14 @@ def connected_runs() -> list[DaemonClient]:
     """Connect to the dataflows on this machine of the chosen coordinator and of `dora run`."""
     from dora.daemon.client import running
 
+    return only(running(), lambda run: is_chosen(run.description.coordinator))
+
+
+def only(runs: Iterable[DaemonClient], is_wanted: Callable[[DaemonClient], bool]) -> list[DaemonClient]:
+    """Return the connections that are wanted, and close the others."""
     found = []
-    for run in running():
-        if is_chosen(run.description.coordinator):
+    for run in runs:
+        if is_wanted(run):
             found.append(run)
         else:
             run.close()
@@ -53,12 +64,9 @@ def find_run(wanted: str | None, node_id: str = "", how: str = "with -d") -> Dae
     elif len(found) == 1:
         chosen = found[0]
     else:
-        for run in runs:
-            run.close()
+        only(runs, lambda _: False)
         raise (DoraError if found else NoRunningDataflow)(_selection_fault(wanted, how, runs, found))
-    for run in runs:
-        if run is not chosen:
-            run.close()
+    only(runs, lambda run: run is chosen)
     return chosen
 
 
@@ -75,17 +83,6 @@ def is_meant(run: DaemonClient, wanted: str | None) -> bool:
     from dora.daemon.client import fits
 
     return wanted is None or fits(run.description, wanted) or wanted in run.description.nodes
-
-
-def foreground_runs(wanted: str | None = None) -> list[DaemonClient]:
-    """Connect to the dataflows of `dora run` on this machine, which no coordinator knows."""
-    found = []
-    for run in connected_runs():
-        if not run.description.coordinator and is_meant(run, wanted):
-            found.append(run)
-        else:
-            run.close()
-    return found
 
 
 def lower_priority() -> None:
@@ -120,3 +117,128 @@ def _named(run: DaemonClient) -> tuple[str, str]:
 
 def _listed(runs: list[DaemonClient]) -> str:
     return "\n".join("  {}  {}".format(*_named(run)) for run in distinct(runs))
+
+
+# --------------------------------------------------------------------------- dataflows of `dora run`
+
+
+def foreground_runs(wanted: str | None = None) -> list[DaemonClient]:
+    """Connect to the dataflows of `dora run` on this machine, which no coordinator knows."""
+    return only(connected_runs(), lambda run: not run.description.coordinator and is_meant(run, wanted))
+
+
+def stop_foreground(wanted: str, grace: float | None, force: bool) -> bool:
+    """Stop the dataflow of `dora run` that is meant, and wait for its end; return False if there is none.
+
+    Raises `DoraError` if several are meant.
+    """
+    runs = foreground_runs(wanted)
+    views = [view_of(run.description) for run in runs]
+    try:
+        if not runs:
+            return False
+        if len(runs) > 1:
+            which = f"`{wanted}` matches more than one dataflow"
+            raise DoraError(f"{which}. Specify one by its UUID:{_lines(views)}")
+        try:
+            runs[0].ask(Interrupt(grace, force))
+            runs[0].wait_for_end()
+        except ConnectError:
+            pass  # it has just ended
+        click.echo(stopped(views[0]))
+        return True
+    finally:
+        for run in runs:
+            run.close()
+
+
+def foreground_dataflows() -> list[DataflowView]:
+    """Return the dataflows of `dora run`, without their use of the machine."""
+    found = []
+    for run in foreground_runs():
+        with run:
+            found.append(view_of(run.description))
+    return found
+
+
+def foreground_views() -> list[DataflowView]:
+    """Return the dataflows of `dora run` with their use of the machine; takes 0.2 s if there are any."""
+    from dora.observe.snapshot import RunSource, SnapshotSources
+
+    runs = foreground_runs()
+    with SnapshotSources(runs, RunSource) as sources:
+        if not sources.dataflows:
+            return []
+        descriptions = {run.description.dataflow_id: run.description for run in runs}
+        sources.watch(_MEASURE)
+        measured = sources.refresh()
+    return [
+        msgspec.structs.replace(
+            view_of(descriptions[source.inspection.dataflow_id]),
+            cpu=sum(item.load.cpu_percent for item in taken.nodes if item.load),
+            memory=sum(item.load.memory for item in taken.nodes if item.load),
+        )
+        for source, taken in measured
+    ]
+
+
+def view_of(description: Description) -> DataflowView:
+    """Return a dataflow that runs here as a coordinator would describe it."""
+    from dora.daemon.client import name_of
+
+    return DataflowView(
+        uuid=description.dataflow_id,
+        name=name_of(description),
+        status="Running",
+        nodes=description.nodes,
+        file=description.file,
+    )
+
+
+def choose_here(views: Sequence[DataflowView]) -> DataflowView | None:
+    """Return the only running dataflow whose file is in this folder or below; None if ``views`` is empty.
+
+    If there is none or more than one, asks on a terminal, and raises `DoraError` with a list elsewhere:
+    what runs may be the robot of another window.
+    """
+    if not views:
+        return None
+    here = [view for view in views if _is_here(view.file)]
+    if len(here) == 1:
+        return here[0]
+    found = here or views
+    if sys.stdin.isatty():
+        if not here:
+            click.echo("No dataflow of this folder is running, but others are:", err=True)
+        return found[ask_which([(view.uuid, named(view.name, view.file)) for view in found])]
+    which = "Multiple dataflows running" if here else "No dataflow of this folder is running"
+    raise DoraError(f"{which}. Specify one by NAME_OR_UUID:{_lines(found)}")
+
+
+def _lines(views: Sequence[DataflowView]) -> str:
+    return "".join(f"\n  {view.uuid}  {named(view.name, view.file)}" for view in views)
+
+
+def named(name: str, file: str | None) -> str:
+    """Return a dataflow as a user knows it: its name, and the folder of its file.
+
+    >>> named("arm", "/home/me/robot/arm.yml")
+    'arm in /home/me/robot'
+    >>> named("arm", None)
+    'arm'
+    """
+    where = os.path.dirname(file) if file and "://" not in file else file
+    return f"{name} in {where}" if where else name
+
+
+def stopped(view: DataflowView) -> str:
+    """Return the line about a dataflow that was stopped; scripts look for its beginning and the UUID."""
+    return f"dataflow stopped: {view.uuid} ({named(view.name, view.file)})"
+
+
+def _is_here(file: str | None) -> bool:
+    if not file or "://" in file:
+        return False
+    # Without links: a shell may have come to this folder through one.
+    here, folder = os.path.realpath(os.curdir), os.path.realpath(os.path.dirname(file))
+    return os.path.commonpath([here, folder]) == here

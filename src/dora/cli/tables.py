@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Cell = TypeVar("_Cell")
 
 _UNLIMITED: Final = 1_000_000  # columns of what is not a terminal: no value is shortened or wrapped
 
@@ -89,6 +90,19 @@ def rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
     return table
+
+
+def without(
+    table: tuple[Sequence[str], Sequence[Sequence[_Cell]]], *columns: str
+) -> tuple[list[str], list[tuple[_Cell, ...]]]:
+    """Return names and rows without the columns of these names.
+
+    >>> without((["NODE", "PID"], [["camera", "7"]]), "PID")
+    (['NODE'], [('camera',)])
+    """
+    head, rows = table
+    kept = [index for index, name in enumerate(head) if name not in columns]
+    return [head[index] for index in kept], [tuple(row[index] for index in kept) for row in rows]
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from rich.text import Text
 from textual import events, work
@@ -23,6 +23,8 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, RichLog, Static
 from textual.worker import get_current_worker
 
+from dora.cli.tables import without
+from dora.cli.top_commands import TopCommands
 from dora.cli.top_tables import (
     NAMES,
     WIDE,
@@ -33,7 +35,6 @@ from dora.cli.top_tables import (
     network_table,
     node_table,
     path_table,
-    without,
 )
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import renderer
@@ -73,32 +74,12 @@ _Result = TypeVar("_Result")
 Measured = list[tuple[SnapshotSource, Snapshot]]
 
 
-class ScreenCommands(Protocol):
-    """Commands of the screen on dataflows, in threads; see `dora.cli.top_commands.TopCommands`."""
-
-    def restart_node(self, dataflow_id: str, node_id: str) -> str: ...
-
-    def stop_node(self, dataflow_id: str, node_id: str) -> str: ...
-
-    def stop_dataflow(self, dataflow_id: str) -> str: ...
-
-    def save(self, dataflow_id: str) -> str: ...
-
-    def follow(
-        self, dataflow_id: str, topic: str, show: Callable[[str], None], is_over: Callable[[], bool]
-    ) -> None: ...
-
-    def log_entries(self, dataflow_id: str) -> Sequence[LogEntry]: ...
-
-    def failure(self, dataflow_id: str) -> str: ...
-
-
-def show(snapshots: SnapshotSources, commands: ScreenCommands, interval: float) -> None:
+def show(snapshots: SnapshotSources, interval: float) -> None:
     """Show the dataflows until the user quits, or presses a key after all of them have ended.
 
     Raises ``KeyboardInterrupt`` at Ctrl-C, and what a measurement raises.
     """
-    screen = TopScreen(snapshots, commands, interval)
+    screen = TopScreen(snapshots, TopCommands(), interval)
     result = screen.run()
     if screen.fault is not None:
         raise screen.fault
@@ -201,7 +182,7 @@ class TopScreen(App[str]):
         Binding("ctrl+c", "interrupt", show=False, priority=True),
     ]
 
-    def __init__(self, snapshots: SnapshotSources, commands: ScreenCommands, interval: float) -> None:
+    def __init__(self, snapshots: SnapshotSources, commands: TopCommands, interval: float) -> None:
         super().__init__(driver_class=_StandardOutput)
         self.fault: BaseException | None = None
         self._snapshots = snapshots

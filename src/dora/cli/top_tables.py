@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 from rich.text import Text
 
+from dora.cli.tables import without
 from dora.daemon.logs.terminal import visible
 from dora.observe.formatting import bandwidth, megabytes
 from dora.observe.networks import NetworkRate
@@ -116,25 +117,16 @@ def cell(text: str, style: str = "") -> Text:
     return Text(visible(text), style)
 
 
-def without(table: Table, *columns: str) -> Table:
-    """Return a table without the columns of these names, for a narrow screen."""
-    head, rows = table
-    kept = [index for index, name in enumerate(head) if name not in columns]
-    return [head[index] for index in kept], [tuple(row[index] for index in kept) for row in rows]
-
-
 def node_table(nodes: Sequence[NodeSnapshot]) -> Table:
     """Return the names of the columns, and a row for each node."""
     several = len({item.dataflow_id for item in nodes}) > 1
     counters = shown_counters([item.node.counts for item in nodes])
     counted = [counter.name.upper() for counter in counters]
-    head = ("NODE", "STATUS", "PID", "CPU", "MEMORY", *counted, "SENT", "BANDWIDTH", "WAITING", "QUIET")
+    head = ("NODE", "STATUS", "MACHINE", "PID", "CPU", "MEMORY", *counted)
+    head = (*head, "SENT", "BANDWIDTH", "WAITING", "QUIET")
     rows = [_node_row(item, several, counters) for item in nodes]
-    if not any(item.node.machine for item in nodes):
-        return head, rows
-    return (*head[:2], "MACHINE", *head[2:]), [
-        (*row[:2], cell(item.node.machine or "-"), *row[2:]) for row, item in zip(rows, nodes, strict=True)
-    ]
+    needless = [] if any(item.node.machine for item in nodes) else ["MACHINE"]
+    return without((head, rows), *needless)
 
 
 def _node_row(item: NodeSnapshot, several: bool, counters: Sequence[NodeCounter]) -> tuple[Text, ...]:
@@ -143,6 +135,7 @@ def _node_row(item: NodeSnapshot, several: bool, counters: Sequence[NodeCounter]
     return (
         cell(f"{item.dataflow}: {view.id}" if several else view.id),
         cell(view.status, "bold red" if view.status in _IN_TROUBLE else ""),
+        cell(view.machine or "-"),
         cell("-" if view.pid is None else str(view.pid)),
         cell("-" if load is None else f"{load.cpu_percent:.1f}%"),
         cell("-" if load is None else megabytes(load.memory)),

@@ -14,17 +14,9 @@ from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.fields import DEBUG, NODE_BLOCK
 from dora.dataflow.parser.sources import UNITS, SourceFault, parse_source
 from dora.dataflow.rules import input_rules_in_yaml, output_rules_in_yaml
-from dora.dataflow.yaml.number_types import byte_size
+from dora.dataflow.yaml.number_types import SecondsType, byte_size
 
-_SECONDS = (
-    "restart_delay",
-    "max_restart_delay",
-    "restart_window",
-    "health_check_timeout",
-    "finish_grace_secs",
-    "startup_timeout",
-)
-
+_SECONDS = [name for name, field in NODE_BLOCK.fields.items() if isinstance(field.field_type, SecondsType)]
 _ALSO_IN_NODE_CONFIG = ("sync", "output_types", "input_types", "output_framing", "shared_memory_pool_size")
 
 Block = dict[str, Any]

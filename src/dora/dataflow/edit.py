@@ -120,27 +120,21 @@ def with_replaced(running: Dataflow, operation: ReplaceOperation, environ: Mappi
 
 def without_node(running: Dataflow, node_id: str) -> Dataflow:
     """Remove a node, and the inputs that it feeds."""
-    nodes = tuple(
-        _without_inputs(
-            node,
-            {
-                item.id
-                for item in node.inputs
-                if isinstance(item.source, NodeOutput) and item.source.node == node_id
-            },
-        )
-        for node in running.nodes
-        if node.id != node_id
-    )
     descriptor = _document(running)
     descriptor["nodes"] = [block for block in descriptor["nodes"] if str(block["id"]) != node_id]
+    nodes = []
     for node in running.nodes:
-        for item in node.inputs:
-            if isinstance(item.source, NodeOutput) and item.source.node == node_id != node.id:
-                _drop_input(descriptor, node, item.id)
-    return msgspec.structs.replace(
-        running, nodes=nodes, descriptor=descriptor, types=_types(running, nodes)
-    )
+        if node.id == node_id:
+            continue
+        fed = {
+            item.id
+            for item in node.inputs
+            if isinstance(item.source, NodeOutput) and item.source.node == node_id
+        }
+        for input_id in fed:
+            _drop_input(descriptor, node, input_id)
+        nodes.append(_without_inputs(node, fed))
+    return _left(running, tuple(nodes), descriptor)
 
 
 # --------------------------------------------------------------------------- links
@@ -231,9 +225,7 @@ def without_link(running: Dataflow, operation: DisconnectOperation) -> Change:
     nodes = tuple(_without_inputs(known, {input_id}) if known is node else known for known in running.nodes)
     descriptor = _document(running)
     _drop_input(descriptor, node, input_id)
-    dataflow = msgspec.structs.replace(
-        running, nodes=nodes, descriptor=descriptor, types=_types(running, nodes)
-    )
+    dataflow = _left(running, nodes, descriptor)
     return Change(dataflow, node.id, removed=f"{source} -> {target}")
 
 
@@ -455,17 +447,18 @@ def _without_inputs(node: NodeSpec, gone: set[str]) -> NodeSpec:
     )
 
 
-def _types(running: Dataflow, nodes: tuple[NodeSpec, ...]) -> Any:
-    """Return the types of what is left."""
+def _left(running: Dataflow, nodes: tuple[NodeSpec, ...], descriptor: dict[str, Any]) -> Dataflow:
+    """Return the dataflow with fewer nodes or inputs, and the types of what is left."""
     inputs = {f"{node.id}/{item.id}" for node in nodes for item in node.inputs}
     outputs = {f"{node.id}/{output}" for node in nodes for output in node.outputs}
-    types = running.types
-    return msgspec.structs.replace(
-        types,
-        inputs={name: kind for name, kind in types.inputs.items() if name in inputs},
-        outputs={name: kind for name, kind in types.outputs.items() if name in outputs},
-        inferred=tuple(item for item in types.inferred if item[1] in inputs and item[2] in outputs),
+    known = running.types
+    types = msgspec.structs.replace(
+        known,
+        inputs={name: kind for name, kind in known.inputs.items() if name in inputs},
+        outputs={name: kind for name, kind in known.outputs.items() if name in outputs},
+        inferred=tuple(item for item in known.inferred if item[1] in inputs and item[2] in outputs),
     )
+    return msgspec.structs.replace(running, nodes=nodes, descriptor=descriptor, types=types)
 
 
 def _document(running: Dataflow) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.dataflow.durations import duration_text, rate_text
-from dora.dataflow.layout import LinkKind, link_kind
+from dora.dataflow.layout import link_kind
 from dora.dataflow.model import (
     Dataflow,
     InputSpec,
@@ -27,6 +27,7 @@ from dora.dataflow.model import (
 from dora.dataflow.parser.sync import described
 from dora.dataflow.rules import input_rules_in_yaml, label_of, output_rules_in_words
 from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, INPUT_RULES, QueuePolicy
+from dora.wire.node_config import InputKind
 
 BoxKind = Literal["node", "dynamic", "shell", "operator", "timer", "logs"]
 GroupKind = Literal["runtime", "module"]
@@ -78,7 +79,7 @@ class Edge(msgspec.Struct, frozen=True):
     output: str  # "" for timers and logs
     target: str
     input: str
-    kind: LinkKind
+    kind: InputKind
     queue_size: int
     queue_policy: QueuePolicy
     rules: tuple[EdgeRule, ...] = ()  # of the output, then the others of the input, as in their tables

@@ -17,20 +17,19 @@ from dora.dataflow.model import (
     NodeSpec,
     TimerSource,
 )
-from dora.dataflow.paths import Vertex, budgets_of, most_passes, vertex_of
+from dora.dataflow.paths import budgets_of, most_passes
 from dora.wire.correlation import PATTERN_QUEUE_SIZE
 from dora.wire.input_rules import InputRules
 from dora.wire.node_config import (
     EngineName,
     GatewayConfig,
+    InputKind,
     NodeConfig,
     RemoteConfig,
     TraceConfig,
 )
 from dora.wire.output_rules import OutputRules
 from dora.wire.trail import origin_id
-
-LinkKind = Literal["link", "timer", "text", "local"]
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -112,7 +111,7 @@ def text_outputs(node: NodeSpec) -> set[str]:
     return {name for name in (node.log.send_stdout_as, node.log.send_logs_as) if name}
 
 
-def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> LinkKind:
+def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> InputKind:
     """Return how the messages of an input travel. ``nodes``: all of the dataflow, by id."""
     match item.source:
         case TimerSource():
@@ -245,10 +244,6 @@ class Layout:
         """Return the name of an output between machines; an earlier node with this id had another."""
         generation = self.context.placement.generations.get(output.node, 0)
         return f"{output}~{generation}" if generation else str(output)
-
-    def vertex(self, output: NodeOutput) -> Vertex:
-        """Return the sender of an output in the graph: its node, or one operator of that node."""
-        return vertex_of(self.nodes[output.node], output.output)
 
     def rules(self, output: NodeOutput) -> OutputRules:
         """Return the rules of an output, `NO_RULES` if it has none."""

@@ -14,7 +14,7 @@ import msgspec
 
 from dora.dataflow.ros2 import Ros2Block
 from dora.errors import Problem
-from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, InputRules
+from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, InputRules, SyncGroup
 from dora.wire.output_rules import NO_RULES, OutputRules
 
 LogLevel = Literal["error", "warn", "info", "debug", "trace", "stdout"]
@@ -87,17 +87,6 @@ class InputSpec(InputRules, frozen=True):  # type: ignore[misc]
     source: Source
 
 
-class SyncSpec(msgspec.Struct, frozen=True):
-    """A group of inputs whose messages come in sets; the first input leads."""
-
-    inputs: tuple[str, ...]
-    policy: Literal["nearest", "exact", "latest"] = "nearest"
-    by: Literal["timestamp", "arrival"] = "timestamp"
-    tolerance_ns: int | None = 0  # None: any age
-    history: dict[str, int] = {}  # input → how many messages before the matching one come with it
-    timeout_ns: int | None = None  # None: incomplete sets are not given
-
-
 class LogOptions(msgspec.Struct, frozen=True):
     """Where the log of a node goes, and how much of it is kept."""
 
@@ -149,7 +138,7 @@ class OperatorSpec(msgspec.Struct, frozen=True):
     id: str
     python: str  # path of the file as written, relative to the working directory
     inputs: tuple[InputSpec, ...] = ()
-    syncs: tuple[SyncSpec, ...] = ()
+    syncs: tuple[SyncGroup, ...] = ()
     outputs: tuple[str, ...] = ()
     build: tuple[str, ...] = ()  # one command per entry
     conda_env: str | None = None
@@ -223,7 +212,7 @@ class NodeSpec(msgspec.Struct, frozen=True):
     env: dict[str, str] = {}
     build: tuple[str, ...] = ()  # of the node and, for a runtime, of all its operators
     inputs: tuple[InputSpec, ...] = ()
-    syncs: tuple[SyncSpec, ...] = ()  # as for inputs: of operators, too
+    syncs: tuple[SyncGroup, ...] = ()  # as for inputs: of operators, too
     outputs: tuple[str, ...] = ()
     output_rules: dict[str, OutputRules] = {}  # of the outputs that have any
     operators: tuple[OperatorSpec, ...] = ()

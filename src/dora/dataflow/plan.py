@@ -13,8 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import msgspec
-
 from dora.dataflow.describe import run_config_of
 from dora.dataflow.gateway_plan import plan_gateway
 from dora.dataflow.layout import Layout, Link, Plan, RunContext
@@ -26,6 +24,7 @@ from dora.dataflow.model import (
     NodeSpec,
     TimerSource,
 )
+from dora.dataflow.paths import vertex_of
 from dora.wire.input_rules import input_rules_of
 from dora.wire.node_config import (
     ChannelConfig,
@@ -35,7 +34,6 @@ from dora.wire.node_config import (
     NodeConfig,
     OperatorConfig,
     OutputConfig,
-    SyncConfig,
 )
 from dora.wire.output_rules import output_rules_of
 from dora.wire.trail import MOST_PASSES, origin_id
@@ -132,6 +130,7 @@ def _output(
         any(link.queue_policy == "backpressure" for link in links) or (known and known.credit_bell)
     )
     slot = layout.output_slots[source]
+    vertex = vertex_of(layout.nodes[source.node], source.output)
     if known is not None:
         first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
         overflow_channels = _place(layout, links, channels, first, known.overflow_channels)
@@ -180,7 +179,7 @@ def _output(
         type=declared.name,
         shapes=list(declared.shapes),
         origin=origin_id(str(source)),
-        most_passes=layout.most_passes.get(layout.vertex(source), MOST_PASSES),
+        most_passes=layout.most_passes.get(vertex, MOST_PASSES),
         stamped=source in layout.stamped,
         **output_rules_of(layout.rules(source)),
     )
@@ -318,10 +317,7 @@ def _node(
             )
             for operator in node.operators
         ],
-        syncs=[
-            SyncConfig(**msgspec.structs.asdict(group) | {"inputs": list(group.inputs)})
-            for group in node.syncs
-        ],
+        syncs=list(node.syncs),
         parameters=node.parameters,
         descriptor=layout.descriptor,
         run_config=run_config_of(node, layout.blocks.get(node.id, {})),

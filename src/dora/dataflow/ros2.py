@@ -23,14 +23,16 @@ Role = Literal["client", "server"]
 MessageFormat = Literal["message", "image"]
 TransportKind = Literal["dds", "zenoh", "rclpy"]
 Compatibility = Literal["humble", "rep2016"]
+Durability = Literal["volatile", "transient_local"]
+Liveliness = Literal["automatic", "manual_by_participant", "manual_by_topic"]
 
 
 class Ros2BlockQos(msgspec.Struct, frozen=True, omit_defaults=True):
     """The quality of service that the block asks for. None: the rules of inputs and outputs decide."""
 
     reliable: bool | None = None
-    durability: Literal["volatile", "transient_local"] | None = None
-    liveliness: Literal["automatic", "manual_by_participant", "manual_by_topic"] | None = None
+    durability: Durability | None = None
+    liveliness: Liveliness | None = None
     lease_duration: float | None = None  # seconds
     max_blocking_time: float | None = None  # seconds
     keep_last: int | None = None

@@ -14,7 +14,7 @@ import msgspec
 
 from dora.wire.black_box import SavedBlackBox
 from dora.wire.decoders import msgpack_decoder
-from dora.wire.input_rules import InputRules
+from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, InputRules, QueuePolicy
 from dora.wire.journal import JournalEntry
 from dora.wire.node_config import EngineName, FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
@@ -62,8 +62,8 @@ class LinkView(msgspec.Struct, omit_defaults=True):
     output_slot: int
     producer: str  # "node/output"
     consumer: str  # "node/input"
-    policy: Literal["drop_oldest", "latest", "backpressure"] = "drop_oldest"
-    queue_size: int = 10
+    policy: QueuePolicy = "drop_oldest"
+    queue_size: int = DEFAULT_QUEUE_SIZE
     kind: Literal["link", "text", "local"] = "link"
 
 
@@ -279,25 +279,21 @@ class ApplyChange(msgspec.Struct, tag=True):
 # Requests that a client may send from any machine. The coordinator passes them on, those about a node to
 # the machine of the node.
 NodeRequest = StopOperation | RestartOperation | SetParameter | DeleteParameter | Publish | GetParameters
-LookRequest = (
-    GetParameters | Inspect | GetProgress | SaveBlackBox | ReadSavedFile
-)  # changes nothing of the dataflow
+# Those that change nothing of the dataflow.
+LookRequest = GetParameters | Inspect | GetProgress | SaveBlackBox | ReadSavedFile
 DataflowRequest = TopologyOperation | NodeRequest | LookRequest
 
 # All requests on the socket of a dataflow. A change of nodes or links takes several.
 Request = (
     NodeRequest
+    | LookRequest
     | DescribeDataflow
-    | Inspect
-    | GetProgress
     | GetGraph
     | GetDataflow
     | OpenTaps
     | CloseTaps
     | StartEventLogs
     | GetJournal
-    | SaveBlackBox
-    | ReadSavedFile
     | Interrupt
     | GetModel
     | CheckChange

@@ -19,6 +19,8 @@ import msgspec
 
 QueuePolicy = Literal["drop_oldest", "latest", "backpressure"]
 MissedTicks = Literal["skip", "coalesce", "burst"]
+SyncPolicy = Literal["nearest", "exact", "latest"]
+SyncBy = Literal["timestamp", "arrival"]
 
 DEFAULT_QUEUE_SIZE: Final = 10
 MAX_QUEUE_SIZE: Final = 10_000_000
@@ -57,6 +59,17 @@ class InputOptions(msgspec.Struct, kw_only=True):
     every: Annotated[int, msgspec.Meta(ge=1)] | None = None
     keep: tuple[str, ...] = ()
     description: str | None = None
+
+
+class SyncGroup(msgspec.Struct, frozen=True):
+    """A group of inputs whose messages come in sets, see `dora.node.receive.sync_matcher`."""
+
+    inputs: tuple[str, ...]  # ids; the first one leads
+    policy: SyncPolicy = "nearest"
+    by: SyncBy = "timestamp"
+    tolerance_ns: int | None = 0  # None: any age
+    history: dict[str, int] = {}  # input → how many messages before the matching one come with it
+    timeout_ns: int | None = None  # None: incomplete sets are not given
 
 
 class InputRule(NamedTuple):

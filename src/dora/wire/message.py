@@ -177,10 +177,6 @@ class Message:
         return self.header[ENCODING]
 
     @property
-    def schema_size(self) -> int:
-        return self.header[SCHEMA_SIZE]
-
-    @property
     def metadata_size(self) -> int:
         return self.header[METADATA_SIZE]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from dora.wire.decoders import json_decoder, msgpack_decoder
-from dora.wire.input_rules import InputRules
+from dora.wire.input_rules import InputRules, SyncGroup
 from dora.wire.output_rules import NO_RULES, LatchRule, OutputRules, Priority
 
 # The system takes no NUL in a path, and Python raises ``ValueError`` for one instead of ``OSError``.
@@ -17,6 +17,9 @@ FilePath = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
 
 # How messages travel between the nodes of a machine.
 EngineName = Literal["iceoryx2", "shm"]
+
+# How the messages of an input come, see `InputConfig`.
+InputKind = Literal["link", "timer", "text", "local"]
 
 
 class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -124,7 +127,7 @@ class InputConfig(InputRules, omit_defaults=True):
     """
 
     id: str
-    kind: Literal["link", "timer", "text", "local"]
+    kind: InputKind
     source: str
     # For a declared pattern without back-pressure: messages that the engine holds, of which the receiver
     # keeps all that belong to an exchange, and ``queue_size`` others. 0: the queue is as declared.
@@ -146,17 +149,6 @@ class InputConfig(InputRules, omit_defaults=True):
     source_rules: OutputRules = NO_RULES  # of the output that feeds it (`link`, `local`)
     type: str = ""  # as for outputs
     shapes: list[Any] = []
-
-
-class SyncConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A group of inputs whose messages are given in sets, see `dora.node.receive.sync_matcher`."""
-
-    inputs: list[str]  # ids; the first one leads
-    policy: Literal["nearest", "exact", "latest"] = "nearest"
-    by: Literal["timestamp", "arrival"] = "timestamp"
-    tolerance_ns: int | None = 0  # None: any age
-    history: dict[str, int] = {}  # input → how many messages before the matching one come with it
-    timeout_ns: int | None = None  # None: incomplete sets are not given
 
 
 class OperatorConfig(msgspec.Struct, omit_defaults=True):
@@ -200,7 +192,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     inputs: list[InputConfig] = []
     outputs: list[OutputConfig] = []
     operators: list[OperatorConfig] = []
-    syncs: list[SyncConfig] = []
+    syncs: list[SyncGroup] = []
     descriptor: msgspec.Raw = NO_DESCRIPTOR  # msgpack of a mapping
     run_config: dict[str, Any] = {}  # what `Node.node_config()` returns
     parameters: dict[str, Any] = {}

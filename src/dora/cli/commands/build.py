@@ -9,15 +9,14 @@ import click
 from dora.api import build_file
 from dora.cli.compat import ignored_option
 from dora.cli.completion import dataflow_files
-from dora.cli.dataflow_file import chosen_file, dataflow_argument
-from dora.cli.options import lock_of, lock_options
+from dora.cli.options import chosen_file, dataflow_argument, lock_of, lock_options
 from dora.cli.process import termination_as_interrupt
 from dora.cli.progress_bar import progress_option
 from dora.cli.run_reporter import reporter_for
 from dora.cli.tables import counted
-from dora.daemon.build.build import Built
+from dora.daemon.build.build import Built, missing
 from dora.daemon.load_dataflow import load_dataflow
-from dora.daemon.options import BuildOptions
+from dora.daemon.options import BuildOptions, RunOptions, choose_engine
 
 _BUILDS_HERE = "builds are always on this machine"
 
@@ -133,9 +132,7 @@ def validate(path: str | None, strict_types: bool, node_manifest: str | None) ->
     FILE is a dataflow file or its URL [dataflow.yml]. All problems are shown at once. Missing files and
     commands of nodes are warnings, because they may exist when the dataflow runs.
     """
-    from dora.daemon.build.build import missing
     from dora.daemon.capacity import needs_of_file, shortages
-    from dora.daemon.options import RunOptions, choose_engine
     from dora.daemon.processes.scheduling import refusals
     from dora.dataflow import check_manifest
 

@@ -28,8 +28,10 @@ from dora.cluster.client import Client, Unreachable
 from dora.cluster.http_api import MachineView
 from dora.cluster.protocol import RunSpec
 from dora.daemon.options import FileRunOptions
-from dora.errors import DoraError
+from dora.daemon.work import Work
+from dora.errors import DataflowError, DoraError
 from dora.observe.formatting import file_size
+from dora.transport.tokens import make_token
 
 if TYPE_CHECKING:
     from dora.cli.commands.up import Background
@@ -92,8 +94,6 @@ def up(file: str, tls: bool | None) -> None:
     Whatever is running already is left alone. If a machine is missing in the end, the exit status is 1, and
     if nothing of the cluster ran before, nothing is left running.
     """
-    from dora.transport.tokens import make_token
-
     token = make_token()
     found = _with_tls(_load(file), token, tls)
     client = _client(found, token)
@@ -366,7 +366,6 @@ def install(file: str, tls: bool | None) -> None:
     first, with their dataflows. The coordinator is started unless it runs.
     """
     from dora.cluster.ssh.daemons import install as install_daemons
-    from dora.transport.tokens import make_token
 
     token = make_token()
     found = _with_tls(_load(file), token, tls)
@@ -407,8 +406,6 @@ def upgrade(file: str, wheel: str | None, force: bool, progress: str) -> None:
     from dora.cluster.ssh.daemons import upgrade as upgrade_daemon
     from dora.daemon.build.own_wheel import write_wheel
     from dora.daemon.processes.interpreter import WHEEL
-    from dora.daemon.work import Work
-    from dora.transport.tokens import make_token
 
     found = _load(file)
     token = make_token()
@@ -453,9 +450,7 @@ def start(
     from dora.cluster.coordinator.placement import place
     from dora.cluster.ssh.copy import with_copies
     from dora.daemon.load_dataflow import load_for_run
-    from dora.daemon.work import Work
     from dora.dataflow import missing_files
-    from dora.errors import DataflowError
 
     attach = wants_to_attach(attach, detach)
     found = _load(file)

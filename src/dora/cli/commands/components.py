@@ -17,8 +17,11 @@ from dora.cli.coordinator import absolute_path, coordinator_options
 from dora.cli.main import configure_diagnostics
 from dora.cluster.client import Client
 from dora.daemon.logs.diagnostics import VARIABLE
+from dora.daemon.options import ALLOW_SHELL
 from dora.errors import DoraError, cannot_write
 from dora.transport.proof import no_token
+from dora.transport.tls import server_context
+from dora.transport.tokens import find_token, make_token
 
 if TYPE_CHECKING:
     from dora.transport.tls import ServerContext
@@ -90,8 +93,6 @@ def given_encryption(certificate: str, key: str, no_tls: bool) -> ServerContext 
 
     Raises `DoraError`.
     """
-    from dora.transport.tls import server_context
-
     if no_tls and (certificate or key):
         raise DoraError("--no-tls makes no sense with --tls-cert and --tls-key")
     return server_context(certificate, key)
@@ -194,8 +195,6 @@ def _print_dashboard(address: str) -> None:
 
 def _token_for(client: Client) -> Token:
     """Return the token for a daemon; create the user's if the coordinator runs on this machine."""
-    from dora.transport.tokens import find_token, make_token
-
     if client.address in LOOPBACK:
         return make_token()
     if (token := find_token(also_here=False)) is None:
@@ -307,7 +306,6 @@ def daemon(
     """
     from dora.cluster.agent.agent import Agent
     from dora.cluster.agent.identity import Identity, tls_from
-    from dora.daemon.options import ALLOW_SHELL
 
     _begin_log(quiet, log_file)
     if allow_shell_nodes:

@@ -12,6 +12,7 @@ import click
 
 from dora._paths import PACKAGE
 from dora._shared_folders import check_folder_if_there
+from dora.cli.command_run import page_options
 from dora.cli.commands.run import run
 from dora.errors import DoraError
 
@@ -20,8 +21,7 @@ _PACKAGES = ("cv2", "skimage")
 
 @click.command()
 @click.argument("folder", default="dora-demo")
-@click.option("--ui", is_flag=True, help="Serve the dashboard as a web page and print its address.")
-@click.option("--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser.")
+@page_options
 @click.pass_context
 def demo(context: click.Context, folder: str, ui: bool, open_page: bool) -> int:
     """Run an example: a camera, a detector and a plot.

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import click
 
-from dora._paths import PACKAGE
+from dora._paths import PACKAGE, SHARED_MEMORY, choose_root
 from dora._version import __implementation__
 from dora.cli.completion import dataflow_files
 from dora.cli.coordinator import coordinator_options
 from dora.cli.tables import counted
 from dora.cluster.client import Client, Unreachable
+from dora.daemon.options import LocalRunOptions, RunOptions, choose_engine
 from dora.errors import DoraError
 from dora.wire.counters import NODE_COUNTERS
 from dora.wire.node_status import StatusWord
@@ -117,8 +118,6 @@ def _libraries() -> Iterator[Finding]:
 def _engines() -> Iterator[Finding]:
     from importlib.metadata import version
 
-    from dora.daemon.options import RunOptions, choose_engine
-
     try:
         import_module("iceoryx2")
     except ModuleNotFoundError:
@@ -168,9 +167,7 @@ def _node_packages() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    from dora._paths import choose_root
     from dora.daemon.capacity import room
-    from dora.daemon.options import RunOptions, choose_engine
     from dora.daemon.run_directory import check_shared_memory, usable_root
     from dora.transport.engines import ENGINES
 
@@ -188,7 +185,6 @@ def _folders() -> Iterator[Finding]:
 
 def _shared_memory() -> Iterator[Finding]:
     """Show how much shared memory is free and, where that is little, how many large pictures fit."""
-    from dora._paths import SHARED_MEMORY
     from dora.transport.shm.room import RESERVE, free_bytes
 
     free = free_bytes()
@@ -250,9 +246,9 @@ def _round_trip() -> Iterator[Finding]:
     import tempfile
     from pathlib import Path
 
-    from dora.api import run_file
+    from dora.api import run_loaded
+    from dora.daemon.load_dataflow import load_for_run
     from dora.daemon.logs.display import Display
-    from dora.daemon.options import LocalRunOptions
     from dora.daemon.report import failure_report
 
     with tempfile.TemporaryDirectory(prefix="dora-doctor-") as folder:
@@ -261,7 +257,8 @@ def _round_trip() -> Iterator[Finding]:
         begun = time.monotonic()
         try:
             options = LocalRunOptions(stop_after=_LONGEST_RUN, black_box=0)
-            outcome = run_file(f"{folder}/dataflow.yml", options, Display(), stream=io.StringIO())
+            dataflow = load_for_run(f"{folder}/dataflow.yml", options)
+            outcome = run_loaded(dataflow, options, Display(), stream=io.StringIO())
         except DoraError as error:
             yield Finding("FAIL", f"a dataflow of two nodes cannot be run: {error}")
             return
@@ -332,7 +329,6 @@ def _dataflow(path: str) -> Iterator[Finding]:
     from dora.daemon.build.build import missing
     from dora.daemon.capacity import needs_of_file, shortages
     from dora.daemon.load_dataflow import load_dataflow
-    from dora.daemon.options import RunOptions, choose_engine
     from dora.daemon.processes.scheduling import refusals
 
     try:

@@ -11,7 +11,7 @@ import click
 
 from dora._paths import PACKAGE
 from dora._shared_folders import open_file
-from dora.cli.dataflow_file import dataflow_argument
+from dora.cli.options import dataflow_argument
 from dora.cli.tables import counted
 from dora.daemon.load_dataflow import is_url, load_dataflow
 from dora.errors import DoraError, cannot_write

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import click
 
 from dora.cli.coordinator import coordinator_options, is_coordinator_named
+from dora.cli.select import foreground_views
 from dora.cli.tables import format_option, print_table
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.http_api import DataflowView
@@ -41,8 +42,6 @@ def list_dataflows(
     It is no error that no coordinator runs on this machine, unless the command or the environment
     (DORA_COORDINATOR_ADDR, DORA_COORDINATOR_PORT) names one.
     """
-    from dora.cli.foreground import foreground_views
-
     known: list[DataflowView] = []
     without = unseen = ""
     try:

@@ -21,6 +21,7 @@ from dora.daemon.logs.entry import LogEntry, LogFilter
 from dora.daemon.logs.formats import LogFormat, Renderer, renderer, wants_colour
 from dora.daemon.logs.reader import LogReader
 from dora.dataflow.model import LogLevel
+from dora.dataflow.problems import did_you_mean, no_node
 from dora.errors import DoraError
 
 POLL_INTERVAL = 0.2  # seconds between reads of files that are followed
@@ -110,8 +111,6 @@ def _follow(source: LogLocation, show: Callable[[], None]) -> None:
 
 def _check_node(node: str, source: LogLocation, with_logs: Sequence[str], follow: bool) -> None:
     """Raise `DoraError` for an unknown node; a node that has logged nothing yet is accepted."""
-    from dora.dataflow.problems import did_you_mean, no_node
-
     if node in source.nodes:
         return
     if source.nodes:

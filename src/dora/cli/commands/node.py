@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dora.cli.coordinator import coordinator_client
 from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option, running_inputs, running_nodes, running_topics
-from dora.cli.select import find_run
-from dora.cli.tables import format_option, print_table
+from dora.cli.select import NoRunningDataflow, find_run
+from dora.cli.tables import format_option, print_table, without
+from dora.daemon.logs.formats import renderer
 from dora.dataflow.rules import input_rules_in_yaml, output_rules_in_yaml
 from dora.errors import DoraError
 from dora.observe.formatting import fields, megabytes
 from dora.wire.counters import NODE_COUNTERS, NodeCounter, shown_counters
 from dora.wire.input_rules import INPUT_RULES, MAX_QUEUE_SIZE, InputOptions, InputRule
+from dora.wire.operations import (
+    AddOperation,
+    ConnectOperation,
+    DisconnectOperation,
+    RemoveOperation,
+    ReplaceOperation,
+)
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
@@ -89,9 +98,7 @@ def _apply(dataflow: str | None, operation: TopologyOperation) -> tuple[Operatio
 
     If it was started on a coordinator, the coordinator gets the operation.
     """
-    from dora.cli.coordinator import coordinator_client
     from dora.cli.running import find_on_coordinator
-    from dora.cli.select import NoRunningDataflow
 
     try:
         run = find_run(dataflow)
@@ -113,7 +120,6 @@ def _apply(dataflow: str | None, operation: TopologyOperation) -> tuple[Operatio
 
 def _apply_locally(run: DaemonClient, operation: TopologyOperation) -> OperationResult:
     from dora.daemon.apply_operation import apply_operation
-    from dora.daemon.logs.formats import renderer
 
     render = renderer("compact")
 
@@ -148,8 +154,6 @@ def add(file: str, strict_types: bool, dataflow: str | None) -> None:
     The node is built if necessary. It gets the inputs in the file; connect its outputs with `dora node
     connect`. On several machines it runs where its `deploy` says.
     """
-    from dora.wire.operations import AddOperation
-
     text = _read(file)
     result, dataflow_id = _apply(dataflow, AddOperation(text, file, strict_types, _variables_in(text)))
     click.echo(f"Node `{result.node}` added to dataflow {dataflow_id}")
@@ -164,8 +168,6 @@ def remove(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Its receivers get INPUT_CLOSED after its last message and continue.
     """
-    from dora.wire.operations import RemoveOperation
-
     _, dataflow_id = _apply(dataflow, RemoveOperation(name, grace))
     click.echo(f"Node `{name}` removed from dataflow {dataflow_id}")
 
@@ -182,8 +184,6 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
     The new program is started first and takes over once it has created its `Node()`. If it fails before,
     the old one continues. `id`, `inputs` and `outputs` that the file leaves out stay as they are.
     """
-    from dora.wire.operations import ReplaceOperation
-
     text = _read(file)
     operation = ReplaceOperation(name, text, file, strict_types, grace, _variables_in(text))
     _, dataflow_id = _apply(dataflow, operation)
@@ -202,8 +202,6 @@ def connect(source: str, target: str, strict_types: bool, dataflow: str | None, 
     The input starts with the next message that is sent, or with the latched ones. An input in a
     dataflow file has the same options.
     """
-    from dora.wire.operations import ConnectOperation
-
     _apply(dataflow, ConnectOperation(source, target, strict_types, **rules))
     click.echo(f"{source} -> {target}")
 
@@ -217,8 +215,6 @@ def disconnect(source: str, target: str, dataflow: str | None) -> None:
 
     The receiver gets INPUT_CLOSED and continues, even without any input.
     """
-    from dora.wire.operations import DisconnectOperation
-
     _apply(dataflow, DisconnectOperation(source, target))
     click.echo(f"{source} -x- {target}")
 
@@ -279,15 +275,11 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
         snapshots.watch(MEASURED_OVER)
         measured = [item for _, snapshot in snapshots.refresh() for item in snapshot.nodes]
     counters = NODE_COUNTERS if style == "json" else shown_counters([item.node.counts for item in measured])
-    rows = [_row(item, counters) for item in measured]
-    head = ["node", "status", "pid", "cpu", "memory", *(item.name for item in counters), "dataflow"]
-    if any(item.node.machine for item in measured):
-        head.insert(2, "machine")
-        rows = [
-            [*row[:2], item.node.machine or "-", *row[2:]] for row, item in zip(rows, measured, strict=True)
-        ]
-    if dataflow is not None:
-        head, rows = head[:-1], [row[:-1] for row in rows]
+    names = ["node", "status", "machine", "pid", "cpu", "memory", *(item.name for item in counters)]
+    needless = [] if any(item.node.machine for item in measured) else ["machine"]
+    needless += [] if dataflow is None else ["dataflow"]
+    table = [*names, "dataflow"], [_row(item, counters) for item in measured]
+    head, rows = without(table, *needless)
     if style == "json":
         for row in rows:
             click.echo(json.dumps(dict(zip(head, row, strict=True))))
@@ -299,6 +291,7 @@ def _row(item: NodeSnapshot, counters: Iterable[NodeCounter]) -> list[str]:
     return [
         item.node.id,
         item.node.status,
+        item.node.machine or "-",
         "-" if item.node.pid is None else str(item.node.pid),
         "-" if item.load is None else f"{item.load.cpu_percent:.1f}%",
         "-" if item.load is None else megabytes(item.load.memory),

@@ -11,6 +11,7 @@ from dora.cli.options import CommandGroup
 from dora.cli.running_options import dataflow_option, running_nodes
 from dora.cli.tables import format_option
 from dora.errors import DoraError
+from dora.wire.daemon_protocol import DeleteParameter, GetParameters, Parameters, SetParameter
 
 
 def parse_value(text: str) -> Any:
@@ -84,7 +85,6 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
     """
     from dora.cli.running import find_running
     from dora.dataflow.names import key_fault, value_fault
-    from dora.wire.daemon_protocol import SetParameter
 
     try:
         parsed = parse_value(value)
@@ -105,7 +105,6 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
 def delete_parameter(node: str, key: str, dataflow: str | None) -> None:
     """Delete a parameter; the node gets a PARAM_DELETED event."""
     from dora.cli.running import find_running
-    from dora.wire.daemon_protocol import DeleteParameter
 
     with find_running(dataflow, node) as running:
         answer = running.ask(DeleteParameter(node, key))
@@ -118,7 +117,6 @@ def _hint(running: bool) -> str:
 
 def _parameters(node: str, dataflow: str | None) -> dict[str, Any]:
     from dora.cli.running import find_running
-    from dora.wire.daemon_protocol import GetParameters, Parameters
 
     with find_running(dataflow, node) as running:
         answer: Parameters = running.ask(GetParameters(node))

@@ -14,9 +14,9 @@ from dora.cli.argument_values import NAMES
 from dora.cli.command_run import CommandRun, command_run_options, given_options
 from dora.cli.compat import ignored_option, refused_option
 from dora.cli.completion import dataflow_files
-from dora.cli.dataflow_file import DEFAULT_FILE, chosen_file
-from dora.cli.options import DURATION
-from dora.cli.reports import describe_saved, report_outcome, report_saved
+from dora.cli.options import DEFAULT_FILE, DURATION, chosen_file
+from dora.cli.progress_bar import progress_mode
+from dora.cli.reports import describe_saved, report_outcome, report_saved, write_bag
 from dora.cli.run_options import RunCommand
 from dora.cli.run_reporter import reporter_for
 from dora.cli.running_options import running_dataflows
@@ -155,8 +155,6 @@ def _write_bag(saved: Saved | None, folder: str | None, command_run: CommandRun,
     """Write the bag that was asked for; return the exit status. A recorder that was killed makes none."""
     if folder is None or saved is None:
         return 0
-    from dora.cli.progress_bar import progress_mode
-    from dora.cli.reports import write_bag
     from dora.recording.opening import open_recording
 
     with open_recording(saved.path) as recording:

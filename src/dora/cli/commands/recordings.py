@@ -13,6 +13,7 @@ from dora.cli.options import allow_incomplete_option, check_bag_options, images_
 from dora.cli.progress_bar import progress_mode, progress_option, reading
 from dora.cli.reports import report_truncation, warn_about_losses, write_bag
 from dora.cli.tables import counted, format_option, print_table
+from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
 from dora.observe.formatting import fields, file_size
 
@@ -295,8 +296,6 @@ def export(
 
 def _check_topics(wanted: list[str], there: list[str]) -> None:
     """Raise `DoraError` for a topic that is not there."""
-    from dora.dataflow.problems import did_you_mean, listed
-
     for name in wanted:
         if name not in there:
             hint = did_you_mean(name, there) or f"it has {listed(there)}"

@@ -17,7 +17,7 @@ from dora.cli.argument_values import NAMES, InputFile, ParameterValue, shortened
 from dora.cli.command_run import CommandRun, command_run_options
 from dora.cli.completion import dataflow_files
 from dora.cli.options import DURATION, allow_incomplete_option, check_bag_options, images_option
-from dora.cli.reports import report_outcome, report_saved, report_truncation
+from dora.cli.reports import report_outcome, report_saved, report_truncation, warn_of_trouble
 from dora.cli.run_options import RunCommand
 from dora.cli.run_reporter import reporter_for
 from dora.errors import DataflowError, DoraError, cannot_write
@@ -135,7 +135,6 @@ def replay(
     RECORDING may be a bag of ROS 2, a folder or a file. It replaces the nodes of FILE whose outputs have
     the names of its topics: the output `camera/image_raw` is the topic `/camera/image_raw`.
     """
-    from dora.recording.mcap.info import trouble
     from dora.recording.opening import open_recording
     from dora.recording.replay.replay import Replay, ReplayRequest
 
@@ -150,8 +149,7 @@ def replay(
     with open_recording(recording, images=images, topics=dict(topics)) as opened:
         check_bag_options(opened, images, topics)
         free = free or opened.ros2 is not None  # a bag has no order of events
-        if text := trouble(opened):
-            click.echo(f"warning: {recording}: {text}", err=True)
+        warn_of_trouble(opened)
         request = ReplayRequest(
             dataflow=path,
             replace=replace,
@@ -241,7 +239,6 @@ def _run(
 
 
 def _start_single_step(prepared: Replay, folder: str, daemon: Daemon) -> None:
-    from dora.node.replay.clock import ReplayClock
     from dora.node.replay.inbox import CLOCK_FILE
 
     clock = ReplayClock.open(os.path.join(folder, CLOCK_FILE), writable=True)

@@ -9,8 +9,7 @@ import click
 from dora._paths import DEFAULT_LINK_PORT
 from dora.cli.argument_values import ParameterValue
 from dora.cli.command_run import CommandRun, command_run_options
-from dora.cli.dataflow_file import dataflow_argument
-from dora.cli.options import all_of, debug_option, lock_of, lock_options
+from dora.cli.options import all_of, dataflow_argument, debug_option, lock_of, lock_options
 from dora.cli.run_options import RunCommand
 
 if TYPE_CHECKING:

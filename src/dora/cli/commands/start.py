@@ -9,14 +9,13 @@ import click
 from dora.cli.argument_values import ParameterValue, parse_duration
 from dora.cli.attach import attach_to, following
 from dora.cli.coordinator import coordinator_options
-from dora.cli.dataflow_file import dataflow_argument
-from dora.cli.foreground import choose_here, stopped
-from dora.cli.options import all_of, debug_option
+from dora.cli.options import all_of, dataflow_argument, debug_option
 from dora.cli.progress_bar import progress_option
 from dora.cli.reports import failure_reason, report_end
 from dora.cli.run_options import RunCommand, run_options
 from dora.cli.run_reporter import RunReporter, reporter_for
 from dora.cli.running_options import dataflow_names
+from dora.cli.select import choose_here, foreground_dataflows, stop_foreground, stopped
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.http_api import DataflowView
 from dora.cluster.protocol import ACTIVE, RunSpec
@@ -126,8 +125,6 @@ def _only_name(wanted: str | None, name: str | None) -> str | None:
 
 def _running(client: Client) -> list[DataflowView]:
     """Return the running dataflows of the coordinator and of `dora run`; raises `Unreachable`."""
-    from dora.cli.foreground import foreground_dataflows
-
     local = foreground_dataflows()
     try:
         return [*client.active(), *local]
@@ -202,8 +199,6 @@ def stop(
         statuses = [report_end(client.wait(view.uuid)) for view in running]
         click.echo(f"Stopped {len(running)} dataflow(s).")
         return max(statuses, default=0)
-    from dora.cli.foreground import stop_foreground
-
     if wanted is None:
         chosen = choose_here(_running(client))
         if chosen is None:
@@ -227,7 +222,7 @@ def stop(
             click.echo(fault, err=True)
         return 1 if fault else 0
     view = client.wait(dataflow_id)
-    click.echo(stopped(view.uuid, view.name, view.file))
+    click.echo(stopped(view))
     return report_end(view)
 
 

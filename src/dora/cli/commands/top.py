@@ -96,10 +96,9 @@ def top(dataflow: str | None, interval: float, once: bool, style: str | None, la
                 )
             )
             return
-        from dora.cli.top_commands import TopCommands
         from dora.cli.top_screen import show
 
-        show(snapshots, TopCommands(), interval)
+        show(snapshots, interval)
 
 
 @click.group(cls=CommandGroup)
@@ -111,7 +110,7 @@ inspect.add_command(top)
 
 
 def _print_tables(found: Sequence[tuple[object, Snapshot]]) -> None:
-    from dora.cli.tables import console, print_table
+    from dora.cli.tables import console, print_table, without
     from dora.cli.top_tables import (
         WIDE,
         LinkHistory,
@@ -120,7 +119,6 @@ def _print_tables(found: Sequence[tuple[object, Snapshot]]) -> None:
         network_table,
         node_table,
         path_table,
-        without,
     )
 
     nodes = [item for _, snapshot in found for item in snapshot.nodes]

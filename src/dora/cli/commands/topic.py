@@ -15,8 +15,10 @@ from dora.cli.argument_values import MAX_COUNT
 from dora.cli.options import DURATION, CommandGroup
 from dora.cli.running_options import dataflow_option, running_topics
 from dora.cli.select import lower_priority
-from dora.cli.tables import console, format_option, print_table, rich_table
+from dora.cli.tables import console, format_option, print_table, rich_table, without
 from dora.errors import DoraError
+from dora.wire.daemon_protocol import Publish
+from dora.wire.message import pack_head
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,12 +69,12 @@ def list_topics(dataflow: str | None, style: str, ros2: bool) -> None:
             fields = {"node": item.node_id, "name": item.output.id, "subscribers": item.subscribers}
             click.echo(json.dumps({**fields, "machine": machine} if machine else fields))
         return
-    head = ["Node", "Name", "Subscribers"]
-    rows = [[item.node_id, item.output.id, ", ".join(item.subscribers)] for item in topics]
-    if any(machines):
-        head.insert(1, "Machine")
-        rows = [[row[0], machine, *row[1:]] for row, machine in zip(rows, machines, strict=True)]
-    print_table(head, rows)
+    rows = [
+        [item.node_id, machine, item.output.id, ", ".join(item.subscribers)]
+        for item, machine in zip(topics, machines, strict=True)
+    ]
+    needless = [] if any(machines) else ["Machine"]
+    print_table(*without((["Node", "Machine", "Name", "Subscribers"], rows), *needless))
 
 
 def _list_ros_topics(style: str) -> None:
@@ -303,7 +305,6 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
     """
     from dora.cli.running import find_running
     from dora.observe.topics import find_tappable, node_of
-    from dora.wire.daemon_protocol import Publish
 
     if (text is None) == (path is None):
         raise click.UsageError("give the message either as JSON or with --file")
@@ -337,7 +338,6 @@ def _read(path: str) -> str:
 def _message(text: str | None) -> bytes:
     from dora.observe.formatting import parse_data
     from dora.wire.encode import encode
-    from dora.wire.message import pack_head
 
     try:
         payload = encode(parse_data(text or ""))

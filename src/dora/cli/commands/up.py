@@ -14,14 +14,16 @@ from typing import Final
 
 import click
 
+from dora._paths import ALL_INTERFACES, AUTHORITY_VARIABLE, LOOPBACK, NO_TLS, store_path
 from dora._shared_folders import open_file
-from dora.cli.commands.components import auth_option, tls_options
+from dora.cli.commands.components import auth_option, given_encryption, tls_options
 from dora.cli.coordinator import coordinator_options
 from dora.cli.process import interrupts_held, termination_as_interrupt
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.http_api import SystemStatus
 from dora.cluster.protocol import DEFAULT_MACHINE
 from dora.errors import DoraError, cannot_write
+from dora.transport.tokens import make_token
 
 # Seconds. Both import a web server, which takes a minute on a slow core that others use. A process that
 # ends is noticed at once.
@@ -60,9 +62,6 @@ def up(
     Whatever is running already is left alone. Logs go to out/dora-coordinator.txt and out/dora-daemon.txt.
     A log of 10 MiB is moved to .1.txt; four are kept.
     """
-    from dora._paths import ALL_INTERFACES, LOOPBACK, NO_TLS
-    from dora.transport.tokens import make_token
-
     address = client.address
     if interface not in (*LOOPBACK, *ALL_INTERFACES) and address in LOOPBACK:
         address = interface  # it does not listen on loopback then
@@ -87,7 +86,6 @@ def _start_what_is_missing(
     processes: dict[str, Background],
 ) -> None:
     """Start what does not run yet, and wait until it works; what is started is put into ``processes``."""
-    from dora._paths import ALL_INTERFACES, store_path
     from dora.cluster.agent.identity import running_daemon
     from dora.cluster.coordinator.store import back_up_store
 
@@ -142,8 +140,6 @@ def _stop_what_was_started(client: Client, processes: dict[str, Background]) -> 
 
 def _check_reachable(client: Client, interface: str) -> None:
     """Raise `DoraError` if a coordinator on this interface could not be reached by the client."""
-    from dora._paths import LOOPBACK
-
     if interface in LOOPBACK and client.address not in (*LOOPBACK, "localhost"):
         raise DoraError(
             f"there is no coordinator at {client.where}, and one that is started here would listen on "
@@ -153,9 +149,6 @@ def _check_reachable(client: Client, interface: str) -> None:
 
 def encryption_options(client: Client, certificate: str, key: str, no_tls: bool) -> list[str]:
     """Return the TLS options for a coordinator; raises `DoraError` if they do not suit the client."""
-    from dora._paths import AUTHORITY_VARIABLE, LOOPBACK, NO_TLS
-    from dora.cli.commands.components import given_encryption
-
     encrypted = given_encryption(certificate, key, no_tls) is not None
     is_local = client.address in (*LOOPBACK, "localhost")
     if encrypted and not client.authority and is_local:

@@ -28,7 +28,7 @@ from dora.dataflow.yaml.compose import compose_mapping
 from dora.dataflow.yaml.field_types import DATA, ListType, Reader, TextType
 from dora.dataflow.yaml.files import Unreadable, read_text
 from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode
+from dora.dataflow.yaml.tree import MappingNode
 
 # All fields of a module's file; `dora.dataflow.parser.fields` has the fields of a dataflow.
 MODULE_HEADER = SchemaBlock(
@@ -261,11 +261,8 @@ def _exports(
     inside: dict[str, list[str]] = {}
     for name, source in _outputs(nodes, modules):
         inside.setdefault(name, []).append(source)
-    listing = header.nodes.get("outputs")
-    items = listing.items if isinstance(listing, SequenceNode) else []
-    places = {item.text: item for item in items if isinstance(item, ScalarNode)}
     for output in header.get("outputs") or ():
-        span: TextSpan = places.get(output, header.span)
+        span = header.place("outputs", output)
         found = inside.get(output, [])
         if len(found) == 1:
             exports[output] = found[0]

@@ -11,6 +11,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+
+import msgspec
 
 from dora.dataflow.modules.check import MAX_NESTING, ModuleDefinition
 from dora.dataflow.parser.resolve_inputs import PORTS
@@ -29,38 +32,29 @@ class _TooLarge(Exception):
     """With all its modules written out, the dataflow has too many values."""
 
 
-class _ModuleScope:
+class _ModuleScope(msgspec.Struct, dict=True):
     """The nodes of the dataflow's own file, or of a module's file where a node uses it."""
 
-    def __init__(
-        self,
-        nodes: tuple[CheckedBlock, ...],
-        modules: Mapping[str, ModuleDefinition],
-        *,
-        parent: _ModuleScope | None = None,
-        origin: Origin | None = None,
-        folder: str = "",
-        prefix: str = "",
-        ports: Mapping[str, YamlNode | None] | None = None,
-        params: Mapping[str, str] | None = None,
-        env: MappingNode | None = None,
-        fields: Mapping[str, tuple[ScalarNode, YamlNode]] | None = None,
-        build: tuple[str, ...] = (),
-    ) -> None:
-        self.nodes = nodes
-        self.modules = modules
-        self.ids = {node.get("id") for node in nodes}
-        self.parent = parent
-        self.origin = origin
-        self.folder = folder  # of the file, relative to the project
-        self.prefix = prefix
-        self.ports = ports or {}  # port → its source; None: not connected
-        self.params = params or {}
-        self.by_variable = {name.upper(): text for name, text in self.params.items()}
-        self.env = env  # what its nodes get, unless they set it themselves
-        self.fields = fields or {}  # what its nodes get that have no such field
-        self.build = build
-        self.depth: int = 0 if parent is None else parent.depth + 1
+    nodes: tuple[CheckedBlock, ...]
+    modules: Mapping[str, ModuleDefinition]
+    parent: _ModuleScope | None = None
+    origin: Origin | None = None
+    folder: str = ""  # of the file, relative to the project
+    prefix: str = ""
+    ports: Mapping[str, YamlNode | None] = {}  # port → its source; None: not connected
+    params: Mapping[str, str] = {}
+    env: MappingNode | None = None  # what its nodes get, unless they set it themselves
+    fields: Mapping[str, tuple[ScalarNode, YamlNode]] = {}  # what its nodes get that have no such field
+    build: tuple[str, ...] = ()
+    depth: int = 0
+
+    @cached_property
+    def ids(self) -> set[str]:
+        return {node.get("id") for node in self.nodes}
+
+    @cached_property
+    def by_variable(self) -> dict[str, str]:
+        return {name.upper(): text for name, text in self.params.items()}
 
     def source(self, scalar: ScalarNode) -> YamlNode | None:
         """Return the source with its id in the dataflow; None: the port is not connected."""
@@ -154,6 +148,7 @@ class Inliner:
             env=_merged(written.get("env"), scope.env),
             fields={**scope.fields, **own},
             build=scope.build + module.build,
+            depth=scope.depth + 1,
         )
 
     def _ports(

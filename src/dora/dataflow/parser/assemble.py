@@ -21,7 +21,6 @@ from dora.dataflow.model import (
     PreloadedPackage,
     Program,
     RestartOptions,
-    SyncSpec,
     Types,
 )
 from dora.dataflow.parser.black_box import black_box_of
@@ -51,6 +50,7 @@ from dora.dataflow.yaml.field_types import Reader, is_unset
 from dora.dataflow.yaml.files import MANIFEST_FILE, is_file
 from dora.dataflow.yaml.schema_block import CheckedBlock
 from dora.errors import Problem
+from dora.wire.input_rules import SyncGroup
 from dora.wire.output_rules import OutputRules
 
 _DEFAULT_LOG = LogOptions()
@@ -290,7 +290,7 @@ class Assembler:
     def _runtime(self, draft: _Draft) -> NodeSpec:
         operators: list[OperatorSpec] = []
         inputs: list[InputSpec] = []
-        syncs: list[SyncSpec] = []
+        syncs: list[SyncGroup] = []
         outputs: list[str] = []
         rules: dict[str, OutputRules] = {}
         build: list[str] = []

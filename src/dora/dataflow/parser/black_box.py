@@ -10,7 +10,6 @@ from dora.dataflow.problems import MAX_LISTED, ProblemReport, listed
 from dora.dataflow.yaml.field_types import FlagType, ListType, TextType
 from dora.dataflow.yaml.number_types import ByteSizeType, DurationType, IntegerType
 from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock, ShortForm
-from dora.dataflow.yaml.tree import ScalarNode, SequenceNode
 
 _OUTPUTS: Final = ListType(TextType("an output", may_be_empty=False), "outputs")
 _MOST_FILES: Final = 1000
@@ -62,7 +61,7 @@ def black_box_of(
         for name in block.get(field) or ():
             if name not in known:
                 report.error(
-                    _place(block, field, name),
+                    block.place(field, name),
                     f"no node has the output `{name}`",
                     report.did_you_mean(name, known) or f"the outputs are {listed(known, MAX_LISTED)}",
                 )
@@ -76,12 +75,3 @@ def black_box_of(
         save_on=block.get("save_on") or (),
         files=block.get("files"),
     )
-
-
-def _place(block: CheckedBlock, field: str, name: str) -> ScalarNode | SequenceNode:
-    """Return where the name stands in the list of a field."""
-    node = block.nodes[field]
-    items = node.items if isinstance(node, SequenceNode) else ()
-    found = next((item for item in items if isinstance(item, ScalarNode) and item.text == name), None)
-    assert isinstance(node, SequenceNode)
-    return found or node

@@ -9,9 +9,9 @@ from dora.dataflow.durations import duration_text
 from dora.dataflow.model import InputSpec, NodeOutput, NodeSpec, OnMiss, PathBudget, TimerSource
 from dora.dataflow.paths import DataGraph, Vertex, circles_of, vertex_of
 from dora.dataflow.problems import MAX_LISTED, ProblemReport, listed
-from dora.dataflow.yaml.field_types import ChoiceType, TextType
+from dora.dataflow.yaml.field_types import ChoiceType, ListType, TextType
 from dora.dataflow.yaml.number_types import DurationType, IntegerType
-from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
 
 _MOST = 1_000_000
 
@@ -50,7 +50,7 @@ PATH = SchemaBlock(
     example="{from: camera/image, to: motor/command, budget: 40ms}",
 )
 
-PATHS = BlockList(PATH, "paths", "begin each path with `- from:`")
+PATHS = ListType(PATH, "paths", "begin each path with `- from:`", keeps_rest=True)
 
 
 def budgets_of(
@@ -133,10 +133,8 @@ def _port(
         return None
     node = graph.nodes.get(node_id)
     if node is None:
-        closest = report.closest(node_id, graph.nodes)
-        hint = (
-            f"did you mean `{closest}`?" if closest else f"its nodes are {listed(graph.nodes, MAX_LISTED)}"
-        )
+        hint = report.did_you_mean(node_id, graph.nodes)
+        hint = hint or f"its nodes are {listed(graph.nodes, MAX_LISTED)}"
         report.error(block.place(field), f"the dataflow has no node `{node_id}`, {here}", hint)
         return None
     known = node.outputs if field == "from" else tuple(item.id for item in node.inputs)

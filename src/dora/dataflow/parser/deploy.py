@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from typing import get_args
 
-from dora.dataflow.model import HERE, Deploy
+from dora.dataflow.model import HERE, Deploy, OnMachineLost
 from dora.dataflow.names import MACHINE_ID, machine_id_fault
 from dora.dataflow.problems import ProblemReport
 from dora.dataflow.yaml.field_types import (
@@ -90,7 +91,7 @@ DEPLOY = SchemaBlock(
         ),
         Field(
             "on_machine_lost",
-            ChoiceType(["keep", "stop"]),
+            ChoiceType(get_args(OnMachineLost)),
             "What happens when the machine is lost: with `keep` the other machines go on, and nodes with a "
             "`restart_policy` are started again when the machine is back; with `stop` the dataflow stops.",
             default="keep",

@@ -6,9 +6,11 @@ An editor shows the description of a field: one or two sentences, units, an exam
 
 from __future__ import annotations
 
+from typing import get_args
+
 from msgspec import structs
 
-from dora.dataflow.model import LOG_LEVELS, Source
+from dora.dataflow.model import LOG_LEVELS, ReloadMode, RestartMode, Source
 from dora.dataflow.parser.black_box import BLACK_BOX
 from dora.dataflow.parser.budgets import PATHS
 from dora.dataflow.parser.deploy import DEPLOY
@@ -37,12 +39,11 @@ from dora.dataflow.yaml.field_types import (
     TextType,
     UnsupportedType,
     WordsType,
-    as_text,
     report_expected,
 )
 from dora.dataflow.yaml.number_types import ByteSizeType, IntegerType, SecondsType
-from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock, ShortForm
-from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock, ShortForm
+from dora.dataflow.yaml.tree import ScalarNode, SequenceNode, YamlNode
 
 # --------------------------------------------------------------------------- inputs
 
@@ -85,26 +86,14 @@ INPUT = SchemaBlock(
 )
 
 
-class Inputs(MapType[CheckedBlock]):
-    """The inputs of a node; one that cannot be used is left out, so that the others are still checked."""
-
-    def read(self, value: YamlNode, reader: Reader) -> dict[str, CheckedBlock] | None:
-        if not isinstance(value, MappingNode):
-            hint = "write `inputs: {image: camera/image}`: the name of each input, then its source"
-            report_expected(value, reader, "a mapping of inputs", hint)
-            return None
-        found = {
-            name: (DATA.read(as_text(key), reader), self.item.read(item, reader))
-            for name, (key, item) in value.entries.items()
-        }
-        return {
-            name: item for name, (named, item) in found.items() if named is not None and item is not None
-        }
-
-
 _INPUTS = Field(
     "inputs",
-    Inputs(ShortForm(INPUT, "source"), "inputs"),
+    MapType(
+        ShortForm(INPUT, "source"),
+        "inputs",
+        "write `inputs: {image: camera/image}`: the name of each input, then its source",
+        keeps_rest=True,
+    ),
     "For each input the name that the program sees, and its source: `image: camera/image`.",
 )
 _OUTPUTS = Field(
@@ -219,7 +208,7 @@ OPERATOR_BLOCK = SchemaBlock(
 )
 
 
-class Operators(BlockList):
+class Operators(ListType[CheckedBlock]):
     """The operators of a runtime: at least one, each with an id."""
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[CheckedBlock, ...] | None:
@@ -229,7 +218,7 @@ class Operators(BlockList):
         return super().read(value, reader)
 
     def schema(self) -> Schema:
-        items = {"allOf": [self.block.schema()], "required": ["id"]}
+        items = {"allOf": [self.item.schema()], "required": ["id"]}
         return {"type": "array", "minItems": 1, "items": items}
 
 
@@ -284,6 +273,7 @@ NODE_BLOCK = SchemaBlock(
                 OPERATOR_BLOCK,
                 "operators",
                 "begin each operator with `- id:`, or use `operator:` for a single one",
+                keeps_rest=True,
             ),
             "Several operators that share one process, the runtime; messages between them are not copied.",
             on_runtime=True,
@@ -295,7 +285,7 @@ NODE_BLOCK = SchemaBlock(
         *(structs.replace(field, on_runtime=True) for field in _LOG_FILE),
         Field(
             "restart_policy",
-            ChoiceType(("never", "on-failure", "always")),
+            ChoiceType(get_args(RestartMode)),
             "Whether the node is started again after it ended.",
             default="never",
             on_runtime=True,
@@ -346,7 +336,7 @@ NODE_BLOCK = SchemaBlock(
         ),
         Field(
             "hot_reload",
-            ChoiceType(("overlap", "replace", "never")),
+            ChoiceType(get_args(ReloadMode)),
             "How the node gets new code with `dora run --hot-reload`: started beside the old code, started "
             "once that has ended (for devices that only one process can have), or not at all.",
             default="overlap",
@@ -438,7 +428,7 @@ NODE_BLOCK = SchemaBlock(
 )
 
 
-NODES = BlockList(NODE_BLOCK, "nodes", "begin each node with `- id:`")
+NODES = ListType(NODE_BLOCK, "nodes", "begin each node with `- id:`", keeps_rest=True)
 
 # --------------------------------------------------------------------------- the dataflow
 

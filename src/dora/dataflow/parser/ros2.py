@@ -11,6 +11,8 @@ from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.ros2 import (
     Compatibility,
     Direction,
+    Durability,
+    Liveliness,
     MessageFormat,
     Role,
     Ros2Block,
@@ -29,7 +31,7 @@ from dora.dataflow.yaml.field_types import (
     TextType,
 )
 from dora.dataflow.yaml.number_types import IntegerType, SecondsType
-from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
 
 MAX_TOPICS: Final = 64  # of one block, as in dora-rs
 _MAX_DEPTH: Final = 10_000
@@ -79,13 +81,13 @@ QOS = SchemaBlock(
         ),
         Field(
             "durability",
-            ChoiceType(("volatile", "transient_local")),
+            ChoiceType(get_args(Durability)),
             "`transient_local`: the publisher keeps its last messages for subscriptions that come later. "
             "Unset: as a `latched` output has it, else `volatile`.",
         ),
         Field(
             "liveliness",
-            ChoiceType(("automatic", "manual_by_participant", "manual_by_topic")),
+            ChoiceType(get_args(Liveliness)),
             "The source that says that a publisher lives. Unset: `automatic`.",
         ),
         Field(
@@ -172,7 +174,7 @@ ROS2 = SchemaBlock(
         _FORMAT,
         Field(
             "topics",
-            BlockList(TOPIC, "topics", "begin each topic with `- topic:`"),
+            ListType(TOPIC, "topics", "begin each topic with `- topic:`", keeps_rest=True),
             f"Several topics of one ROS node, at most {MAX_TOPICS}.",
         ),
         Field("service", _SERVICE_NAME, "A service: `/add_two_ints`."),

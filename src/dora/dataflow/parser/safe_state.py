@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, get_args
 from msgspec import structs
 
 from dora.dataflow.model import NodeOutput, NodeSpec, PathBudget, PortType, Types
-from dora.dataflow.problems import Contradiction, ProblemReport, TextSpan
+from dora.dataflow.problems import Contradiction, ProblemReport
 from dora.dataflow.yaml.field_types import (
     ChoiceType,
     FieldType,
@@ -162,13 +162,6 @@ class _Case(NamedTuple):
         """Return `when` with one more condition, as YAML has it."""
         return f"`when: [{', '.join((*(self.when or ()), condition))}]`"
 
-    def place(self, condition: SafeStateCondition) -> TextSpan:
-        """Return the place of a condition in `when`."""
-        written = self.block.nodes["when"]
-        items: list[TextSpan] = list(written.items) if isinstance(written, SequenceNode) else []
-        index = (self.when or ()).index(condition)
-        return items[index] if index < len(items) else self.block.place("when")
-
 
 def with_safe_states(
     nodes: tuple[NodeSpec, ...],
@@ -264,7 +257,7 @@ def _impossible(condition: SafeStateCondition, case: _Case) -> Contradiction | N
     if not case.names_impossible(condition):
         return None
     message, hint = _NEEDS[condition]
-    return Contradiction(case.place(condition), message.format(name=case.name), hint)
+    return Contradiction(case.block.place("when", condition), message.format(name=case.name), hint)
 
 
 def _unused_budget(case: _Case) -> Contradiction | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from msgspec import structs
 
 from dora.dataflow.durations import duration_text
-from dora.dataflow.model import InputSpec, LogSource, NodeOutput, NodeSpec, SyncSpec, TimerSource
+from dora.dataflow.model import InputSpec, LogSource, NodeOutput, NodeSpec, TimerSource
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.yaml.field_types import (
     DATA,
@@ -21,8 +21,9 @@ from dora.dataflow.yaml.field_types import (
     report_expected,
 )
 from dora.dataflow.yaml.number_types import DurationType
-from dora.dataflow.yaml.schema_block import BlockList, CheckedBlock, Field, SchemaBlock
+from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
+from dora.wire.input_rules import SyncBy, SyncGroup, SyncPolicy
 
 
 class Frames(FieldType[int]):
@@ -74,13 +75,13 @@ SYNC_BLOCK = SchemaBlock(
         ),
         Field(
             "by",
-            ChoiceType(("timestamp", "arrival")),
+            ChoiceType(get_args(SyncBy)),
             "What is compared: the `timestamp` in the metadata, or the order of arrival.",
             default="timestamp",
         ),
         Field(
             "policy",
-            ChoiceType(("nearest", "exact", "latest")),
+            ChoiceType(get_args(SyncPolicy)),
             "Which message of each other input a set gets: the nearest one within the tolerance, one of "
             "the same timestamp, or the latest one before the leading message. Unset: `nearest`; `exact` "
             "without a tolerance; `latest` with `by: arrival`.",
@@ -104,7 +105,7 @@ SYNC_BLOCK = SchemaBlock(
 
 SYNC = Field(
     "sync",
-    BlockList(SYNC_BLOCK, "groups", "begin each group with `- inputs: [left, right]`"),
+    ListType(SYNC_BLOCK, "groups", "begin each group with `- inputs: [left, right]`", keeps_rest=True),
     "Groups of inputs whose messages come as sets that belong together, in one event `SYNC`.",
 )
 
@@ -118,7 +119,7 @@ class SyncChecks:
 
     def of(
         self, node_id: str, checked: CheckedBlock, inputs: Sequence[InputSpec], owner: str, first: int = 0
-    ) -> tuple[SyncSpec, ...]:
+    ) -> tuple[SyncGroup, ...]:
         """Return the groups of a node or operator; only meaningful if the report has no error.
 
         ``first``: the number of its first group in the node.
@@ -129,7 +130,7 @@ class SyncChecks:
         written = checked.nodes.get("inputs")
         names = {*known, *(written.entries if isinstance(written, MappingNode) else ())}
         seen: dict[str, TextSpan] = {}
-        groups: list[SyncSpec] = []
+        groups: list[SyncGroup] = []
         for block in checked.get("sync") or ():
             group = _group(block, report)
             if group is None:
@@ -172,7 +173,7 @@ class SyncChecks:
                         break
 
 
-def within(prefix: str, group: SyncSpec) -> SyncSpec:
+def within(prefix: str, group: SyncGroup) -> SyncGroup:
     """Return the group of an operator with the ids that its node has for the inputs."""
     return structs.replace(
         group,
@@ -181,7 +182,7 @@ def within(prefix: str, group: SyncSpec) -> SyncSpec:
     )
 
 
-def _group(block: CheckedBlock, report: ProblemReport) -> SyncSpec | None:
+def _group(block: CheckedBlock, report: ProblemReport) -> SyncGroup | None:
     inputs: tuple[str, ...] | None = block.get("inputs")
     if inputs is None:
         return None
@@ -215,7 +216,7 @@ def _group(block: CheckedBlock, report: ProblemReport) -> SyncSpec | None:
         policy = "nearest" if tolerance else "exact"
     if policy != "latest" and tolerance is None:
         tolerance = 0
-    return SyncSpec(
+    return SyncGroup(
         inputs=inputs,
         policy=policy,  # type: ignore[arg-type]  # the field has these words
         by=by,
@@ -254,7 +255,7 @@ def _check_input(
     report: ProblemReport,
     owner: str,
 ) -> None:
-    at = _place_in(block.nodes["inputs"], input_id)
+    at = block.place("inputs", input_id)
     if input_id not in names:
         known = f"its inputs are {listed(sorted(names))}" if names else "it has none"
         report.error(
@@ -273,11 +274,11 @@ def _check_input(
 
 
 def _check_queue(
-    input_id: str, block: CheckedBlock, group: SyncSpec, known: InputSpec | None, report: ProblemReport
+    input_id: str, block: CheckedBlock, group: SyncGroup, known: InputSpec | None, report: ProblemReport
 ) -> None:
     if known is not None and known.queue_policy == "latest" and group.policy != "latest":
         report.warn(
-            _place_in(block.nodes["inputs"], input_id),
+            block.place("inputs", input_id),
             f"the queue of `{input_id}` keeps the latest message only, so one that matches is often lost",
             f"leave out `queue_policy: latest` of `{input_id}`, or write `policy: latest` into the group",
         )
@@ -287,7 +288,7 @@ def _check_history(
     input_id: str,
     frames: int,
     block: CheckedBlock,
-    group: SyncSpec,
+    group: SyncGroup,
     known: InputSpec | None,
     report: ProblemReport,
 ) -> None:
@@ -307,24 +308,16 @@ def _check_history(
 
 
 def _check_timestamps(
-    block: CheckedBlock, group: SyncSpec, known: Mapping[str, InputSpec], report: ProblemReport
+    block: CheckedBlock, group: SyncGroup, known: Mapping[str, InputSpec], report: ProblemReport
 ) -> None:
     for input_id in group.inputs:
         item = known.get(input_id)
         if group.by == "timestamp" and item is not None and isinstance(item.source, LogSource):
             report.error(
-                _place_in(block.nodes["inputs"], input_id),
+                block.place("inputs", input_id),
                 f"`{input_id}` has log entries, which carry no timestamp of a source to compare",
                 "leave it out, or write `by: arrival` without a tolerance",
             )
-
-
-def _place_in(value: YamlNode, text: str) -> TextSpan:
-    """Return the place of an item in a list of ids."""
-    for item in value.items if isinstance(value, SequenceNode) else ():
-        if isinstance(item, ScalarNode) and item.text == text:
-            return item
-    return value
 
 
 def _origins(
@@ -349,13 +342,13 @@ def _origins(
     return known[source.node]
 
 
-def described(group: SyncSpec) -> str:
+def described(group: SyncGroup) -> str:
     """Return how a group matches, in a few words.
 
-    >>> described(SyncSpec(("left", "right"), tolerance_ns=5_000_000))
+    >>> described(SyncGroup(("left", "right"), tolerance_ns=5_000_000))
     'nearest within 5ms'
-    >>> described(SyncSpec(("left", "right"), policy="exact")), described(
-    ...     SyncSpec(("left", "right"), policy="latest", by="arrival", tolerance_ns=None))
+    >>> described(SyncGroup(("left", "right"), policy="exact")), described(
+    ...     SyncGroup(("left", "right"), policy="latest", by="arrival", tolerance_ns=None))
     ('exact', 'latest by arrival')
     """
     words: str = group.policy

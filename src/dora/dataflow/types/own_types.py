@@ -10,18 +10,9 @@ import msgspec
 
 from dora.dataflow.problems import ProblemReport, TextSpan
 from dora.dataflow.yaml.compose import compose_mapping
-from dora.dataflow.yaml.field_types import (
-    FieldType,
-    ListType,
-    Reader,
-    Schema,
-    TextType,
-    as_text,
-    report_expected,
-)
+from dora.dataflow.yaml.field_types import ListType, MapType, Reader, TextType
 from dora.dataflow.yaml.files import Unreadable, read_text, yaml_files_below
 from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.yaml.tree import MappingNode, YamlNode
 
 # Names of types: ``std/media/v1/Image``, ``my/v1/Reading``, ``…/AudioFrame[sample_type=f32]``.
 #
@@ -129,28 +120,23 @@ TYPE = SchemaBlock(
 )
 
 
-class _Types(FieldType[dict[str, CheckedBlock]]):
-    """The types of a file by name."""
-
-    def read(self, value: YamlNode, reader: Reader) -> dict[str, CheckedBlock] | None:
-        if not isinstance(value, MappingNode):
-            hint = "write the name of each type, then `arrow:` and the rest below it"
-            report_expected(value, reader, "a mapping of types", hint)
-            return None
-        types: dict[str, CheckedBlock] = {}
-        for key, item in value.entries.values():
-            name = TextType("the name of a type", may_be_empty=False).read(as_text(key), reader)
-            found = TYPE.read(item, reader)
-            if name is not None and found is not None:
-                types[name] = found
-        return types
-
-    def schema(self) -> Schema:
-        return {"type": "object", "additionalProperties": TYPE.schema()}
-
-
 TYPE_FILE = SchemaBlock(
-    "a file of types", [Field("types", _Types(), "The types by name.", required=True)], notes=True
+    "a file of types",
+    [
+        Field(
+            "types",
+            MapType(
+                TYPE,
+                "types",
+                "write the name of each type, then `arrow:` and the rest below it",
+                key=TextType("the name of a type", may_be_empty=False),
+                keeps_rest=True,
+            ),
+            "The types by name.",
+            required=True,
+        )
+    ],
+    notes=True,
 )
 
 

@@ -280,16 +280,20 @@ def _warn_of_shell(words: Sequence[str], value: YamlNode, reader: Reader) -> Non
 class ListType(FieldType[tuple[T, ...]]):
     """A list; equal items are merged, with a warning."""
 
-    def __init__(self, item: FieldType[T], of: str) -> None:
+    def __init__(self, item: FieldType[T], of: str, hint: str = "", *, keeps_rest: bool = False) -> None:
+        """``hint``: how to write such a list, by default with the one text that is there.
+        ``keeps_rest``: an item that cannot be used is left out, so that the others are still checked."""
         self.item = item
         self.of = of
+        self.hint = hint
+        self.keeps_rest = keeps_rest
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[T, ...] | None:
-        """Return the items; None if any of them has a problem."""
+        """Return the items; None if any of them has a problem, unless the rest is kept."""
         if not isinstance(value, SequenceNode):
             text = text_of(value)
-            hint = f"write `[{text}]`" if text is not None and len(text) < 40 else ""
-            report_expected(value, reader, f"a list of {self.of}", hint)
+            write_list = f"write `[{text}]`" if text is not None and len(text) < 40 else ""
+            report_expected(value, reader, f"a list of {self.of}", self.hint or write_list)
             return None
         items: dict[T, None] = {}  # a block is equal to itself only
         failed = False
@@ -301,39 +305,49 @@ class ListType(FieldType[tuple[T, ...]]):
                 reader.report.warn(item, f"`{found}` is listed twice")
             else:
                 items[found] = None
-        return None if failed else tuple(items)
+        return tuple(items) if self.keeps_rest or not failed else None
 
     def schema(self) -> Schema:
         return {"type": "array", "items": self.item.schema()}
 
 
 class MapType(FieldType[dict[str, T]]):
-    """A mapping from the ids of inputs or outputs to values of one kind."""
+    """A mapping from names, by default the ids of inputs or outputs, to values of one kind."""
 
-    def __init__(self, item: FieldType[T], of: str) -> None:
+    def __init__(
+        self,
+        item: FieldType[T],
+        of: str,
+        hint: str = "",
+        *,
+        key: FieldType[str] | None = None,
+        keeps_rest: bool = False,
+    ) -> None:
+        """``hint``: how to write such a mapping. ``keeps_rest``: an entry that cannot be used is left out,
+        so that the others are still checked."""
         self.item = item
         self.of = of
+        self.hint = hint
+        self.key = key or DATA
+        self.keeps_rest = keeps_rest
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, T] | None:
-        """Return the values by id; None if an id or a value has a problem."""
+        """Return the values by name; None if any name or value has a problem, unless the rest is kept."""
         if not isinstance(value, MappingNode):
-            report_expected(value, reader, f"a mapping of {self.of}")
+            report_expected(value, reader, f"a mapping of {self.of}", self.hint)
             return None
         items: dict[str, T] = {}
-        failed = False
         for name, (key, item) in value.entries.items():
-            named = DATA.read(as_text(key), reader)
+            named = self.key.read(as_text(key), reader)
             found = self.item.read(item, reader)
-            if named is None or found is None:
-                failed = True
-            else:
+            if named is not None and found is not None:
                 items[name] = found
-        return None if failed else items
+        return items if self.keeps_rest or len(items) == len(value.entries) else None
 
     def schema(self) -> Schema:
         return {
             "type": "object",
-            "propertyNames": {"pattern": f"^{DATA_ID}$"},
+            "propertyNames": {"pattern": self.key.schema()["pattern"]},
             "additionalProperties": self.item.schema(),
         }
 

@@ -60,11 +60,15 @@ class CheckedBlock:
     def place(self, name: str, key: str = "", *, of_key: bool = False) -> TextSpan:
         """Return the place of a field's value, or of the block if it has no such field.
 
-        With ``key``: the place of that key's value inside the field; with ``of_key``, of the key.
+        With ``key``: the place of that key's value inside the field, with ``of_key`` of the key; or of the
+        item with this text in a list.
         """
         value = self.nodes.get(name, self.span)
         if key and isinstance(value, MappingNode) and key in value.entries:
             return value.entries[key][0 if of_key else 1]
+        if key and isinstance(value, SequenceNode):
+            scalars = (item for item in value.items if isinstance(item, ScalarNode))
+            return next((item for item in scalars if item.text == key), value)
         return value
 
 
@@ -182,25 +186,6 @@ class ShortForm(FieldType[CheckedBlock]):
 
     def schema(self) -> Schema:
         return {"anyOf": [self.field_type.schema(), self.block.schema()]}
-
-
-class BlockList(FieldType[tuple[CheckedBlock, ...]]):
-    """A list of blocks; one that cannot be used is left out, so that the others are still checked."""
-
-    def __init__(self, block: SchemaBlock, of: str, hint: str) -> None:
-        self.block = block
-        self.of = of
-        self.hint = hint
-
-    def read(self, value: YamlNode, reader: Reader) -> tuple[CheckedBlock, ...] | None:
-        if not isinstance(value, SequenceNode):
-            report_expected(value, reader, f"a list of {self.of}", self.hint)
-            return None
-        blocks = (self.block.read(item, reader) for item in value.items)
-        return tuple(block for block in blocks if block is not None)
-
-    def schema(self) -> Schema:
-        return {"type": "array", "items": self.block.schema()}
 
 
 def _or_null(schema: Schema) -> Schema:

@@ -21,7 +21,8 @@ from dora.node.receive.sync_matcher import Match, Matcher
 from dora.node.receive.timestamps import timestamp_ns, timestamps
 from dora.transport.board import WORDS
 from dora.wire.counters import UNMATCHED
-from dora.wire.node_config import InputConfig, SyncConfig
+from dora.wire.input_rules import SyncGroup
+from dora.wire.node_config import InputConfig
 
 _monotonic = time.monotonic_ns
 _NEVER: Final = 0  # a time at which no timeout has passed
@@ -38,7 +39,7 @@ class SyncPort(InputPort):
 
     def __init__(
         self,
-        config: SyncConfig,
+        config: SyncGroup,
         ports: Mapping[str, InputPort],
         inputs: Sequence[InputConfig],
         words: memoryview,

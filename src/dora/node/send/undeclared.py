@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from dora._strict import is_strict
+from dora._strict import STRICT_VARIABLE, is_on
 from dora.errors import UndeclaredOutput, UnsupportedData
 from dora.node.log import write_log
 from dora.transport.board import WORDS, Board
@@ -34,7 +34,7 @@ class UndeclaredOutputs:
         self._operators = list(operators)
         self._words = board.words
         self._word = node_slot * WORDS + UNDECLARED.word
-        self._strict = is_strict()
+        self._strict = is_on(STRICT_VARIABLE)
         self._lock = threading.Lock()  # any thread may send; to read and add one is not one step
 
     def drop(self, output_id: str) -> bool:
