@@ -88,7 +88,7 @@ class Exchanges:
 
 
 @dataclass
-class Progress:
+class Position:
     """How far a node has come."""
 
     step: int = 0  # the number of the event that it has taken last
@@ -103,7 +103,7 @@ class AloneInbox(ReplayInbox):
         self,
         find: Callable[[Entry], Message | None],
         watch: RunWatch,
-        progress: Progress,
+        progress: Position,
         *parts: Any,
         **options: Any,
     ) -> None:
@@ -188,7 +188,7 @@ class AloneHost(LocalHost):
         self._watch = watch
         self._changed = changed
         self._exchanges = Exchanges(node)
-        self.progress = Progress()
+        self.progress = Position()
         self._inputs = {item.id: item for item in config.inputs}
         self.time = ReplayedTime(steps[0].entry.time_ns if steps else node.first_ns, 0.0)
         for output in config.outputs:
