@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,11 @@ from link_ports import HERE, ServedPort
 from waiting import wait_until
 
 from dora.gateway import meeting
+from dora.gateway.connection import ConnectionEnded, RoadConnection
 from dora.gateway.meeting import Meeting, NewBypass, NewRoad
 from dora.gateway.outgoing import CONNECTIONS
+from dora.gateway.ports import Memory
+from dora.wire.gateway_frame import TEXT
 from dora.wire.node_config import RemoteConfig, TlsFiles
 
 FLOW, OTHER_FLOW = f"{1:036}", f"{2:036}"
@@ -158,6 +162,30 @@ def test_certificates_encrypt_all_connections_at_any_address(
     near, far = meet(make("robot", tls=files["robot"]), make("desk", tls=files["desk"]), "desk")
     assert all(isinstance(connection, ssl.SSLSocket) for connection in (*near.sockets, *far.sockets))
     pairs(near, far)
+
+
+@pytest.mark.processes
+def test_a_connection_that_is_reset_leaves_the_others_of_its_thread_alone(
+    make: Callable[..., Side], files: dict[str, TlsFiles]
+) -> None:
+    near, far = meet(make("robot", tls=files["robot"]), make("desk", tls=files["desk"]), "desk")
+    far_reset, other = (RoadConnection(each, lambda _, size: Memory(size)) for each in far.sockets[:2])
+    for connection in far.sockets:
+        connection.setblocking(False)
+    # So its close sends a reset.
+    near.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    near.sockets[0].close()
+
+    def has_ended() -> bool:
+        far_reset.put(TEXT, body=b"x" * 1000)
+        try:
+            far_reset.flush()
+        except ConnectionEnded:
+            return True
+        return False
+
+    wait_until(has_ended, "the end of the connection")
+    assert list(other.read()) == []
 
 
 @pytest.mark.processes

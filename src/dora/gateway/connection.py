@@ -96,7 +96,7 @@ class RoadConnection:
         except _WOULD_BLOCK:
             return False
         except (OSError, ValueError) as error:
-            raise ConnectionEnded(str(error), closed_there=isinstance(error, _CLOSED_THERE)) from error
+            raise self._ended(error) from error
         return True
 
     def _send(self) -> int:
@@ -148,7 +148,7 @@ class RoadConnection:
             except _WOULD_BLOCK:
                 return
             except (OSError, ValueError) as error:
-                raise ConnectionEnded(str(error), closed_there=isinstance(error, _CLOSED_THERE)) from error
+                raise self._ended(error) from error
             if not count:
                 raise ConnectionEnded("the other machine has closed it", closed_there=True)
             if self._large is None:
@@ -189,6 +189,13 @@ class RoadConnection:
         self._large = (kind, flags, stream), loan, memory[there:], number
         self._at_once = _AFTER_LARGE
         return self._next()
+
+    def _ended(self, error: Exception) -> ConnectionEnded:
+        if self._is_encrypted:
+            from dora.transport.tls import discard_errors
+
+            discard_errors()  # else this thread would lose its other connections, too
+        return ConnectionEnded(str(error), closed_there=isinstance(error, _CLOSED_THERE))
 
     def close(self) -> None:
         """Close the connection, and give back the memory for a message that has not arrived."""

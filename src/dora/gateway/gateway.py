@@ -24,7 +24,7 @@ from dora.gateway.figures import NetworkFigures
 from dora.gateway.meeting import DIAL_AGAIN_AFTER, Meeting, NewBypass, NewRoad
 from dora.gateway.outgoing import CONTROL
 from dora.gateway.ports import ForwardingPort, Incoming, Sending
-from dora.gateway.road import AgesThere, Have, Links, Offer, Road, WantBypass, decode
+from dora.gateway.road import AgesThere, Have, Links, Offer, Road, ShortRoads, WantBypass, decode
 from dora.node.host import Host
 from dora.transport.board import ASLEEP, STATE, UNCONNECTED, WORDS, Board
 from dora.transport.doorbell import Doorbell
@@ -73,6 +73,7 @@ class Gateway:
         self._next_dial: dict[str, float] = {}
         self._alone_since: dict[str, float] = {}  # machine → when its road ended, by the wall clock
         self._silent: set[str] = set()  # machines whose silence was logged
+        self._short_roads = ShortRoads()
         self._streams: list[Sending] = []  # the same as `_sending`
         self._figures: dict[str, NetworkFigures] = {}  # by machine
         self._next_tick = 0.0
@@ -393,6 +394,8 @@ class Gateway:
         # Since when there was no sign of life.
         self._alone_since.setdefault(road.machine, time.time() - (time.monotonic() - road.heard))
         self._log("debug", f"machine `{road.machine}`: {reason}")
+        if self._short_roads.note_end(road.machine, time.monotonic() - road.began):
+            self._log("error", f"connections with machine `{road.machine}` end again and again: {reason}")
 
     def _end(self, road: Road) -> None:
         for connection in (*road.connections, *road.bypasses):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections import Counter
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -21,6 +22,8 @@ from dora.wire.gateway_frame import ACK, ASKS_FOR_ACK, DATA, TEXT
 from dora.wire.message import MAX_SEQUENCE
 
 _ACK_AFTER: Final = 0.005  # seconds that an acknowledgement may wait for a frame to go with
+_SHORT: Final = 3.0  # seconds; an ordinary road lasts until the network is cut
+_IN_A_ROW: Final = 3  # short roads; one or two are common while machines start or get other addresses
 _PUMP: Final = 64 << 10  # bytes that a connection may have waiting when it gets more
 
 
@@ -288,6 +291,24 @@ class Road:
                 incoming.awaits_credit(min(taken, default=incoming.forwarded))
         if changed:
             self.say(Links(changed))
+
+
+class ShortRoads:
+    """Finds out that roads to a machine are made, and soon end, again and again.
+
+    Neither "does not answer" nor "answers again" says that, as each lasts for a moment only.
+    """
+
+    def __init__(self) -> None:
+        self._in_a_row: Counter[str] = Counter()
+
+    def note_end(self, machine: str, seconds: float) -> bool:
+        """Note that a road has ended after some seconds; return whether it is time to say so."""
+        if seconds >= _SHORT:
+            del self._in_a_row[machine]
+            return False
+        self._in_a_row[machine] += 1
+        return self._in_a_row[machine] == _IN_A_ROW
 
 
 def _put(connection: RoadConnection, sending: Sending, entry: OutgoingMessage) -> None:

@@ -291,6 +291,18 @@ def exact_client_context(certificate: bytes) -> ssl.SSLContext:
     return context
 
 
+def discard_errors() -> None:
+    """Empty the list of errors that OpenSSL keeps for each thread; to be called after one of a connection.
+
+    CPython 3.13.5 leaves the error of a connection that was reset in the list. OpenSSL looks at the list
+    when a later read would block, so the read of any other connection of this thread would fail, too.
+    The ``ssl`` module has no function for this; the beginning of a handshake empties the list.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with contextlib.suppress(ssl.SSLError):
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="none").do_handshake()
+
+
 class DuplexTLSSocket(ssl.SSLSocket):
     """A TLS connection that one thread may read while another one writes; ``settimeout`` is for both.
 
@@ -350,6 +362,9 @@ class DuplexTLSSocket(ssl.SSLSocket):
                     event = select.POLLIN
                 except ssl.SSLWantWriteError:
                     event = select.POLLOUT
+                except OSError:
+                    discard_errors()
+                    raise
                 finally:
                     if self.fileno() >= 0:
                         super().settimeout(timeout)
