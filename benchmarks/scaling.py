@@ -34,17 +34,16 @@ from dora.cluster.client import Client, Unreachable
 from dora.cluster.http.server import connection_limit
 from dora.cluster.protocol import (
     HEARTBEAT_INTERVAL,
-    GetUsage,
+    Collect,
+    Collected,
     Heartbeat,
     Hello,
-    RunChanged,
     RunReport,
     RunSpec,
     RunUsage,
     StartRun,
     StopRun,
     ToCoordinator,
-    Usage,
     decode_to_daemon,
     encode,
 )
@@ -112,12 +111,15 @@ class FakeDaemons:
                 match decode_to_daemon(text):
                     case StartRun(dataflow_id=run):
                         runs[run] = RunReport(run, "Running")
-                        await say(RunChanged(runs[run]))
+                        await say(runs[run])
                     case StopRun(dataflow_id=run):
                         runs.pop(run, None)
-                        await say(RunChanged(RunReport(run, "Finished")))
-                    case GetUsage():
-                        await say(Usage(tuple(RunUsage(run, 1.0, 1 << 20) for run in runs)))
+                        await say(RunReport(run, "Finished"))
+                    case Collect(number=number, what="usage"):
+                        usage = [RunUsage(run, 1.0, 1 << 20) for run in runs]
+                        await say(Collected(number, "usage", usage=usage))
+                    case Collect(number=number, what=what):
+                        await say(Collected(number, what))
         finally:
             self.connected -= 1
             beating.cancel()

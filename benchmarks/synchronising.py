@@ -35,7 +35,8 @@ from dora.node.receive.sync_port import SyncPort, timestamp_ns
 from dora.node.send.output import OutputPort
 from dora.transport.board import LINE_BYTES, Board
 from dora.transport.inprocess import LocalEngine
-from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig, SyncConfig
+from dora.wire.input_rules import SyncGroup
+from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
 
 MARKERS = ("<!-- synchronising -->", "<!-- /synchronising -->")
 NAMES = ("left", "right", "arm")
@@ -136,7 +137,7 @@ class Rig:
 
     def group(self) -> SyncPort:
         """Return the port that gives sets of the three inputs."""
-        config = SyncConfig(list(NAMES), tolerance_ns=TOLERANCE_US * 1000)
+        config = SyncGroup(NAMES, tolerance_ns=TOLERANCE_US * 1000)
         ports = {port.id: port for port in self.ports}
         return SyncPort(config, ports, self.inputs, self.words, lambda _: None)
 

@@ -184,7 +184,7 @@ def locked(*_):
     yield
 
 agent.daemon_lock = locked
-agent.serve(["127.0.0.1"], int(os.environ["DORA_COORDINATOR_PORT"]), make_token(), Identity())
+agent.Agent(["127.0.0.1"], int(os.environ["DORA_COORDINATOR_PORT"]), make_token(), Identity()).run()
 """
 
 

@@ -185,6 +185,17 @@ def test_late_and_double_answers_are_ignored_and_counted(start_flow: StartFlow) 
     assert client.statistics()["replies"] == {"pending": 0, "answered": 1, "late": 4, "duplicates": 1}
 
 
+def test_a_call_is_done_at_its_timeout_although_nobody_waits(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    call = client.call("request", pa.array([1]), timeout=0)
+    assert call.done
+    (request,) = requests(server, 1)
+    answer(server, request, 2)
+    with pytest.raises(CallTimedOut):
+        call.wait()
+    assert not client.call("request", pa.array([1]), timeout=TIMEOUT).done
+
+
 def test_a_call_waits_while_another_thread_receives(start_flow: StartFlow) -> None:
     daemon, client, server = pair(start_flow)
     taken: list[Any] = []

@@ -175,3 +175,4 @@ def test_each_node_has_a_help_page(module: str) -> None:
     )
     assert done.returncode == 0
     assert f"python -m dora.nodes.{module}" in done.stdout
+    assert f"`path: dora-{module.replace('_', '-')}`" in " ".join(done.stdout.split())

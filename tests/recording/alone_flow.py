@@ -27,6 +27,7 @@ FLOW = """
           - map: {latched: 1}
           - said
       - id: caller
+        description: 🤖 asks the server
         path: caller.py
         inputs: {left: source/left, answer: server/to_caller}
         outputs: [question, result]

@@ -185,6 +185,13 @@ def test_without_changes_the_parameters_are_of_the_dataflow(tmp_path: Path) -> N
         assert [box.id for box in history.graph.boxes] == ["a"]
 
 
+def test_the_graph_of_a_dataflow_with_emoji_is_of_the_dataflow(tmp_path: Path) -> None:
+    nodes = [{"id": "a", "description": "🤖 counts", "path": "a.py", "outputs": ["count", "unsent"]}]
+    path = write_recording(tmp_path / "lab.mcap", COUNT, dataflow={"nodes": nodes})
+    with History(str(path)) as history:
+        assert list(history.graph.boxes[0].outputs) == ["count", "unsent"]
+
+
 # ------------------------------------------------------------------------------ other programs
 
 

@@ -34,7 +34,7 @@ class Health:
         self._feed = feed
         self._counters: dict[str, tuple[int, ...]] = {}
         self._interval = 0.0
-        self._is_scheduled = False  # the next check
+        self._checks = False  # now, or with a timer that has not expired
 
     def watch(self, dataflow: Dataflow) -> None:
         """Check as often as the nodes of a dataflow need it; never, if none has a timeout."""
@@ -44,12 +44,13 @@ class Health:
             if node.health_check_timeout is not None and not node.is_dynamic
         ]
         self._interval = min(dataflow.health_check_interval, min(timeouts) / 3) if timeouts else 0.0
-        if timeouts and not self._is_scheduled:
+        if timeouts and not self._checks:
+            self._checks = True
             self._check()
 
     def _check(self) -> None:
-        self._is_scheduled = False
         if not self._interval:
+            self._checks = False
             return
         for node_id, node in list(self._state.nodes.items()):
             connection = self._nodes.get(node_id)
@@ -60,5 +61,4 @@ class Health:
             self._counters[node_id] = counters
             if (waits or moved) and not is_stopped(connection.pid):
                 self._feed(Progress(node_id))
-        self._is_scheduled = True
         self._loop.call_later(self._interval, self._check)

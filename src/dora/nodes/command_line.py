@@ -55,7 +55,7 @@ def parse_node(name: str, description: str, variables: str = "") -> str | None:
     )
     parser = argparse.ArgumentParser(
         prog=f"python -m dora.nodes.{name.removeprefix('dora-').replace('-', '_')}",
-        description=textwrap.fill(text, _WIDTH),
+        description=textwrap.fill(text, _WIDTH, break_on_hyphens=False),
         epilog=variables,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -150,7 +150,7 @@ class ClientDisconnected(msgspec.Struct, frozen=True):
 
 
 class StopRequested(msgspec.Struct, frozen=True):
-    """The dataflow has to stop cleanly: Ctrl-C, a time limit, or an operator's ``STOP_ALL``.
+    """The dataflow has to stop cleanly: Ctrl-C, or a time limit.
 
     ``reason`` is for those who read the events in the debug log. ``grace`` is the time until SIGTERM, in
     seconds; None: the supervisor's.

@@ -64,7 +64,7 @@ class Goal(Exchange):
 
     def cancel(self) -> None:
         """Ask the server to cancel; the result shows whether it did. Raises `UndeclaredOutput`."""
-        if not self.done:
+        if not self._has_ended:
             self._cancel(self.id)
 
     def take(self, event: Input) -> bool:
@@ -75,7 +75,7 @@ class Goal(Exchange):
             self._feedback.append(event)
             self._wake()
             return False
-        if not self.done:
+        if not self._has_ended:
             # Earlier feedback may wait, unread, on another input.
             self._replies.dispatch_others(event["id"])
             self._finish(event)
@@ -111,7 +111,7 @@ class Goal(Exchange):
         return bool(self._feedback)
 
     def __repr__(self) -> str:
-        state = "under way" if not self.done else self.status or "failed"
+        state = "under way" if not self._has_ended else self.status or "failed"
         return f"<dora.Goal {self.id} on {self.output_id!r}, {state}>"
 
 

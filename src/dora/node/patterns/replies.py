@@ -63,7 +63,16 @@ class Exchange(ABC):
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, by an answer or an error."""
+        """Whether it has ended: by an answer, an error, or its timeout.
+
+        It never waits. A program that asks in a loop has to receive events there: answers come with them.
+        """
+        if not self._has_ended and self._deadline is not None and time.monotonic_ns() >= self._deadline:
+            self._expire()
+        return self._has_ended
+
+    @property
+    def _has_ended(self) -> bool:
         return self._answer is not None or self._error is not None
 
     @abstractmethod
@@ -81,7 +90,7 @@ class Exchange(ABC):
         self.fail(CallFailed(f"the {self.noun} on `{self.output_id}` has no answer: {reason}"))
 
     def fail(self, error: Exception) -> None:
-        if not self.done:
+        if not self._has_ended:
             self._error = error
             self._replies.forget(self, "failed")
             self._wake()
@@ -105,12 +114,12 @@ class Exchange(ABC):
 
     def _until(self, ready: Callable[[], bool]) -> None:
         """Wait in this thread until ``ready()``, or this exchange has ended."""
-        if not self._replies.wait_until(lambda: ready() or self.done, self._woken, self._deadline):
+        if not self._replies.wait_until(lambda: ready() or self._has_ended, self._woken, self._deadline):
             self._expire()
 
     async def _until_async(self, ready: Callable[[], bool]) -> None:
         if not await self._replies.wait_until_async(
-            lambda: ready() or self.done, self._wakers, self._deadline
+            lambda: ready() or self._has_ended, self._wakers, self._deadline
         ):
             self._expire()
 

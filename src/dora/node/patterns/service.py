@@ -59,7 +59,7 @@ class Call(Exchange):
         return self._wait_for_answer()
 
     def __repr__(self) -> str:
-        return f"<dora.Call {self.id} on {self.output_id!r}, {'done' if self.done else 'under way'}>"
+        return f"<dora.Call {self.id} on {self.output_id!r}, {'done' if self._has_ended else 'under way'}>"
 
 
 def responder(handler: Callable[[Input], Any], port: OutputPort) -> Server:

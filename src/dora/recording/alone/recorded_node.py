@@ -319,7 +319,7 @@ def _dataflow(recording: Recording, file: str | None, folder: str | None) -> Dat
         )
     try:
         return parse(
-            json.dumps(recording.dataflow),
+            json.dumps(recording.dataflow, ensure_ascii=False),  # YAML has no surrogates
             shown_file=f"the dataflow in {recording.path}",
             file=recording.start.file if folder is None else None,
             working_dir=working_dir,

@@ -165,7 +165,7 @@ class History:
         if self.is_own and self.descriptor.get("nodes"):
             from dora.dataflow.loader import parse
 
-            text = json.dumps(self.descriptor)  # which is YAML, too
+            text = json.dumps(self.descriptor, ensure_ascii=False)  # which is YAML, too
             try:
                 return graph_of(parse(text, working_dir=self.start.working_dir or "/", environ={}))
             except DoraError:

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from dora.dataflow.ros2 import Ros2Block, Ros2BlockCalls, Ros2BlockTopic
@@ -125,7 +125,8 @@ class BridgeNode:
             client, type = ros_node.create_raw_client(calls.name, calls.type, qos)
             service = CalledService(self._node, ros_node, calls, client, type)
         self._timed.append(service)
-        self._connect(service, calls)
+        port = calls.ports["response" if calls.role == "server" else "request"]
+        self._connect(service, (port,))
 
     def _add_action(self, calls: Ros2BlockCalls) -> None:
         ros_node, qos = self._ros_node, calls_qos(calls.qos)
@@ -137,13 +138,13 @@ class BridgeNode:
             client = ros_node.create_action_client(calls.name, calls.type, qos)
             action = CalledAction(self._node, ros_node, calls, client)
             self._timed.append(action)
-        self._connect(action, calls)
+        self._connect(action, calls.ports.values())
 
     def _connect(
-        self, part: ServedService | CalledService | ServedAction | CalledAction, calls: Ros2BlockCalls
+        self, part: ServedService | CalledService | ServedAction | CalledAction, ports: Iterable[str]
     ) -> None:
-        """Give a part its inputs, and what comes from ROS."""
-        for port in calls.ports.values():  # the outputs among them bring no event
+        """Give a part the messages of some ports, and what comes from ROS."""
+        for port in ports:
             self._handlers[port] = part.handle
         self._node.merge_external_events(part)
 
