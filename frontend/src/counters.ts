@@ -16,6 +16,7 @@ export const COUNTERS = {
   missed: { sentence: "missed its deadline {times}", isAmber: true },
   unmatched: { sentence: "{count} unmatched: in no set of `sync`", isAmber: false },
   safe_states: { sentence: "in its safe state {times}", isAmber: true },
+  flushed: { sentence: "{messages} flushed by `{sender}`", isAmber: false },
   restart_loss: { sentence: "{messages} lost while `{receiver}` was restarting", isAmber: true },
   unsent: { sentence: "{messages} not sent: a queue was full when `{sender}` was asked to stop", isAmber: true },
 };

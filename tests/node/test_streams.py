@@ -19,6 +19,7 @@ from dora.node.receive.local_input import LocalInput
 from dora.transport.board import DROPPED, RECEIVED, Board
 from dora.transport.queues import PriorityQueue
 from dora.wire.correlation import PATTERN_QUEUE_SIZE, asks_to_flush, carries_correlation
+from dora.wire.counters import FLUSHED
 from dora.wire.message import Encoding, Message, pack_head
 from dora.wire.metadata import encode_metadata
 from dora.wire.node_config import InputConfig
@@ -33,6 +34,11 @@ def link(start_flow: StartFlow, *more: NodeModel, **options: Any) -> tuple[FakeD
 
 def numbers(receiver: Node) -> list[int]:
     return [event["value"][0].as_py() for event in receiver.drain()]
+
+
+def flushed(daemon: FakeDaemon) -> int:
+    (item,) = daemon.plan.configs["b"].inputs
+    return daemon.board.get(item.slot, FLUSHED.word)
 
 
 def send(sender: Node, *values: int, **metadata: Any) -> None:
@@ -75,18 +81,19 @@ def test_a_session_may_have_a_name_of_its_own(start_flow: StartFlow) -> None:
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "backpressure"])
 def test_a_flush_drops_queued_messages_and_counts_them(start_flow: StartFlow, policy: str) -> None:
-    _, sender, receiver = link(start_flow, queue_policy=policy)
+    daemon, sender, receiver = link(start_flow, queue_policy=policy)
     send(sender, 1, 2, 3)
     send(sender, 4, flush=True)
     send(sender, 5)
     assert numbers(receiver) == [4, 5]
     assert receiver.statistics()["inputs"]["in"] == {"received": 2, "dropped": 3}
+    assert flushed(daemon) == 3
     send(sender, 6, 7)
     assert numbers(receiver) == [6, 7]
 
 
 def test_a_flush_keeps_messages_of_exchanges(start_flow: StartFlow) -> None:
-    _, sender, receiver = link(start_flow)
+    daemon, sender, receiver = link(start_flow)
     send(sender, 1)
     send(sender, 2, request_id="r")
     send(sender, 3, goal_id="g")
@@ -95,6 +102,7 @@ def test_a_flush_keeps_messages_of_exchanges(start_flow: StartFlow) -> None:
     send(sender, 6, flush=True)
     assert numbers(receiver) == [2, 3, 4, 6]
     assert receiver.statistics()["inputs"]["in"] == {"received": 4, "dropped": 2}
+    assert flushed(daemon) == 2
 
 
 def test_flush_false_and_other_inputs_are_left_alone(start_flow: StartFlow) -> None:

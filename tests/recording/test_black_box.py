@@ -104,7 +104,7 @@ def has_black_box() -> bool:
     """Return whether the page of the only run finds its black box."""
     (run,) = connected_runs()
     with run:
-        subject: Any = SimpleNamespace(dataflow_id=run.description.dataflow_id)
+        subject: Any = SimpleNamespace(view=SimpleNamespace(uuid=run.description.dataflow_id))
         return _keeps_black_box(subject)
 
 

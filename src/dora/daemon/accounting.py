@@ -41,6 +41,7 @@ from dora.transport.doorbell import Bell
 from dora.wire.clock import ClockOffset
 from dora.wire.counters import (
     ERRORS,
+    FLUSHED,
     LINK_FLAGS,
     NETWORK_FIGURES,
     RESTART_LOSS,
@@ -277,8 +278,9 @@ class Accounting:
                 if link.queue_policy != "backpressure":
                     # The receiver notices a loss with the next message that it takes, if it takes one.
                     dropped = max(dropped, sent - received - max(link.queue_size, link.engine_queue_size))
-            if RESTART_LOSS.name in counts:
-                counts[RESTART_LOSS.name] = min(counts[RESTART_LOSS.name], dropped)
+            for part in (FLUSHED, RESTART_LOSS):  # of the dropped messages
+                if part.name in counts:
+                    counts[part.name] = min(counts[part.name], dropped)
             reports.append(
                 LinkReport(
                     link=str(link),

@@ -188,6 +188,12 @@ RESTART_LOSS: Final = LinkCounter(
     is_amber=True,
     metric="restart_lost_messages",
 )
+FLUSHED: Final = LinkCounter(
+    "flushed",
+    16,
+    "Dropped messages that the sender has flushed: a newer one with flush: true has replaced them",
+    "{messages} flushed by `{sender}`",
+)
 EXPIRED: Final = LinkCounter(
     "expired",
     8,
@@ -234,7 +240,16 @@ SAFE_STATES: Final = LinkCounter(
 )
 
 # In the order in which they are shown.
-LINK_COUNTERS: Final = (EXPIRED, THINNED, MISSED, UNMATCHED, SAFE_STATES, RESTART_LOSS, UNSENT)
+LINK_COUNTERS: Final = (
+    EXPIRED,
+    THINNED,
+    MISSED,
+    UNMATCHED,
+    SAFE_STATES,
+    FLUSHED,
+    RESTART_LOSS,
+    UNSENT,
+)
 LEFT_OUT: Final = tuple(counter for counter in LINK_COUNTERS if counter.is_left_out)
 
 IN_SAFE_STATE: Final = LinkFlag(

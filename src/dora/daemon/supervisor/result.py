@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from dora.dataflow.model import asks_for_drops
-from dora.wire.counters import RESTART_LOSS, LinkCounter
+from dora.wire.counters import FLUSHED, RESTART_LOSS, LinkCounter
 from dora.wire.excerpt import error_line
 
 FailureKind = Literal[
@@ -91,7 +91,7 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     queue_size: int
     sent: int = 0
     received: int = 0
-    dropped: int = 0  # lost by the queue policy, or by a restart of the receiver
+    dropped: int = 0  # lost by the queue policy, by a restart of the receiver, or flushed
     unread: int = 0  # still queued when the receiver ended
     counts: dict[str, int] = {}
 
@@ -115,8 +115,8 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 
     @property
     def overflowed(self) -> int:
-        """How many messages were dropped while the receiver ran."""
-        return self.dropped - self.count(RESTART_LOSS)
+        """How many messages a full queue has dropped while the receiver ran."""
+        return max(self.dropped - self.count(RESTART_LOSS) - self.count(FLUSHED), 0)
 
     @property
     def mostly_lost(self) -> bool:

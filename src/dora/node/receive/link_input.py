@@ -33,7 +33,7 @@ from dora.transport.fence import fence
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.spill import ResumingReceiver, take_spilled
 from dora.wire.correlation import kept_message
-from dora.wire.counters import RESTART_LOSS
+from dora.wire.counters import FLUSHED, RESTART_LOSS
 from dora.wire.message import MAX_SEQUENCE, SEQUENCE, Message
 from dora.wire.node_config import InputConfig
 
@@ -98,6 +98,7 @@ class LinkInput(InputPort):
         self._begun_word = config.output_slot * WORDS + BEGUN
         self._flush_word = config.output_slot * WORDS + FLUSH
         self._flush_to = 0
+        self._flushed = 0  # messages that were skipped, until the gap in the numbers is counted as dropped
         self._is_kept = kept_message(config.keep)
         self._stopped = False
         self._limit = 0  # sequence number of the last message that is still wanted, once stopped
@@ -211,6 +212,9 @@ class LinkInput(InputPort):
             not self._crosses or self._received == self._received_before
         ):
             self._words[self._base + RESTART_LOSS.word] += min(end, self._rejoined_at) - self._last
+        if self._flushed:
+            self._words[self._base + FLUSHED.word] += self._flushed
+            self._flushed = 0
         self._last = end
 
     def count_as_dropped(self) -> None:
@@ -243,6 +247,7 @@ class LinkInput(InputPort):
                 return message
             if self._is_kept(message):
                 return message
+            self._flushed += 1
         return None
 
     def _count_missing(self) -> None:

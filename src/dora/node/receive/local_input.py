@@ -30,6 +30,7 @@ from dora.transport.board import (
     Board,
 )
 from dora.wire.correlation import MAX_KEPT, kept_metadata
+from dora.wire.counters import FLUSHED
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig
 
@@ -126,6 +127,7 @@ class LocalInput(InputPort):
                     self._queue.append(content)
                 else:
                     self._words[self._base + DROPPED] += 1
+                    self._words[self._base + FLUSHED.word] += 1
 
     def poll(self) -> Event | None:
         deadline = self._deadline
