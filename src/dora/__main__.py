@@ -1,6 +1,18 @@
-"""``python -m dora`` is the ``dora`` command of this interpreter."""
+"""The ``dora`` command, also as ``python -m dora``."""
 
-from dora.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        from dora.cli.main import main as run
+
+        run()
+    except KeyboardInterrupt:  # before a command began
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

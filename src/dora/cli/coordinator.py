@@ -37,11 +37,11 @@ def _absolute_authority(ctx: click.Context, param: click.Parameter, value: str) 
 
 
 def coordinator_address_options(
-    use: Callable[[click.Context, str, int, str], None],
+    use: Callable[[click.Context, str, int, str], None], *names: str
 ) -> Callable[[_Function], _Function]:
     """Declare the options; ``use`` gets the address, the port and the authority, see `Client`.
 
-    The address may be several, with commas.
+    The address may be several, with commas. ``names``: further names of its option.
     """
 
     def use_all(ctx: click.Context, _param: click.Parameter, value: int) -> int:
@@ -61,6 +61,7 @@ def coordinator_address_options(
         help=f"Port of the coordinator [{DEFAULT_PORT}].",
     )
     address = click.option(
+        *names,
         "--coordinator-addr",
         type=ParameterValue("address", parse_addresses),
         default="127.0.0.1",
@@ -89,13 +90,21 @@ def coordinator_address_options(
     return declare
 
 
-def coordinator_options(function: _Function) -> _Function:
-    """Declare the options; the command gets a `Client` as ``client``."""
+def coordinator_options(function: _Function, *names: str) -> _Function:
+    """Declare the options; the command gets a `Client` as ``client``.
+
+    ``names``: see `coordinator_address_options`.
+    """
 
     def make(ctx: click.Context, address: str, port: int, authority: str) -> None:
         ctx.params["client"] = Client(address, port, authority=authority)
 
-    return coordinator_address_options(make)(function)
+    return coordinator_address_options(make, *names)(function)
+
+
+def coordinator_options_of_daemon(function: _Function) -> _Function:
+    """Declare the same options, with the short name that dora-rs has for its daemon only."""
+    return coordinator_options(function, "-c")
 
 
 def is_coordinator_named() -> bool:

@@ -51,6 +51,15 @@ class Text:
         return {}
 
 
+def _own(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return metadata that its consumer may change, with the lists in it."""
+    own = metadata.copy()
+    for key, value in metadata.items():
+        if value.__class__ is list:
+            own[key] = value.copy()
+    return own
+
+
 class Reference:
     """A value passed by reference between operators of one runtime."""
 
@@ -77,7 +86,7 @@ class Reference:
 
     def metadata(self) -> dict[str, Any]:
         # Each consumer may change its dictionary.
-        return dict(self._metadata)
+        return _own(self._metadata)
 
     def entries(self) -> dict[str, Any]:
         """Return the entries of an event that are there already.
@@ -87,4 +96,4 @@ class Reference:
         metadata = self._metadata
         if "timestamp" not in metadata:
             return {"value": self._value}
-        return {"value": self._value, "metadata": dict(metadata) if self._shared else metadata}
+        return {"value": self._value, "metadata": _own(metadata) if self._shared else metadata}

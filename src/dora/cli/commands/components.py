@@ -13,7 +13,7 @@ import click
 from dora._paths import DEFAULT_LINK_PORT, DEFAULT_PORT, LINK_PORT_VARIABLE, LOOPBACK
 from dora.cli.argument_values import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.cli.compat import ignored_option, refused_option
-from dora.cli.coordinator import absolute_path, coordinator_options
+from dora.cli.coordinator import absolute_path, coordinator_options_of_daemon
 from dora.cli.main import configure_diagnostics
 from dora.cluster.client import Client
 from dora.daemon.logs.diagnostics import VARIABLE
@@ -233,7 +233,7 @@ def _parse_ip_address(text: str) -> str:
 
 
 @click.command()
-@coordinator_options
+@coordinator_options_of_daemon
 @click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
 @click.option("--quiet", is_flag=True, help="Log errors only.")
 @_log_file_option

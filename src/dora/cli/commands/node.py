@@ -152,7 +152,8 @@ def add(file: str, strict_types: bool, dataflow: str | None) -> None:
     """Add a node to a running dataflow.
 
     The node is built if necessary. It gets the inputs in the file; connect its outputs with `dora node
-    connect`. On several machines it runs where its `deploy` says.
+    connect`. On several machines it runs where its `deploy` says. The command ends when the node is
+    started; `dora node list` and `dora logs` show how it goes on.
     """
     text = _read(file)
     result, dataflow_id = _apply(dataflow, AddOperation(text, file, strict_types, _variables_in(text)))

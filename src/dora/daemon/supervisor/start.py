@@ -87,6 +87,11 @@ def _refusal(run: RunState, node: NodeState | None, event: Registering) -> str:
     if event.dynamic:
         return f"node {name} is started by dora itself; only nodes with `path: dynamic` can be joined"
     if node.phase != "starting" or node.connected or event.incarnation != node.incarnation:
+        if node.spec.operators:
+            return (
+                f"the runtime of node {name} is connected already; a program that calls Node() is no "
+                "operator: write `path:` instead of `operator:`"
+            )
         return f"node {name} has been connected already; a process can take part once"
     if run.stopping:
         node.refused = "stopped"
