@@ -521,6 +521,18 @@ def test_an_up_that_is_interrupted_leaves_no_coordinator(system: System, number:
     assert not processes_of("coordinator", system.port)
 
 
+def test_an_up_whose_reader_has_ended_starts_everything(system: System) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "dora", "up"]
+    done = subprocess.run(
+        command, cwd=system.folder, stdout=writer, stderr=subprocess.PIPE, timeout=TIMEOUT
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "daemon already running" in system.dora("up")
+
+
 def test_an_up_that_is_interrupted_leaves_no_daemon(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from dora._paths import ALL_INTERFACES, AUTHORITY_VARIABLE, LOOPBACK, NO_TLS, st
 from dora._shared_folders import open_file
 from dora.cli.commands.components import auth_option, given_encryption, tls_options
 from dora.cli.coordinator import coordinator_options
-from dora.cli.process import interrupts_held, termination_as_interrupt
+from dora.cli.process import discard_output, interrupts_held, termination_as_interrupt
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.http_api import SystemStatus
 from dora.cluster.protocol import DEFAULT_MACHINE
@@ -75,7 +75,7 @@ def up(
         except BaseException:
             _stop_what_was_started(client, processes)
             raise
-    click.echo(f"dashboard: {client.dashboard()}")
+    _say(f"dashboard: {client.dashboard()}")
 
 
 def _start_what_is_missing(
@@ -91,7 +91,7 @@ def _start_what_is_missing(
 
     try:
         status = client.status()
-        click.echo(f"coordinator already running on {client.where}")
+        _say(f"coordinator already running on {client.where}")
         if recreate_store:
             raise DoraError("the store is in use; stop the coordinator first, with `dora down`")
         if interface in ALL_INTERFACES and status.interface not in ALL_INTERFACES:
@@ -103,24 +103,32 @@ def _start_what_is_missing(
         has_daemon = False
         _check_reachable(client, interface)
         if recreate_store and (backup := back_up_store(store_path(client.port))) is not None:
-            click.echo(f"moved the store to {backup}")
+            _say(f"moved the store to {backup}")
         options = ["--interface", interface, "--port", str(client.port)]
         with interrupts_held():
             processes["coordinator"] = Background("coordinator", [*options, *encryption()])
     daemon_options = ["--coordinator-addr", client.address, "--coordinator-port", str(client.port)]
     daemon_options += ["--coordinator-ca", client.authority] if client.authority else []
     if has_daemon:
-        click.echo("daemon already running")
+        _say("daemon already running")
     elif running_daemon(client.addresses[0], client.port) is None:
         with interrupts_held():
             processes["daemon"] = Background("daemon", daemon_options)
     if "coordinator" in processes:
         is_ours = wait_for_coordinator(client, processes["coordinator"])
         where = f"coordinator already running on {client.where}"
-        click.echo("started dora coordinator" if is_ours else where)
+        _say("started dora coordinator" if is_ours else where)
     if not has_daemon:
         is_ours = _wait_for_daemon(client, processes, daemon_options)
-        click.echo("started dora daemon" if is_ours else "daemon already running")
+        _say("started dora daemon" if is_ours else "daemon already running")
+
+
+def _say(text: str) -> None:
+    """Print a line. A reader that has ended, as in ``dora up | head -1``, stops nothing that is started."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        discard_output()
 
 
 def _stop_what_was_started(client: Client, processes: dict[str, Background]) -> None:
