@@ -176,6 +176,24 @@ def test_a_dataflow_that_is_stopped_meanwhile_ends_when_the_machine_is_back(syst
     assert system.status(dataflow) == "Finished"
 
 
+def test_a_stop_says_that_a_machine_is_out_of_reach_when_that_is_noticed(system: Spread) -> None:
+    dataflow, _ = start(system)
+    right = system.hosts["right"]
+    right.cut()
+    with system.first.popen(
+        [*DORA, "stop", dataflow],
+        env=system.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as stop:
+        assert "machine `right` is out of reach; its nodes end when it is back" in stop.stdout.readline()
+        right.restore()
+        printed, _ = stop.communicate(timeout=60.0)
+    assert stop.returncode == 0, printed
+    assert "out of reach" not in printed, "it says so once"
+
+
 def test_a_machine_that_is_given_up_ends_its_nodes_when_it_is_back(system: Spread) -> None:
     dataflow, _ = start(system)
     right = system.hosts["right"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -42,6 +43,7 @@ _Answer = TypeVar("_Answer")
 
 TIMEOUT = 10.0  # seconds for an answer
 WAIT_TIMEOUT = 30.0  # seconds, the longest wait that one request asks for
+_MEANWHILE_EVERY = 3.0  # seconds
 
 
 class Unreachable(DoraError):
@@ -182,15 +184,27 @@ class Client:
             "POST", f"/api/dataflows/{dataflow_id}/stop", DataflowView, StopRequest(grace, force)
         )
 
-    def wait(self, dataflow_id: str, *, started: bool = False) -> DataflowView:
-        """Wait until a dataflow has ended, or with ``started`` until it has started or ended."""
+    def wait(
+        self,
+        dataflow_id: str,
+        *,
+        started: bool = False,
+        meanwhile: Callable[[DataflowView], None] | None = None,
+    ) -> DataflowView:
+        """Wait until a dataflow has ended, or with ``started`` until it has started or ended.
+
+        ``meanwhile`` is called every few seconds.
+        """
         done = ("Finished", "Failed") + (("Running",) if started else ())
         until = "started" if started else "ended"
-        path = f"/api/dataflows/{dataflow_id}/wait?timeout={WAIT_TIMEOUT}&until={until}"
+        seconds = WAIT_TIMEOUT if meanwhile is None else _MEANWHILE_EVERY
+        path = f"/api/dataflows/{dataflow_id}/wait?timeout={seconds}&until={until}"
         while True:
-            view = self._request("GET", path, DataflowView, timeout=WAIT_TIMEOUT + TIMEOUT)
+            view = self._request("GET", path, DataflowView, timeout=seconds + TIMEOUT)
             if view.status in done:
                 return view
+            if meanwhile is not None:
+                meanwhile(view)
 
     def restart(self, dataflow_id: str, grace: float | None, force: bool) -> RestartView:
         """Start a dataflow again; waits for the end of the old one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import click
 
@@ -158,12 +159,23 @@ _stop_options = all_of(
 )
 
 
-def _name_machines_out_of_reach(client: Client, view: DataflowView) -> None:
-    """Say which machines a dataflow waits for that is being stopped, if they are out of reach."""
-    if len(view.machines) < 2 or view.status not in ACTIVE:
-        return
+def _wait_for_end(client: Client, view: DataflowView) -> DataflowView:
+    """Wait until a dataflow that is being stopped has ended.
+
+    Says which machines it waits for, as soon as the coordinator finds them out of reach.
+    """
+    if len(view.machines) < 2:
+        return client.wait(view.uuid)
+    name = partial(_name_machines_out_of_reach, client, set())
+    name(view)
+    return client.wait(view.uuid, meanwhile=name)
+
+
+def _name_machines_out_of_reach(client: Client, named: set[str], view: DataflowView) -> None:
+    """Say which machines of a dataflow are out of reach, and not ``named`` yet."""
     for machine in client.status().machines:
-        if machine.id in view.machines and machine.away_since is not None:
+        if machine.id in view.machines and machine.away_since is not None and machine.id not in named:
+            named.add(machine.id)
             click.echo(
                 f"machine `{machine.id}` is out of reach; its nodes end when it is back; "
                 "`dora stop --force` does not wait for it",
@@ -194,9 +206,8 @@ def stop(
         if wanted is not None:
             raise click.UsageError("--all cannot be combined with the name of a dataflow")
         running = client.active()
-        for view in running:
-            _name_machines_out_of_reach(client, client.stop(view.uuid, grace_duration, force))
-        statuses = [report_end(client.wait(view.uuid)) for view in running]
+        stopping = [client.stop(view.uuid, grace_duration, force) for view in running]
+        statuses = [report_end(_wait_for_end(client, view)) for view in stopping]
         click.echo(f"Stopped {len(running)} dataflow(s).")
         return max(statuses, default=0)
     if wanted is None:
@@ -214,14 +225,13 @@ def stop(
             return 0
         raise
     view = client.stop(dataflow_id, grace_duration, force)
-    _name_machines_out_of_reach(client, view)
     if view.status not in ACTIVE:
         click.echo(f"dataflow had ended already: {view.uuid}")
         fault = failure_reason(client.dataflow(view.uuid))
         if fault:
             click.echo(fault, err=True)
         return 1 if fault else 0
-    view = client.wait(dataflow_id)
+    view = _wait_for_end(client, view)
     click.echo(stopped(view))
     return report_end(view)
 
