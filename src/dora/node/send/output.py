@@ -108,6 +108,7 @@ class OutputPort:
         self.links_version = words[self.links_version_word]  # the last one that was applied here
         self._rings = rings
         self._credit = Credit(config.slot, node_slot, words, doorbell)
+        self._has_room = self._credit.has_room
         self._bells: list[tuple[int, Bell]] = []
         self._bells_here: list[tuple[int, Bell]] = []  # without the gateway's
         self._bypass: Bypass | None = None  # to the only other machine with receivers
@@ -280,7 +281,7 @@ class OutputPort:
         if current is None:
             current = self._current
         with self._lock:
-            if self._pressure and not self.wait_for_credit():
+            if self._pressure and not (self._has_room(self._sequence) or self.wait_for_credit()):
                 return
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
@@ -413,7 +414,7 @@ class OutputPort:
 
     def _send_loan(self, loan: Loan, schema: bytes, section: bytes, size: int) -> None:
         with self._lock:
-            if self._pressure and not self.wait_for_credit():
+            if self._pressure and not (self._has_room(self._sequence) or self.wait_for_credit()):
                 loan.discard()
                 return
             if self._closed:
@@ -457,7 +458,7 @@ class OutputPort:
             return
         size = payload.size
         with self._lock:
-            if self._pressure and not self.wait_for_credit():
+            if self._pressure and not (self._has_room(self._sequence) or self.wait_for_credit()):
                 return
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
@@ -530,7 +531,7 @@ class OutputPort:
 
         Returns False, and counts the message as not sent, if the node was asked to stop meanwhile.
         """
-        if self._credit.has_room(self._sequence) or self._credit.wait(self._sequence):
+        if self._credit.wait(self._sequence):
             return True
         self._count_unsent()
         return False
