@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -155,18 +156,23 @@ def test_a_dataflow_is_stopped_after_a_cut_to_the_coordinator(system: Spread) ->
     assert "NODE_FAILED" not in system.logs(dataflow)
 
 
-def test_a_dataflow_that_is_stopped_meanwhile_ends_when_the_machine_is_back(system: Spread) -> None:
-    dataflow, _ = start(system)
-    right = system.hosts["right"]
-    right.cut()
-    wait_until(lambda: system.machines()["right"]["status"] == "not connected", lambda: "the cut")
-    with system.first.popen(
+def stopping(system: Spread, dataflow: str) -> Any:
+    """Begin to stop a dataflow; return the process of the command, for a ``with``."""
+    return system.first.popen(
         [*DORA, "stop", dataflow],
         env=system.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    ) as stop:
+    )
+
+
+def test_a_dataflow_that_is_stopped_meanwhile_ends_when_the_machine_is_back(system: Spread) -> None:
+    dataflow, _ = start(system)
+    right = system.hosts["right"]
+    right.cut()
+    wait_until(lambda: system.machines()["right"]["status"] == "not connected", lambda: "the cut")
+    with stopping(system, dataflow) as stop:
         assert "machine `right` is out of reach; its nodes end when it is back" in stop.stdout.readline()
         wait_until(lambda: set(nodes(system)) == {"take.py"}, lambda: f"`left` to stop: {nodes(system)}")
         right.restore()
@@ -180,13 +186,7 @@ def test_a_stop_says_that_a_machine_is_out_of_reach_when_that_is_noticed(system:
     dataflow, _ = start(system)
     right = system.hosts["right"]
     right.cut()
-    with system.first.popen(
-        [*DORA, "stop", dataflow],
-        env=system.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as stop:
+    with stopping(system, dataflow) as stop:
         assert "machine `right` is out of reach; its nodes end when it is back" in stop.stdout.readline()
         right.restore()
         printed, _ = stop.communicate(timeout=60.0)

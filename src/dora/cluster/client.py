@@ -43,7 +43,7 @@ _Answer = TypeVar("_Answer")
 
 TIMEOUT = 10.0  # seconds for an answer
 WAIT_TIMEOUT = 30.0  # seconds, the longest wait that one request asks for
-_MEANWHILE_EVERY = 3.0  # seconds
+_MEANWHILE_EVERY = 3.0  # seconds between two calls of the function that a wait gets
 
 
 class Unreachable(DoraError):

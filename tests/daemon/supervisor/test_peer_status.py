@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,19 +75,23 @@ def test_a_failure_is_announced_before_the_closing_and_is_in_every_result() -> N
         assert [failure.node_id for failure in each.supervisor.result("id").failures] == ["b"]
 
 
+def told(run: Machines, frame: type[Any]) -> list[type[Any]]:
+    """Return the kinds of the commands on the left that set counts, or send such a frame."""
+    return [
+        type(command)
+        for command in run.commands["left"]
+        if isinstance(command, do.SetSentCounts)
+        or (isinstance(command, do.Send) and isinstance(command.message, frame))
+    ]
+
+
 def test_what_a_failed_node_has_sent_is_known_before_its_receivers_hear_of_the_failure() -> None:
     run = Machines(A, B, C)
     run.start()
     run.end("b", 3)
     run.commands["left"].clear()
     run.exchange_status()
-    told = [
-        command
-        for command in run.commands["left"]
-        if isinstance(command, do.SetSentCounts)
-        or (isinstance(command, do.Send) and isinstance(command.message, NodeFailedFrame))
-    ]
-    assert [type(command) for command in told] == [do.SetSentCounts, do.Send]
+    assert told(run, NodeFailedFrame) == [do.SetSentCounts, do.Send]
 
 
 def test_a_restart_reopens_inputs_on_other_machines() -> None:
@@ -113,14 +119,8 @@ def test_inputs_with_a_safe_state_hear_of_each_failed_process_on_another_machine
         run.end("b", 3)
         run.commands["left"].clear()
         run.exchange_status()
-        told = [
-            command
-            for command in run.commands["left"]
-            if isinstance(command, do.SetSentCounts)
-            or (isinstance(command, do.Send) and isinstance(command.message, SourceFailed))
-        ]
         # First: what the network still brings is older than the failure.
-        assert [type(command) for command in told] == [do.SetSentCounts, do.Send]
+        assert told(run, SourceFailed) == [do.SetSentCounts, do.Send]
         run.commands["right"] += run.runs["right"].after(0.1 * 2**incarnation)
         run.join("b", incarnation=incarnation + 1)
         run.exchange_status()

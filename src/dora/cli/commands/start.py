@@ -164,11 +164,11 @@ def _wait_for_end(client: Client, view: DataflowView) -> DataflowView:
 
     Says which machines it waits for, as soon as the coordinator finds them out of reach.
     """
-    if len(view.machines) < 2:
+    if len(view.machines) < 2 or view.status not in ACTIVE:
         return client.wait(view.uuid)
-    name = partial(_name_machines_out_of_reach, client, set())
-    name(view)
-    return client.wait(view.uuid, meanwhile=name)
+    say = partial(_name_machines_out_of_reach, client, set())
+    say(view)
+    return client.wait(view.uuid, meanwhile=say)
 
 
 def _name_machines_out_of_reach(client: Client, named: set[str], view: DataflowView) -> None:
