@@ -18,6 +18,8 @@ from tokens import TOKEN, bearer
 from waiting import TIMEOUT, wait_until
 from websockets.sync.client import ClientConnection, connect
 
+from dora.transport.tls import duplex_client_context
+
 pytestmark = pytest.mark.processes
 
 TAIL = "{id: tail, path: sink.py, inputs: {numbers: camera/numbers}, deploy: {machine: right}}"
@@ -86,9 +88,12 @@ def live(system: Spread, flow: str) -> ClientConnection:
 
 
 def imported_authority(system: Spread) -> ssl.SSLContext:
-    """Return the context of a browser that has imported the authority of the coordinator."""
+    """Return the context of a browser that has imported the authority of the coordinator.
+
+    `websockets.sync` reads in one thread and writes in another one, which needs a socket that allows it.
+    """
     folder = system.first.folder / "data" / "tls" / "coordinator-6013"
-    return ssl.create_default_context(cafile=folder / "ca.pem")
+    return duplex_client_context(str(folder / "ca.pem"))
 
 
 def ask(system: Spread, method: str, path: str, body: Any = None) -> Any:
