@@ -13,9 +13,13 @@ MIB = 1 << 20
 
 
 class Network:
-    """Words of the board, a clock, and another machine that gets ``each_ms`` messages a millisecond."""
+    """Words of the board, a clock, and another machine that gets ``each_ms`` messages a millisecond.
 
-    def __init__(self, each_ms: float = 0.0) -> None:
+    It acknowledges ``together`` messages at a time.
+    """
+
+    def __init__(self, each_ms: float = 0.0, together: int = 1) -> None:
+        self.together = together
         self.words = memoryview(bytearray(8 * WORDS * (SLOT + 1))).cast("Q")
         self.now = 0
         self.naps = 0
@@ -26,7 +30,7 @@ class Network:
         self.naps += 1
         self.now += int(seconds * 1e9)
         self.arrived += self.each_ms * seconds * 1e3
-        self.words[SLOT * WORDS + FORWARDED] = int(self.arrived)
+        self.words[SLOT * WORDS + FORWARDED] = int(self.arrived) // self.together * self.together
 
     def throttle(self, depth: int) -> Throttle:
         return Throttle(depth, SLOT, self.words, sleep=self.sleep, clock=lambda: self.now)
@@ -65,13 +69,22 @@ def test_no_message_waits_for_a_millisecond() -> None:
     assert 0 < max(waits) <= 1_000_000
 
 
-def test_while_nothing_arrives_only_one_message_waits() -> None:
+def test_no_message_waits_behind_a_network_that_is_cut() -> None:
     network = Network()
     throttle = network.throttle(depth=1000)
     waits = [wait_ns(network, throttle, sequence) for sequence in range(1, 200)]
-    assert sum(wait > 0 for wait in waits) == 1
+    assert 20_000_000 <= sum(waits) <= 22_000_000
+    assert waits[-1] == 0
     network.words[SLOT * WORDS + FORWARDED] = 1  # the network is back
     assert wait_ns(network, throttle, 200) > 0
+
+
+def test_a_sender_does_not_run_ahead_between_two_acknowledgements() -> None:
+    network = Network(each_ms=2.0, together=7)  # one every 3.5 ms
+    throttle = network.throttle(depth=1000)
+    for sequence in range(1, 500):
+        throttle.wait(sequence, MIB)
+        assert sequence - int(network.arrived) <= 17
 
 
 def test_messages_that_a_short_queue_drops_are_not_ahead() -> None:

@@ -21,13 +21,13 @@ from dora.wire.node_config import LinkConfig
 _AHEAD: Final = 16 << 20  # bytes that may wait for the network; fewer would leave it idle now and then
 _LONGEST: Final = 900_000  # nanoseconds of a wait; with the rest of a send, it stays below 1 ms
 _NAP: Final = 0.0002  # seconds; a message of 1 MiB needs longer on any network
+# Nanoseconds in which nothing arrives, after which the network counts as cut. Several messages are
+# acknowledged together, so a few milliseconds without any say nothing.
+_CUT_AFTER: Final = 20_000_000
 
 
 class Throttle:
-    """Of one output. Used by one thread at a time.
-
-    While nothing arrives at the other machine, only one message waits: waiting does not help then.
-    """
+    """Of one output. Used by one thread at a time. No message waits behind a network that is cut."""
 
     def __init__(
         self,
@@ -44,21 +44,25 @@ class Throttle:
         self._word = slot * WORDS + FORWARDED
         self._sleep = sleep
         self._clock = clock
-        self._stuck_at = -1  # what had arrived when a wait ended in which nothing arrived
+        self._arrived = -1  # the last message that had arrived when a message waited
+        self._since = 0  # when that was first seen
 
     def wait(self, sequence: int, size: int) -> None:
         """Wait before the message with this number, of ``size`` bytes, while too much is ahead of it."""
         words, word = self._words, self._word
         arrived = words[word]
         # Messages that a queue has dropped are not ahead.
-        if min(sequence - arrived, self._depth) * size <= _AHEAD or arrived == self._stuck_at:
+        if min(sequence - arrived, self._depth) * size <= _AHEAD:
             return
-        end = self._clock() + _LONGEST
-        while self._clock() < end:
+        begin = self._clock()
+        if arrived != self._arrived:
+            self._arrived, self._since = arrived, begin
+        elif begin - self._since > _CUT_AFTER:
+            return
+        while self._clock() < begin + _LONGEST:
             self._sleep(_NAP)
             if min(sequence - words[word], self._depth) * size <= _AHEAD:
                 return
-        self._stuck_at = arrived if words[word] == arrived else -1
 
 
 def throttle_for(links: Iterable[LinkConfig], slot: int, words: memoryview) -> Throttle | None:
