@@ -26,6 +26,10 @@ _NOT_SENT: Final = 128 << 10  # bytes that the system holds beyond what the netw
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 # Seconds until the first question whether the other side is there, and between further ones; how many.
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3}
+# Bytes that may wait for a system call. Several messages in one call cost less; but while the network is
+# slower than the messages come, those that wait here cannot be dropped any more for newer ones.
+_BATCH: Final = 256 << 10
+_BATCH_OF_SLOW: Final = 64 << 10
 _MOST_VIEWS: Final = 64  # pieces that are given to the system at once
 _CLOSED_THERE: Final = (ConnectionResetError, BrokenPipeError)
 _WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -50,6 +54,7 @@ class RoadConnection:
         self.polls_out = False  # the gateway waits until it takes more
         self.waiting = 0  # bytes that the system has not taken yet
         self.written = 0  # bytes that it has taken
+        self._batch = _BATCH_OF_SLOW
         self._room = room
         self._is_encrypted = type(connection) is not socket.socket  # it may hold bytes that nobody has read
         self._out: deque[tuple[memoryview, Any]] = deque()  # what to write, and what keeps its memory
@@ -62,6 +67,11 @@ class RoadConnection:
 
     def fileno(self) -> int:
         return self.socket.fileno()
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether so much waits that it is to be written before more is added."""
+        return self.waiting >= self._batch
 
     def put(
         self,
@@ -94,9 +104,11 @@ class RoadConnection:
                     self._tail = bytearray()
                 self._advance(self._send())
         except _WOULD_BLOCK:
+            self._batch = _BATCH_OF_SLOW
             return False
         except (OSError, ValueError) as error:
             raise self._ended(error) from error
+        self._batch = _BATCH
         return True
 
     def _send(self) -> int:

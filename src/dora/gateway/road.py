@@ -24,7 +24,6 @@ from dora.wire.message import MAX_SEQUENCE
 _ACK_AFTER: Final = 0.005  # seconds that an acknowledgement may wait for a frame to go with
 _SHORT: Final = 3.0  # seconds; an ordinary road lasts until the network is cut
 _IN_A_ROW: Final = 3  # short roads; one or two are common while machines start or get other addresses
-_PUMP: Final = 64 << 10  # bytes that a connection may have waiting when it gets more
 
 
 class Offer(msgspec.Struct, tag=True, array_like=True):
@@ -190,9 +189,9 @@ class Road:
                             wanted[index], outgoing.is_hungry = NO_CONNECTION, True
                         else:
                             wanted[index] = outgoing.next_connection(now)
-                    if connection.waiting >= _PUMP:
+                    if connection.is_filled:
                         break
-                if (connection.waiting >= _PUMP or number not in wanted) and not connection.flush():
+                if (connection.is_filled or number not in wanted) and not connection.flush():
                     return
 
     # ------------------------------------------------------------------ from there
