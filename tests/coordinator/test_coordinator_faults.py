@@ -149,6 +149,26 @@ def test_up_starts_a_daemon_while_another_one_is_ending(
     assert len(system.client.status().daemons) == 1
 
 
+def test_down_returns_when_coordinator_and_daemon_have_ended(system: System) -> None:
+    system.dora("up")
+    pids = [system.coordinator(), system.daemon()]
+    assert "destroyed successfully" in system.dora("down")
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_down_says_that_a_daemon_does_not_end(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    system.dora("up")
+    monkeypatch.setattr("dora.cli.commands.up.DOWN_TIMEOUT", 0.5)
+    os.kill(daemon := system.daemon(), signal.SIGSTOP)
+    try:
+        told = system.dora("down", status=1)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    where = f"the coordinator at 127.0.0.1:{system.port} or the daemon of this machine"
+    assert f"error: {where} has not ended within 0.5 s" in told
+    assert "destroyed successfully" not in told
+
+
 @pytest.mark.usefixtures("system")
 def test_down_succeeds_while_a_daemon_is_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -25,10 +25,14 @@ from dora.cluster.protocol import DEFAULT_MACHINE
 from dora.errors import DoraError, cannot_write
 from dora.transport.tokens import make_token
 
+if TYPE_CHECKING:
+    import psutil
+
 # Seconds. Both import a web server, which takes a minute on a slow core that others use. A process that
 # ends is noticed at once.
 START_TIMEOUT: Final = 180.0
 STOP_TIMEOUT: Final = 5.0
+DOWN_TIMEOUT: Final = 20.0
 POLL_INTERVAL: Final = 0.02
 
 
@@ -86,7 +90,6 @@ def _start_what_is_missing(
     processes: dict[str, Background],
 ) -> None:
     """Start what does not run yet, and wait until it works; what is started is put into ``processes``."""
-    from dora.cluster.agent.identity import running_daemon
     from dora.cluster.coordinator.store import back_up_store
 
     try:
@@ -111,7 +114,7 @@ def _start_what_is_missing(
     daemon_options += ["--coordinator-ca", client.authority] if client.authority else []
     if has_daemon:
         _say("daemon already running")
-    elif running_daemon(client.addresses[0], client.port) is None:
+    elif _daemon_here(client) is None:
         with interrupts_held():
             processes["daemon"] = Background("daemon", daemon_options)
     if "coordinator" in processes:
@@ -269,11 +272,9 @@ def _wait_for_daemon(client: Client, processes: dict[str, Background], options: 
     stop it. Without one in ``processes``, one runs already. If that one ends, because it has just been
     stopped, another is started with these options.
     """
-    from dora.cluster.agent.identity import running_daemon
-
     deadline = time.monotonic() + START_TIMEOUT
     while not _has_daemon(client.status()):
-        if running_daemon(client.addresses[0], client.port) is None:
+        if _daemon_here(client) is None:
             if "daemon" in processes:
                 processes["daemon"].check()  # another `dora up` may have been quicker
             else:
@@ -293,9 +294,7 @@ def _wait_for_daemon(client: Client, processes: dict[str, Background], options: 
 
 def _serves(client: Client, daemon: Background) -> bool:
     """Return whether this is the daemon of this machine that serves the coordinator."""
-    from dora.cluster.agent.identity import running_daemon
-
-    return running_daemon(client.addresses[0], client.port) == daemon.pid
+    return _daemon_here(client) == daemon.pid
 
 
 @click.command()
@@ -321,10 +320,13 @@ def down(force: bool, client: Client) -> None:
 def stop_coordinator(client: Client, force: bool) -> None:
     """Stop a coordinator and all its daemons, and wait until they have ended.
 
-    Raises `Unreachable`, and `DoraError` if dataflows are running, unless with ``force``.
+    Raises `Unreachable`, and `DoraError` if dataflows are running, unless with ``force``, or if it does not
+    end within `DOWN_TIMEOUT`.
     """
+    here: list[psutil.Process] = []
     if client.is_reachable():
         click.echo(f"Destroying coordinator at {client.where}")
+        here = _processes_here(client)
     try:
         client.down(force)
     except RequestRefused as error:
@@ -335,22 +337,70 @@ def stop_coordinator(client: Client, force: bool) -> None:
             "  hint: stop the dataflows first (`dora stop --all`), or use --force\n"
             "  hint: coordinators at other ports are independent; choose one with DORA_COORDINATOR_PORT"
         ) from None
-    deadline = time.monotonic() + STOP_TIMEOUT
-    while client.is_reachable() and time.monotonic() < deadline:
-        time.sleep(POLL_INTERVAL)
+    # The next `dora up` can use its port and its store, and start a daemon.
+    if not (
+        _comes_true(lambda: not client.is_reachable())
+        and _comes_true(lambda: all(_has_ended(process) for process in here))
+    ):
+        raise DoraError(
+            f"the coordinator at {client.where} or the daemon of this machine has not ended within "
+            f"{DOWN_TIMEOUT:g} s; their logs are out/dora-coordinator.txt and out/dora-daemon.txt where "
+            "`dora up` ran"
+        )
     click.echo("Coordinator and daemons destroyed successfully")
+
+
+def _processes_here(client: Client) -> list[psutil.Process]:
+    """Return the processes of a coordinator on loopback and of its daemon here, as far as they run."""
+    import psutil
+
+    pids = [_daemon_here(client)]
+    if client.address in (*LOOPBACK, "localhost"):
+        with contextlib.suppress(DoraError):  # it does not run, or is of another version
+            pids.append(client.status().pid)
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended, or is in another container
+            found += [] if pid is None else [psutil.Process(pid)]
+    return found
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Return whether a process has ended, even if its parent has not noticed that.
+
+    The first thread of a killed process may have ended before others, which keep its sockets.
+    """
+    import psutil
+
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _stop_daemon(client: Client) -> bool:
     """Stop a daemon whose coordinator is gone; return whether there was one."""
-    from dora.cluster.agent.identity import running_daemon
-
-    pid = running_daemon(client.addresses[0], client.port)
+    pid = _daemon_here(client)
     if pid is None:
         return False
     with contextlib.suppress(ProcessLookupError):  # it has just ended
         os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 20.0
-    while running_daemon(client.addresses[0], client.port) is not None and time.monotonic() < deadline:
+    _comes_true(lambda: _daemon_here(client) is None)
+    return True
+
+
+def _daemon_here(client: Client) -> int | None:
+    """Return the process id of the daemon of this machine that serves the coordinator; None without one."""
+    from dora.cluster.agent.identity import running_daemon
+
+    return running_daemon(client.addresses[0], client.port)
+
+
+def _comes_true(condition: Callable[[], bool]) -> bool:
+    """Wait until a condition is true; return whether that was within `DOWN_TIMEOUT`."""
+    deadline = time.monotonic() + DOWN_TIMEOUT
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(POLL_INTERVAL)
     return True
