@@ -1,7 +1,9 @@
 """The report at the end of a run."""
 
-from dora.daemon.report import failure_report, loss_report
-from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure
+import pytest
+
+from dora.daemon.report import failure_report, loss_report, network_report
+from dora.daemon.supervisor.result import DataflowResult, LinkReport, NetworkReport, NodeFailure
 
 
 def link(name="cam/image -> plot/image", policy="drop_oldest", *, size=10, sent=100, dropped=0, unread=0):
@@ -146,3 +148,10 @@ def test_a_table_of_losses_has_what_qos_left_out_only_where_there_is_some():
     table = loss_report(DataflowResult("id", links=(lost,))).splitlines()
     assert table[1].split() == ["link", "sent", "received", "dropped", "thinned", "unread"]
     assert table[2].split() == ["a/x", "->", "b/y", "100", "60", "20", "20", "0"]
+
+
+@pytest.mark.parametrize(("crowded_ms", "is_named"), [(400, False), (1000, True)])
+def test_an_output_that_fills_a_network_for_a_moment_is_not_named(crowded_ms: int, is_named: bool) -> None:
+    streams = {"camera/image": {"crowded": crowded_ms, "highest_share": 980}}
+    result = DataflowResult("id", networks=(NetworkReport("robot", "desk", {}, streams),))
+    assert ("camera/image took up to 98 %" in network_report(result)) is is_named

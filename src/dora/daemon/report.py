@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -32,7 +33,8 @@ from dora.wire.counters import (
     loss_of,
 )
 
-_INDENT = "    "
+_INDENT: Final = "    "
+_CROWDED_FOR: Final = 1000  # milliseconds; a short burst fills any network
 
 
 def failure_report(
@@ -224,7 +226,7 @@ def network_report(result: DataflowResult) -> str:
     for network in sorted(result.networks, key=lambda network: (network.source, network.target)):
         lines.append(f"  {_network_line(network)}")
         for output, figures in network.streams.items():
-            if crowded := figures.get(CROWDED.name, 0):
+            if (crowded := figures.get(CROWDED.name, 0)) >= _CROWDED_FOR:
                 share = figures.get(HIGHEST_SHARE.name, 0) / 1000
                 lines.append(f"  {describe_share(output, network.target, share, seconds=crowded / 1000)}")
     return "\n".join(lines)
