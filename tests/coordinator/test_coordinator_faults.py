@@ -58,11 +58,25 @@ def test_a_list_without_the_coordinator_of_a_running_daemon(
         unnamed.setattr(port, "default", system.port)
         unnamed.delenv("DORA_COORDINATOR_PORT")
         assert system.dora("list", "-q") == (
-            "Dataflows of the daemon are not shown: there is no coordinator at "
-            f"127.0.0.1:{system.port}, which `dora up` starts. They go on running.\n"
+            "Dataflows of the daemon go on running, but are not shown: there is no coordinator at "
+            f"127.0.0.1:{system.port}. Start it with `dora up`.\n"
         )
     system.dora("up")
     assert system.dora("list", "-q") == f"{run}\n"
+
+
+def test_commands_name_the_other_address_at_which_a_coordinator_listens(system: System) -> None:
+    where = "127.0.0.2"
+    system.dora("up", "--interface", where, "--coordinator-addr", where)
+    hint = f"One of this machine listens at {where}:{system.port}: set DORA_COORDINATOR_ADDR={where}"
+    try:
+        assert system.dora("status", "--coordinator-addr", where).startswith("✓ Coordinator: Running")
+        for command in ("up", "status", "down", "stop"):
+            told = system.dora(command, status=1)
+            assert hint in told and "Start it with" not in told
+    finally:
+        system.dora("down", "--coordinator-addr", where)
+    assert hint not in system.dora("status", status=1)
 
 
 def test_nodes_end_with_their_killed_daemon(system: System) -> None:

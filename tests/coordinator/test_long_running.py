@@ -432,8 +432,8 @@ def test_a_list_without_a_coordinator_that_somebody_has_named(
     monkeypatch.setattr(port, "default", system.port)
     monkeypatch.delenv("DORA_COORDINATOR_PORT")
     nothing = (
-        f"No dataflow runs here: there is no coordinator at 127.0.0.1:{system.port}, "
-        "which `dora up` starts, and no `dora run`.\n"
+        "No dataflow runs here: there is no `dora run`, and no coordinator at "
+        f"127.0.0.1:{system.port}. Start it with `dora up`.\n"
     )
     assert nothing in system.dora("list")
     assert system.dora("list", "-q") == nothing

@@ -11,7 +11,15 @@ from urllib.parse import quote
 
 import msgspec
 
-from dora._paths import AUTHORITY_VARIABLE, NO_TLS, host_and_port, split_addresses
+from dora._paths import (
+    ADDRESS_VARIABLE,
+    ALL_INTERFACES,
+    AUTHORITY_VARIABLE,
+    LOOPBACK,
+    NO_TLS,
+    host_and_port,
+    split_addresses,
+)
 from dora._version import __version__
 from dora.cluster.http_api import (
     DashboardView,
@@ -47,11 +55,18 @@ _MEANWHILE_EVERY = 3.0  # seconds between two calls of the function that a wait 
 
 
 class Unreachable(DoraError):
-    """There is no coordinator at the address; ``refused``: nothing listens there."""
+    """There is no coordinator at the address; ``refused``: nothing listens there.
 
-    def __init__(self, text: str, *, refused: bool = False) -> None:
+    ``hint`` is called when the error is shown, and not each time that a command asks again.
+    """
+
+    def __init__(self, text: str, hint: Callable[[], str], *, refused: bool = False) -> None:
         super().__init__(text)
         self.refused = refused
+        self._hint = hint
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n\n  hint: {self._hint()}"
 
 
 class RequestRefused(DoraError):
@@ -238,6 +253,38 @@ class Client:
             return False
         return True
 
+    def other_address(self) -> str:
+        """Return the address of this machine at which a coordinator of this port listens; "" if none does.
+
+        Only if the client looked on loopback.
+        """
+        import psutil
+
+        if self.address not in (*LOOPBACK, "localhost"):
+            return ""
+        try:
+            sockets = psutil.net_connections("tcp")
+        except psutil.Error:  # macOS tells root only
+            return ""
+        listening = {
+            each.laddr.ip
+            for each in sockets
+            if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == self.port
+        }
+        for address in sorted(listening - {*LOOPBACK, *ALL_INTERFACES}):
+            if Client(address, self.port, authority=self.authority, token=self._token).is_reachable():
+                return address
+        return ""
+
+    def how_to_reach_one(self) -> str:
+        """Return a sentence: how to start a coordinator, or how to reach the one of this machine."""
+        if address := self.other_address():
+            return (
+                f"One of this machine listens at {host_and_port(address, self.port)}: set "
+                f"{ADDRESS_VARIABLE}={address}, or give --coordinator-addr {address}"
+            )
+        return f"Start it with `{self._starter}`"
+
     def _request(
         self,
         method: str,
@@ -268,12 +315,13 @@ class Client:
         except OSError as error:
             if is_tls_fault(error):
                 raise DoraError(tls_fault(error, self.where)) from None
-            hints = f"  hint: is the coordinator running? Start it with `{self._starter}`"
+            further = ""
             if isinstance(error, ConnectionResetError) and self.authority in ("", NO_TLS):
-                hints += f"\n  hint: {without_tls(self.authority)}"
+                further = f"\n  hint: {without_tls(self.authority)}"
             where = " or ".join(host_and_port(address, self.port) for address in self.addresses)
             raise Unreachable(
-                f"cannot connect to coordinator at {where}: {error.strerror or error}\n\n{hints}",
+                f"cannot connect to coordinator at {where}: {error.strerror or error}",
+                lambda: f"is the coordinator running? {self.how_to_reach_one()}{further}",
                 refused=isinstance(error, ConnectionRefusedError),
             ) from None
         except http.client.HTTPException:

@@ -43,7 +43,7 @@ def list_dataflows(
     (DORA_COORDINATOR_ADDR, DORA_COORDINATOR_PORT) names one.
     """
     known: list[DataflowView] = []
-    without = unseen = ""
+    missing, daemon_runs = "", False
     try:
         known = client.dataflows()
     except Unreachable as error:
@@ -51,14 +51,20 @@ def list_dataflows(
             raise
         from dora.cluster.agent.identity import running_daemon
 
-        without = f"there is no coordinator at {client.where}, which `dora up` starts"
-        if running_daemon(client.addresses[0], client.port) is not None:
-            unseen = f"Dataflows of the daemon are not shown: {without}. They go on running."
+        missing = f"no coordinator at {client.where}"
+        daemon_runs = running_daemon(client.addresses[0], client.port) is not None
     local = foreground_views()
-    if unseen:
-        click.echo(unseen, err=True)
-    elif without and not local:
-        click.echo(f"No dataflow runs here: {without}, and no `dora run`.", err=True)
+    if daemon_runs:
+        click.echo(
+            f"Dataflows of the daemon go on running, but are not shown: there is {missing}. "
+            f"{client.how_to_reach_one()}.",
+            err=True,
+        )
+    elif missing and not local:
+        click.echo(
+            f"No dataflow runs here: there is no `dora run`, and {missing}. {client.how_to_reach_one()}.",
+            err=True,
+        )
     views = [view for view in [*known, *local] if _is_wanted(view, status, name)]
     if sort_by is not None:
         views.sort(key=lambda view: view.cpu if sort_by == "cpu" else view.memory, reverse=True)

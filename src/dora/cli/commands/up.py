@@ -104,6 +104,8 @@ def _start_what_is_missing(
         has_daemon = _has_daemon(status)
     except Unreachable:
         has_daemon = False
+        if client.other_address():
+            raise DoraError(f"a coordinator runs already. {client.how_to_reach_one()}") from None
         _check_reachable(client, interface)
         if recreate_store and (backup := back_up_store(store_path(client.port))) is not None:
             _say(f"moved the store to {backup}")
@@ -310,8 +312,10 @@ def down(force: bool, client: Client) -> None:
     except Unreachable as error:
         if not _stop_daemon(client):
             if error.refused:
+                hint = f"\n\n  hint: {client.how_to_reach_one()}" if client.other_address() else ""
                 raise DoraError(
-                    f"nothing is up: there is no coordinator at {client.where}, and no daemon of it here"
+                    f"nothing is up: there is no coordinator at {client.where}, and no daemon of it "
+                    f"here{hint}"
                 ) from None
             raise
         click.echo("The coordinator was not running; the daemon was running and has been stopped")
