@@ -13,6 +13,7 @@ from flows import node
 from waiting import TIMEOUT, wait_until
 
 from dora import Node, SendError
+from dora.errors import SharedMemoryFull
 from dora.transport.board import CREDIT_WAITING, SENT
 from dora.wire.node_protocol import NodeRestartedFrame
 
@@ -211,6 +212,24 @@ def test_the_sender_goes_on_when_the_stream_of_the_receiver_has_ended(start_flow
     assert next(event["type"] for event in receiver) == "STOP"
     assert not any(event["type"] != "INPUT" for event in receiver)
     join(thread)
+
+
+def test_messages_for_which_there_is_no_memory_take_no_credit(
+    start_flow: StartFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _daemon, sender, receiver = link(start_flow, queue_size=2, queue_policy="backpressure")
+
+    def refuse(*_: object) -> None:
+        raise SharedMemoryFull("no room")
+
+    with monkeypatch.context() as full:
+        full.setattr(sender._outputs["out"], "_send_small", refuse)
+        for number in range(3):
+            with pytest.raises(SharedMemoryFull):
+                send(sender, number, number + 1)
+    assert sender.statistics()["outputs"]["out"]["sent"] == 0
+    join(start_sending(sender, 2))
+    assert numbers(receiver) == [0, 1]
 
 
 def test_the_sender_can_be_closed_while_it_waits(start_flow: StartFlow) -> None:

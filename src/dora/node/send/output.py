@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from dora.errors import SendError
+from dora.errors import SendError, SharedMemoryFull, TransportError
 from dora.node.current_event import CurrentEvent, Passed
 from dora.node.interceptor import Lent, SendInterceptor, surround
 from dora.node.send.credit import Credit
@@ -309,10 +309,16 @@ class OutputPort:
                 if self._spill is not None and (control or self._spill.pending):
                     self._spill.before_send(sequence, control, message)
                 self._words[self._sent_word] = self._sequence = sequence
-                if control:
-                    self._send_small(message, control)
-                else:  # an argument less, for most messages
-                    self._send_small(message)
+                try:
+                    if control:
+                        self._send_small(message, control)
+                    else:  # an argument less, for most messages
+                        self._send_small(message)
+                except (SharedMemoryFull, TransportError):
+                    # Nothing was sent. A number that no message has would take credit for good: receivers
+                    # count it only when a later message comes, and without credit none does.
+                    self._words[self._sent_word] = self._sequence = sequence - 1
+                    raise
                 if self._overflow_channels:
                     for sender in self._overflow_channels.values():
                         sender.send(message, control)
