@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import signal
+import termios
 import threading
+import time
 from collections.abc import Callable
+from typing import Final
 
 from dora.daemon.event_loop import READ, Loop, Timer
 from dora.daemon.logs.entry import Stream
 from dora.daemon.processes.process import Process
 
-MAX_LINE = 1 << 20  # bytes
+MAX_LINE: Final = 1 << 20  # bytes
 
 
 class LineSplitter:
@@ -57,11 +62,23 @@ def _text(line: bytearray) -> str:
     return line.removesuffix(b"\r").decode("utf-8", "replace")
 
 
-# How long the pipes of a process that has ended are read: another process that left the process group may
-# hold them open for ever.
-LINGER = 0.25  # seconds
-KILL_TIMEOUT = 5.0  # seconds until a killed process has to be gone
-_CHUNK = 65536
+# How long the pipes of a process that has ended are read, at least until its own output is: another process
+# that left the process group may hold them open for ever.
+LINGER: Final = 0.25  # seconds
+KILL_TIMEOUT: Final = 5.0  # seconds until a killed process has to be gone
+# A process may print faster than lines are handled, so a pipe is read for a short time, and then it is the
+# turn of everything else. A chunk may be all line ends, so it is small.
+_TURN: Final = 0.005  # seconds
+_CHUNK: Final = 4096  # bytes
+
+
+class _Output:
+    """A pipe with the output of a process."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.splitter = LineSplitter()
+        self.owed = 0  # bytes that the process left in the pipe when it ended
 
 
 class Child:
@@ -87,13 +104,13 @@ class Child:
         self.exited = False  # the leader has ended
         self._reaped = False
         self._status: int | None = None
-        self._splitters: dict[int, tuple[Stream, LineSplitter]] = {}
+        self._outputs: dict[int, _Output] = {}  # pipe → what is read from it, until its end
         self._linger: Timer | None = None
         self._done = False
         streams: list[tuple[Stream, int]] = [("stdout", process.stdout), ("stderr", process.stderr)]
         for stream, pipe in streams:
             os.set_blocking(pipe, False)
-            self._splitters[pipe] = (stream, LineSplitter())
+            self._outputs[pipe] = _Output(stream)
             loop.watch(pipe, READ, self._reader(pipe))
         self._watch_end()
 
@@ -117,9 +134,9 @@ class Child:
         self._done = True
         if self._linger is not None:
             self._linger.cancel()
-        for fd in list(self._splitters):
+        for fd in list(self._outputs):
             self._loop.unwatch(fd)
-        self._splitters.clear()
+        self._outputs.clear()
         self._unwatch_end()
         self._process.close()
 
@@ -154,17 +171,23 @@ class Child:
             return
         self._reaped = True
         self._status = status
-        for fd in list(self._splitters):
-            self._read(fd)
-        if self._splitters:
-            self._linger = self._loop.call_later(LINGER, self._finish)
+        for fd, output in self._outputs.items():
+            output.owed = _readable(fd)
+        if self._outputs:
+            self._linger = self._loop.call_later(LINGER, self._end_linger)
+        else:
+            self._finish()
+
+    def _end_linger(self) -> None:
+        if any(output.owed > 0 for output in self._outputs.values()):
+            self._linger = self._loop.call_later(LINGER, self._end_linger)
         else:
             self._finish()
 
     def _finish(self) -> None:
         if self._done:
             return
-        for fd in list(self._splitters):
+        for fd in list(self._outputs):
             self._end_of_stream(fd)
         self.close()
         if self._status is not None and self._status < 0:
@@ -177,13 +200,15 @@ class Child:
     def _reader(self, fd: int) -> Callable[[int], None]:
         def ready(_: int) -> None:
             self._read(fd)
-            if self._reaped and not self._splitters:
+            if self._reaped and not self._outputs:
                 self._finish()
 
         return ready
 
     def _read(self, fd: int) -> None:
-        """Read one chunk while the process lives, everything once it has ended."""
+        """Read until the pipe is empty or the turn is over."""
+        output = self._outputs[fd]
+        end = time.monotonic() + _TURN
         while True:
             try:
                 data = os.read(fd, _CHUNK)
@@ -194,14 +219,21 @@ class Child:
             if not data:
                 self._end_of_stream(fd)
                 return
-            stream, splitter = self._splitters[fd]
-            for line in splitter.feed(data):
-                self._on_line(stream, line)
-            if not self.exited or self._done:
+            output.owed -= len(data)
+            for line in output.splitter.feed(data):
+                self._on_line(output.stream, line)
+            if self._done or time.monotonic() >= end:
                 return
 
     def _end_of_stream(self, fd: int) -> None:
-        stream, splitter = self._splitters.pop(fd)
+        output = self._outputs.pop(fd)
         self._loop.unwatch(fd)
-        for line in splitter.finish():
-            self._on_line(stream, line)
+        for line in output.splitter.finish():
+            self._on_line(output.stream, line)
+
+
+def _readable(pipe: int) -> int:
+    """Return how many bytes are in a pipe."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
