@@ -1,12 +1,16 @@
-"""Log entries that wait for the coordinator's word that it has them."""
+"""Log entries on their way to the coordinator, until its word that it has them."""
 
 from __future__ import annotations
 
+import os
+import threading
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.cluster.agent.worker_reports import IN_FLIGHT, LogOutbox
-from dora.cluster.protocol import LogBatch
+from dora.cluster.agent.worker_reports import IN_FLIGHT, LogForwarder, LogOutbox, Reports
+from dora.cluster.protocol import MAX_MESSAGE, LogBatch, decode_to_coordinator
 from dora.daemon.logs.entry import LogEntry
 
 
@@ -16,6 +20,51 @@ def batch(dataflow: str, *texts: str) -> LogBatch:
 
 def texts(sent: list[LogBatch]) -> list[str]:
     return [entry.message for each in sent for entry in each.entries]
+
+
+def forwarded(entries: list[LogEntry]) -> list[LogEntry]:
+    """Return the entries as the daemon of the machine gets them, each message below its limit."""
+    source, pipe = os.pipe()
+
+    def forward() -> None:
+        forwarder = LogForwarder(Reports(pipe, "d"))
+        for entry in entries:
+            forwarder.put(entry)
+        forwarder.close()
+        os.close(pipe)
+
+    forwarding = threading.Thread(target=forward)
+    forwarding.start()
+    with open(source, "rb") as lines:
+        read = list(lines)
+    forwarding.join()
+    assert max(map(len, read)) < MAX_MESSAGE
+    batches = [message for line in read if isinstance(message := decode_to_coordinator(line), LogBatch)]
+    return [entry for batch in batches for entry in batch.entries]
+
+
+def test_entries_with_much_in_their_fields_are_forwarded_in_messages_that_can_be_read() -> None:
+    entries = [
+        LogEntry(0, "info", "a", str(number), fields={"image": "é" * 300_000}) for number in range(40)
+    ]
+    assert forwarded(entries) == entries
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        LogEntry(0, "error", "a", "Traceback" + "\x01" * MAX_MESSAGE, "stderr"),
+        LogEntry(0, "error", "a", "Traceback", "stderr", fields={"k" * MAX_MESSAGE: "é" * MAX_MESSAGE}),
+        LogEntry(0, "error", "a", "Traceback", "stderr", file="f" * MAX_MESSAGE),
+    ],
+)
+def test_an_entry_too_large_to_be_forwarded_is_shortened_and_says_so(large: LogEntry) -> None:
+    small = LogEntry(0, "info", "a", "on")
+    shortened, after = forwarded([large, small])
+    assert after == small
+    assert shortened.message.startswith("Traceback")
+    assert shortened.message.endswith("too many to forward: the rest is on its own machine")
+    assert (shortened.level, shortened.node_id, shortened.stream) == ("error", "a", "stderr")
 
 
 def test_only_so_many_are_on_the_way() -> None:
@@ -46,10 +95,22 @@ def test_dropped_entries_are_counted_in_the_next_batch() -> None:
 
 
 def test_an_entry_larger_than_the_outbox_is_not_lost() -> None:
-    outbox = LogOutbox(max_characters=10)
+    outbox = LogOutbox(max_size=10)
     outbox.add(batch("d", "x" * 100))
     sent = outbox.next()
     assert sent is not None and texts([sent]) == ["x" * 100]
+
+
+def test_the_fields_of_entries_count_for_the_limit() -> None:
+    outbox = LogOutbox(max_size=1000)
+    for number in range(20):
+        outbox.add(LogBatch("d", [LogEntry(0, "info", "a", str(number), fields={"k" * 100: "v" * 100})]))
+    sent = []
+    while (each := outbox.next()) is not None:
+        sent.append(each)
+    kept = [text for text in texts(sent) if text.isdecimal()]
+    assert kept == [str(number) for number in range(20 - len(kept), 20)]
+    assert 1 <= len(kept) <= 4
 
 
 @given(st.lists(st.sampled_from(["add", "send", "confirm", "cut"]), max_size=200))

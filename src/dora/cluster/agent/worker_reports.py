@@ -23,8 +23,26 @@ from dora.wire.daemon_protocol import Answer
 
 _EVERY: Final = 0.05  # seconds between two batches of log entries
 _BATCH: Final = 500  # entries
-_BATCH_LENGTH: Final = 1 << 18  # characters, before the last entry: a message has to be below `MAX_MESSAGE`
+# A message has to be below `MAX_MESSAGE`, so a batch that has this size gets no further entry, and an entry
+# has a limit of its own. Any single line of a node fits.
+_BATCH_SIZE: Final = 1 << 20  # bytes
+_MAX_ENTRY: Final = 8 << 20  # bytes
+_KEPT: Final = 1 << 16  # characters of a larger entry
 _MAX_WAITING: Final = 20_000  # entries that may wait
+
+
+def _size_of(entry: LogEntry) -> int:
+    """Return the size of an entry in a message, in bytes."""
+    return len(encode(entry))
+
+
+def _shortened(entry: LogEntry) -> LogEntry:
+    """Return an entry that fits into a message: of a larger one, only the first part of its text."""
+    if (size := _size_of(entry)) <= _MAX_ENTRY:
+        return entry
+    note = f"… this entry has {size:,} bytes, which are too many to forward: the rest is on its own machine"
+    message = f"{entry.message[:_KEPT]}{note}"
+    return LogEntry(entry.timestamp_ns, entry.level, entry.node_id, message, entry.stream)
 
 
 class Reports:
@@ -94,10 +112,10 @@ class LogForwarder:
             self._entries.append(LogEntry(time.time_ns(), "warn", None, text, "daemon"))
         while self._entries:
             batch: list[LogEntry] = []
-            length = 0
-            while self._entries and len(batch) < _BATCH and length < _BATCH_LENGTH:
-                batch.append(self._entries.popleft())
-                length += len(batch[-1].message)
+            size = 0
+            while self._entries and len(batch) < _BATCH and size < _BATCH_SIZE:
+                batch.append(_shortened(self._entries.popleft()))
+                size += _size_of(batch[-1])
             self._reports.send_logs(batch)
 
     def close(self) -> None:
@@ -112,7 +130,7 @@ class LogForwarder:
 # not acknowledged; the coordinator recognizes repeated ones by their numbers.
 
 MAX_ENTRIES: Final = 50_000
-MAX_CHARACTERS: Final = 16 << 20
+MAX_SIZE: Final = 16 << 20  # bytes
 IN_FLIGHT: Final = 64  # batches sent and not acknowledged
 
 
@@ -127,14 +145,15 @@ class LogOutbox:
     'b'
     """
 
-    def __init__(self, max_entries: int = MAX_ENTRIES, max_characters: int = MAX_CHARACTERS) -> None:
+    def __init__(self, max_entries: int = MAX_ENTRIES, max_size: int = MAX_SIZE) -> None:
         self._max_entries = max_entries
-        self._max_characters = max_characters
+        self._max_size = max_size
         self._batches: deque[LogBatch] = deque()
-        self._sent = 0  # of these, from the left, on the present connection
+        self._sizes: deque[int] = deque()  # of the batches, in bytes
+        self._sent = 0  # of the batches, from the left, on the present connection
         self._number = 0
         self._entries = 0
-        self._characters = 0
+        self._size = 0
         self._left_out: dict[str, int] = {}  # dataflow → entries
 
     @property
@@ -150,10 +169,9 @@ class LogOutbox:
         self._number += 1
         self._batches.append(msgspec.structs.replace(batch, number=self._number))
         self._entries += len(batch.entries)
-        self._characters += _characters(batch)
-        while len(self._batches) > 1 and (
-            self._entries > self._max_entries or self._characters > self._max_characters
-        ):
+        self._sizes.append(sum(map(_size_of, batch.entries)))
+        self._size += self._sizes[-1]
+        while len(self._batches) > 1 and (self._entries > self._max_entries or self._size > self._max_size):
             gone = self._take_oldest()
             self._left_out[gone.dataflow_id] = self._left_out.get(gone.dataflow_id, 0) + len(gone.entries)
 
@@ -177,9 +195,5 @@ class LogOutbox:
         gone = self._batches.popleft()
         self._sent = max(self._sent - 1, 0)
         self._entries -= len(gone.entries)
-        self._characters -= _characters(gone)
+        self._size -= self._sizes.popleft()
         return gone
-
-
-def _characters(batch: LogBatch) -> int:
-    return sum(len(entry.message) for entry in batch.entries)
