@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.logs.router import HELD_LINES, TRACEBACK_AFTER, TextRouter
+from dora.daemon.logs.router import HELD_LINES, KEPT_LENGTH, TRACEBACK_AFTER, TextRouter
 from dora.dataflow.layout import RunContext
 from dora.dataflow.model import Dataflow, InputSpec, LogLevel, LogOptions, LogSource, NodeOutput, NodeSpec
 from dora.dataflow.plan import plan
@@ -112,6 +112,17 @@ def test_failure_lines_come_from_stderr() -> None:
     assert run.router.last_lines("a") == ("it broke",)
     run.router.forget_lines("a")
     assert run.router.last_lines("a") == ()
+
+
+def test_long_lines_that_explain_a_failure_are_kept_without_their_middle() -> None:
+    run = Router(NodeSpec("a", path="a.py"))
+    line = "the begin" + "x" * 1_000_000 + "ValueError: no"
+    run.router.line("a", "stderr", line)
+    (kept,) = run.router.last_lines("a")
+    assert kept.startswith("the begin") and kept.endswith("ValueError: no")
+    assert len(kept) < KEPT_LENGTH + 100
+    assert "996,023 characters left out" in kept
+    assert run.kept[-1].message == line  # the log has all of it
 
 
 TRACEBACK = ["Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "ValueError: no"]

@@ -19,6 +19,7 @@ from dora.wire.excerpt import LINES_KEPT, failure_lines
 from dora.wire.node_protocol import TextInput
 
 _NO_OPTIONS = LogOptions()  # of a node that was removed, and whose process still prints
+KEPT_LENGTH = 4000  # characters of each line that is kept to explain a failure
 HELD_LINES = 1000  # per node, kept for it until it runs
 TRACEBACK_AFTER = 0.2  # seconds of silence after which a traceback is over
 
@@ -80,7 +81,7 @@ class TextRouter:
         lines = self._last.get(node_id)
         if lines is None:
             lines = self._last[node_id] = (deque(maxlen=LINES_KEPT), deque(maxlen=LINES_KEPT))
-        lines[stream == "stderr"].append(entry.message)
+        lines[stream == "stderr"].append(_excerpt(entry.message))
         if stream == "stderr" and entry.level == "stdout":
             self._raw(node_id, entry.message)
         else:
@@ -165,3 +166,11 @@ class TextRouter:
             self.sent[slot] = self.sent.get(slot, 0) + 1
             if not taken:
                 self.dropped[slot] = self.dropped.get(slot, 0) + 1
+
+
+def _excerpt(line: str) -> str:
+    """Return a line without its middle if it is long: the report of a failure has many lines."""
+    if len(line) <= KEPT_LENGTH:
+        return line
+    half = KEPT_LENGTH // 2
+    return f"{line[:half]}… ({len(line) - 2 * half:,} characters left out) …{line[-half:]}"
