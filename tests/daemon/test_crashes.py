@@ -12,8 +12,16 @@ import pytest
 from running import Bench
 from waiting import alive, guardian_of, wait_until
 
-from dora.daemon.guardian import marked_processes
+from dora.daemon.guardian import (
+    FORGET,
+    describe_group,
+    groups_of,
+    kill_run,
+    leader_of,
+    marked_processes,
+)
 from dora.daemon.run_directory import remove_stale
+from dora.daemon.watchdog import _WAIT, Watchdog
 
 pytestmark = pytest.mark.processes
 
@@ -182,3 +190,75 @@ def test_a_third_signal_ends_the_daemon_itself(bench: Bench) -> None:
     wait_until(lambda: driver.poll() is not None, "the end")
     assert driver.returncode == 130
     wait_until(lambda: nothing_left(bench, dataflow_id, processes), "the guardian's work")
+
+
+# Programs that name their process, as `setproctitle` does, write the name there.
+WITHOUT_MARK = """
+    import ctypes, os, signal
+    from control_peer import Peer
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    node = Peer()
+    with open("/proc/self/stat", "rb") as file:
+        begin, end = map(int, file.read().rpartition(b")")[2].split()[47:49])
+    ctypes.memset(begin, 0, end - begin)
+    print("up", os.getpid(), flush=True)
+    signal.pause()
+"""
+
+
+def test_a_node_that_has_overwritten_its_environment_does_not_survive_a_killed_daemon(bench: Bench) -> None:
+    driver, dataflow_id = bench.drive(bench.node("named", WITHOUT_MARK))
+    assert driver.stdout is not None
+    pid = int(next(line for line in driver.stdout if line.startswith("named: up")).split()[2])
+    try:
+        assert pid not in marked_processes(dataflow_id)
+        kill(driver.pid)
+        wait_until(lambda: nothing_left(bench, dataflow_id, [pid]), "the guardian's work")
+    finally:
+        if alive(pid):
+            kill(pid)
+
+
+def test_a_process_group_is_known_by_the_start_of_its_leader_too() -> None:
+    with subprocess.Popen(["sleep", "1000"], process_group=0) as process:
+        try:
+            group = describe_group(process.pid)
+            assert leader_of(group) == process.pid
+            assert leader_of(f"{group}0") is None  # its id belongs to a process that has started since
+            kill_run("no such run", [f"{group}0"])
+            assert alive(process.pid)
+            kill_run("no such run", [group])
+            assert process.wait() == -signal.SIGKILL
+            assert leader_of(group) is None
+        finally:
+            process.kill()
+
+
+def test_the_guardian_forgets_process_groups_that_have_ended() -> None:
+    sent: list[str] = []
+
+    class Sent(Watchdog):
+        def _send(self, *lines: str) -> None:
+            sent.extend(lines)
+            super()._send(*lines)
+
+    watchdog = Sent("no such run")
+    try:
+        watchdog.register(os.getpid())
+        for _ in range(500):
+            with subprocess.Popen(["true"]) as process:
+                watchdog.register(process.pid)
+                process.wait()
+    finally:
+        watchdog.dismiss()
+    known = groups_of(sent)
+    assert known[0] == describe_group(os.getpid())
+    assert len(known) <= 100
+
+
+@pytest.mark.parametrize("lines", [[], ["5:1", "6:1"], ["5:1", FORGET, "6:1", "7:1"], ["5:1", FORGET]])
+def test_the_waiting_shell_hands_on_the_process_groups_that_are_not_forgotten(lines: list[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    command = ["/bin/sh", "-c", _WAIT, "/bin/sh", "echo", "a b"]
+    shell = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    assert shell.stdout.split() == ["a", "b", *groups_of(lines)]

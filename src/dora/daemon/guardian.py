@@ -5,8 +5,9 @@ a guardian, from before its first file and its first process until after its las
 When its pipe ends, the daemon is dead: it kills the processes of the run and removes its files.
 
 Processes are found by the variable ``DORA_RUN_ID`` in their environment, which children inherit, so
-no process is missed that was started while the daemon died; where there is no ``/proc`` (macOS), by
-the process ids that the daemon wrote into the pipe.
+no process is missed that was started while the daemon died. But a process may overwrite its environment,
+to show a name of its own for example, and without ``/proc`` (macOS) no environment can be read. So the
+process groups that the daemon wrote into the pipe are killed as well.
 
 Run by path with ``python -S -E``, this file needs the standard library only and starts in about
 15 ms. The daemon imports its functions to clean up at a normal end, and after runs whose guardian
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable
 
 RUN_ID = "DORA_RUN_ID"
+FORGET = "-"  # a line to the guardian: forget the process groups so far
 KILL_TIMEOUT = 5.0  # seconds
 RESCUED = "dora-box-"  # begins the names of black boxes in shared memory whose runs were killed
 _HEX = frozenset("0123456789abcdef")
@@ -52,15 +54,48 @@ def marked_processes(run_id: str) -> list[int]:
     return found
 
 
-def kill_run(run_id: str, registered: Iterable[int] = ()) -> None:
+def describe_group(leader: int) -> str:
+    """Return a process group as text: its id, and the start time of its leader ("" without ``/proc``).
+
+    The id alone may be another group's later.
+    """
+    try:
+        with open(f"/proc/{leader}/stat", "rb") as file:
+            start_time = file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        start_time = ""
+    return f"{leader}:{start_time}"
+
+
+def leader_of(group: str) -> int | None:
+    """Return the leader of a process group from `describe_group`, None if it is gone."""
+    leader = int(group.partition(":")[0])
+    return leader if describe_group(leader) == group else None
+
+
+def groups_of(lines: Iterable[str]) -> list[str]:
+    """Return the process groups that lines name; the line `FORGET` takes back those before it.
+
+    >>> groups_of(["5:100\\n", "-\\n", "7:130\\n"])
+    ['7:130']
+    """
+    groups: list[str] = []
+    for line in lines:
+        if (group := line.strip()) == FORGET:
+            groups.clear()
+        else:
+            groups.append(group)
+    return groups
+
+
+def kill_run(run_id: str, groups: Iterable[str] = ()) -> None:
     """Kill every process of a run, until none is left (at most `KILL_TIMEOUT` seconds).
 
-    ``registered`` are process groups known otherwise; they are used where ``/proc`` is missing.
+    ``groups`` are process groups of the run that are known otherwise, from `describe_group`.
     """
-    if not os.path.isdir("/proc/self"):
-        for group in registered:
-            _kill(os.killpg, group)
-        return
+    for group in groups:
+        if (leader := leader_of(group)) is not None:
+            _kill(os.killpg, leader)
     deadline = time.monotonic() + KILL_TIMEOUT
     looks = 0  # in a row without finding any
     while looks < 2 and time.monotonic() < deadline:
@@ -172,7 +207,7 @@ def main(run_id: str, run_dir: str, prefix: str, *registered: str) -> None:
     """Wait for the end of standard input, which tells more process groups, and clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    kill_run(run_id, [int(group) for group in (*registered, *sys.stdin)])
+    kill_run(run_id, groups_of((*registered, *sys.stdin)))
     rescue_black_box(prefix)
     remove_run_files(run_dir, prefix)
 

@@ -14,12 +14,19 @@ from dora.daemon.event_loop import READ, Loop
 from dora.daemon.processes.process import open_pidfd
 
 MAX_STARTS: Final = 10
-_HAS_PROC: Final = os.path.isdir("/proc/self")
+_FEW: Final = 64  # process groups that may be known although they are gone
 # A shell waits, and Python cleans up. A waiting Python would take 11 ms of a processor at the start of
 # each run, and 5 MB; the shell takes less than a millisecond and 0.3 MB. Further arguments are the groups
 # from the pipe.
 _SHELL: Final = "/bin/sh"
-_WAIT: Final = """trap '' HUP INT TERM; while read -r group; do set -- "$@" "$group"; done; exec "$@" """
+_WAIT: Final = f"""
+trap '' HUP INT TERM
+groups=
+while read -r line; do
+    case $line in {guardian.FORGET}) groups= ;; *) groups="$groups $line" ;; esac
+done
+exec "$@" $groups
+"""
 
 _pipes: set[int] = set()
 
@@ -43,7 +50,8 @@ class Watchdog:
     def __init__(self, run_id: str, run_dir: str = "") -> None:
         """``run_id`` marks the processes. ``run_dir`` is the directory to be, "": there are no files."""
         self._arguments = (run_id, run_dir, prefix_of(run_dir))
-        self._registered: list[int] = []
+        self._groups: list[str] = []  # from `guardian.describe_group`
+        self._max_groups = _FEW
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
         self._pidfd = -1
@@ -67,10 +75,14 @@ class Watchdog:
         self._loop = None
 
     def register(self, group: int) -> None:
-        """Send the guardian a process group of this run, if it cannot find the processes itself."""
-        if not _HAS_PROC:
-            self._registered.append(group)
-            self._write(b"%d\n" % group)
+        """Send the guardian a process group of this run, whose leader runs."""
+        if len(self._groups) >= self._max_groups:
+            # A run of months starts many processes.
+            self._groups = [known for known in self._groups if guardian.leader_of(known) is not None]
+            self._max_groups = max(_FEW, 2 * len(self._groups))
+            self._send(guardian.FORGET, *self._groups)
+        self._groups.append(guardian.describe_group(group))
+        self._send(self._groups[-1])
 
     def dismiss(self) -> None:
         """End the guardian without a clean-up: nothing of the run is left."""
@@ -106,8 +118,7 @@ class Watchdog:
             return
         finally:
             os.close(read)
-        for group in self._registered:
-            self._write(b"%d\n" % group)
+        self._send(*self._groups)
         self._watch_process()
 
     def _watch_process(self) -> None:
@@ -130,10 +141,11 @@ class Watchdog:
                 "the guardian of this run ended again and again; a crash would leave processes behind"
             )
 
-    def _write(self, data: bytes) -> None:
+    def _send(self, *lines: str) -> None:
         if self._pipe >= 0:
             try:
-                os.write(self._pipe, data)
+                for line in lines:  # each at once, so that none is cut off
+                    os.write(self._pipe, f"{line}\n".encode())
             except OSError:
                 pass  # it has just ended, which `_ended` handles
 
