@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -135,6 +136,34 @@ def test_a_message_without_room_is_not_kept(small_disk: Path, caplog: pytest.Log
     assert numbers(path) == [1]
     latch.write(4, message(4))
     assert numbers(path) == [4]
+
+
+def test_messages_that_are_forgotten_do_not_come_back(path: str) -> None:
+    latch = LatchFile(path, LatchRule(3), "out")
+    for number in range(1, 6):
+        latch.write(number, message(number))
+    latch.forget(4)
+    assert numbers(path) == [5]
+    latch.forget(7)
+    assert numbers(path) == []
+    for number in range(6, 10):
+        latch.write(number, message(number, 10_000))
+        assert numbers(path) == list(range(8, number + 1))
+    latch.forget(4)
+    assert numbers(path) == [8, 9]
+
+
+def test_messages_are_forgotten_without_more_memory(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    latch = LatchFile(path, LatchRule(3), "out")
+    for number in range(1, 4):
+        latch.write(number, message(number))
+
+    def is_full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module.os, "pwrite", is_full)
+    latch.forget(2)
+    assert numbers(path) == [3]
 
 
 @pytest.mark.parametrize("content", [b"", b"short", bytes(16), b"\xff" * 8192])

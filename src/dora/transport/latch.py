@@ -106,6 +106,12 @@ class _Places:
         fence()
         words[2 + 2 * place] = sequence
 
+    def forget(self, sequence: int) -> None:
+        """Remove the messages up to this number. Never fails, as it takes no memory."""
+        for place in range(self._count):
+            if self._words[2 + 2 * place] <= sequence:
+                self._words[2 + 2 * place] = 0
+
     def close(self) -> None:
         self._words.release()
         self._mapping.close()
@@ -121,9 +127,12 @@ class LatchFile:
         self._output_id = output_id
         self._depth = rule.depth
         self._has_failed = False
+        self._floor = 0  # messages up to this number are not kept
         self._places = self._make(read_entries(path) if rule.survive_restart else [])
 
     def write(self, sequence: int, message: Buffer) -> None:
+        if sequence <= self._floor:
+            return
         try:
             if len(message) <= self._places.size:
                 self._places.put(sequence, message)
@@ -142,10 +151,10 @@ class LatchFile:
                 )
 
     def forget(self, sequence: int) -> None:
-        """Remove the messages up to this number; raises ``OSError``."""
-        former = self._places
-        self._places = self._make([entry for entry in read_entries(self._path) if entry[0] > sequence])
-        former.close()
+        """Remove the messages up to this number, and keep none of them that comes later. Never fails."""
+        if sequence > self._floor:
+            self._floor = sequence
+            self._places.forget(sequence)
 
     def _make(self, kept: list[tuple[int, bytes]]) -> _Places:
         """Make a file with the newest of these messages, and room for others of their size."""
