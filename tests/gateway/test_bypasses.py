@@ -73,6 +73,7 @@ class Rig:
             consumer="b/x",
             machine="right",
             is_encrypted=is_encrypted,
+            queue_policy=policy,  # type: ignore[arg-type]
         )
         receiver = SimpleNamespace(receive=lambda: self.queue.popleft() if self.queue else None)
         self.board.set(LINK, STATE, CONNECTED)

@@ -22,10 +22,12 @@ from dora.dataflow.layout import Placement, Plan, RunContext
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.dataflow.plan import plan
 from dora.gateway.gateway import Gateway
-from dora.gateway.meeting import NewRoad
+from dora.gateway.meeting import NewBypass, NewRoad
 from dora.gateway.outgoing import CONNECTIONS
-from dora.transport.board import BEGUN, CLOSED, CONNECTED, FORWARDED, STATE, Board
+from dora.gateway.road import Road
+from dora.transport.board import BEGUN, CLOSED, CONNECTED, FORWARDED, SENT, STATE, Board
 from dora.transport.doorbell import Doorbell
+from dora.wire.gateway_frame import ACK, DATA, HEADER
 from dora.wire.node_config import GatewayConfig, RemoteConfig
 
 pytestmark = pytest.mark.processes
@@ -153,10 +155,74 @@ def test_links_to_a_machine_without_an_endpoint_are_closed(rig: Rig) -> None:
     assert rig.board.get(link.slot, STATE) == CLOSED
 
 
-def test_a_connection_whose_ring_was_removed_is_found_before_the_next_sleep(rig: Rig) -> None:
-    """Before each sleep the gateway removes rings, perhaps one that came after it looked."""
+@pytest.fixture
+def gateway(rig: Rig) -> Iterator[Gateway]:
+    """Return a gateway in the process of the test."""
     commands, end = os.pipe()
-    gateway = Gateway(rig.config, commands, lambda *_: None)
+    yield Gateway(rig.config, commands, lambda *_: None)
+    for descriptor in (commands, end):
+        os.close(descriptor)
+
+
+def road_of(gateway: Gateway) -> tuple[Road, list[socket.socket]]:
+    """Return a road of a gateway to `right`, and its other ends."""
+    pairs = [socket.socketpair() for _ in range(CONNECTIONS)]
+    gateway._adopt(NewRoad("right", False, [near for near, _ in pairs]))
+    return gateway._roads["right"], [far for _, far in pairs]
+
+
+def test_as_much_waits_as_the_queue_holds_while_the_daemon_has_closed_the_link(
+    rig: Rig, gateway: Gateway
+) -> None:
+    road, far = road_of(gateway)
+    (sending,) = road.streams
+    (link,) = sending.config.links
+    pressed = msgspec.structs.replace(link, queue_policy="backpressure")
+    sending.change(msgspec.structs.replace(sending.config, links=[pressed]))
+    size = sending.config.item.queue_size
+    for state, waiting in ((CONNECTED, 1000), (CLOSED, size), (CONNECTED, 1000)):
+        rig.board.set(link.slot, STATE, state)
+        gateway._tick(time.monotonic())
+        assert sending.outgoing.waiting(1000) == waiting
+        assert sending.is_wanted, "the other machine says who is there"
+    for each in far:
+        each.close()
+
+
+def test_a_machine_acknowledges_its_own_streams_up_to_what_was_sent(rig: Rig, gateway: Gateway) -> None:
+    road, far = road_of(gateway)
+    (sending,) = road.streams
+    rig.board.set(sending.config.item.output_slot, SENT, 5)
+    sending.resume(0)
+    for machine, number, arrived in (("other", 3, 0), ("right", 6, 0), ("right", 4, 4), ("right", 5, 5)):
+        road.machine = machine
+        gateway._handle(road, (ACK, 0, sending.number, number, b""))
+        assert sending.outgoing.arrived == arrived
+    for each in far:
+        each.close()
+
+
+def test_a_message_without_room_on_a_bypass_ends_the_bypass_only(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(_: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("dora.gateway.road.Memory", no_memory)
+    road, far = road_of(gateway)
+    near, node = socket.socketpair()
+    gateway._add_bypass(NewBypass("right", b"token", near, b""))
+    (bypass,) = road.bypasses
+    node.sendall(HEADER.pack(DATA, 0, 1, 1 << 40))
+    gateway._read(road, bypass)
+    assert node.recv(1) == b""
+    assert road.is_open and not road.bypasses
+    for each in (node, *far):
+        each.close()
+
+
+def test_a_connection_whose_ring_was_removed_is_found_before_the_next_sleep(gateway: Gateway) -> None:
+    """Before each sleep the gateway removes rings, perhaps one that came after it looked."""
     pairs = [socket.socketpair() for _ in range(CONNECTIONS)]
     gateway._on_made(NewRoad("stranger", False, [near for near, _ in pairs]))
     gateway._doorbell.rung = True  # it has just looked
@@ -166,5 +232,3 @@ def test_a_connection_whose_ring_was_removed_is_found_before_the_next_sleep(rig:
     for _, far in pairs:
         assert far.recv(1) == b""  # it is no machine of the dataflow
         far.close()
-    for descriptor in (commands, end):
-        os.close(descriptor)

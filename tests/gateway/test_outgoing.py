@@ -22,6 +22,7 @@ from dora.wire.output_rules import Priority
 
 LARGE = 1 << 20
 MS = 1_000_000
+WALL = 1_700_000_000_000 * MS  # by how much the wall clock is ahead of the one that only goes on
 
 
 class Machine:
@@ -51,16 +52,20 @@ class Machine:
         self.received: list[int] = []
         self.stream.resume(0)
 
+    @property
+    def wall_ns(self) -> int:
+        return WALL + self.now
+
     def send(self, count: int = 1, size: int = 1, *, kept: bool = False, shared: bool = False) -> None:
         for _ in range(count):
             self.newest += 1
-            self.queue.append(OutgoingMessage(self.newest, size, self.now, kept, shared, None))
+            self.queue.append(OutgoingMessage(self.newest, size, self.wall_ns, kept, shared, None))
 
     def pump(self) -> list[int]:
         """Send what can go; return the numbers."""
         sent = []
         for connection in range(CONNECTIONS):
-            while self.stream.next_connection(self.now) == connection:
+            while self.stream.next_connection(self.wall_ns) == connection:
                 entry = self.stream.pop(connection, self.now)
                 self.on_network.append((connection, entry))
                 sent.append(entry.sequence)
@@ -144,13 +149,42 @@ def test_after_a_cut_back_pressure_has_lost_nothing_and_nothing_comes_twice() ->
 
 
 def test_messages_of_the_latch_go_first_and_once() -> None:
-    machine = Machine(10)
+    machine = Machine(3)
     machine.send(6)
     latched = [OutgoingMessage(number, 1, 0, True, False, None) for number in (4, 5, 6)]
     machine.stream.resume(0, latched)
     assert machine.pump() == [4, 5, 6]
     machine.send()
     assert machine.pump() == [7]
+
+
+def test_messages_that_wait_before_those_of_the_latch_go_before_them() -> None:
+    machine = Machine(10)
+    machine.stream.stop()
+    machine.send(6)
+    latched = [OutgoingMessage(number, 1, 0, True, False, None) for number in (5, 6)]
+    machine.stream.resume(2, latched)
+    machine.send()
+    assert machine.pump() == [3, 4, 5, 6, 7]
+
+
+def test_a_short_queue_drops_what_waits_before_the_messages_of_the_latch() -> None:
+    machine = Machine(3)
+    machine.stream.stop()
+    machine.send(6)
+    latched = [OutgoingMessage(number, 1, 0, True, False, None) for number in (5, 6)]
+    machine.stream.resume(0, latched)
+    machine.send()
+    assert machine.pump() == [5, 6, 7]
+
+
+def test_a_short_queue_keeps_all_messages_of_the_latch() -> None:
+    machine = Machine(1)
+    machine.stream.stop()
+    machine.send(6)
+    latched = [OutgoingMessage(number, 1, 0, True, False, None) for number in (4, 5, 6)]
+    machine.stream.resume(0, latched)
+    assert machine.pump() == [4, 5, 6]
 
 
 def test_an_old_message_is_dropped_unless_it_is_the_newest() -> None:
@@ -165,6 +199,24 @@ def test_an_old_message_is_dropped_unless_it_is_the_newest() -> None:
     machine.now = 400 * MS
     machine.arrive()
     assert machine.received[-1] == 3
+
+
+def test_old_messages_in_the_queue_are_dropped_unless_they_are_kept_or_the_newest() -> None:
+    machine = Machine(10, age=100 * MS)
+    machine.send(2)
+    machine.send(kept=True)
+    machine.send()
+    machine.now = 200 * MS
+    machine.send()
+    machine.now = 301 * MS
+    assert machine.pump() == [3, 5]
+
+
+def test_a_message_that_is_young_enough_is_not_dropped() -> None:
+    machine = Machine(10, age=100 * MS)
+    machine.send(3)
+    machine.now = 100 * MS
+    assert machine.pump() == [1, 2, 3]
 
 
 def test_small_messages_have_a_connection_of_their_own_and_keep_their_order() -> None:

@@ -33,7 +33,6 @@ from dora.transport.fence import fence
 from dora.transport.open_files import allow_files
 from dora.wire.decoders import DecodeError, from_json
 from dora.wire.gateway_frame import ACK, DATA, PING, PONG, TEXT
-from dora.wire.message import MAX_SEQUENCE
 from dora.wire.node_config import GatewayConfig, OutputConfig, RemoteConfig
 
 LEASE: Final = 3.0  # seconds without a sign of life, after which a road is given up
@@ -282,7 +281,11 @@ class Gateway:
         """Do what is periodic: look for receivers, dial, and find out whether the others are there."""
         starting = False
         for each in self._streams:
-            if each.config.machine not in self._roads:
+            if each.config.machine in self._roads:
+                # Who is there, the other machine says. The daemon may hear later of a receiver that has
+                # ended, and close the link of the next one for a moment.
+                each.look_for_credit()
+            else:
                 each.look_who_wants()
             if not each.is_wanted:
                 each.skip()
@@ -458,7 +461,7 @@ class Gateway:
                     break  # the other side sends the message again, on the road
             else:
                 return
-        except (ConnectionEnded, ValueError):
+        except (ConnectionEnded, ValueError, MemoryError):
             pass
         self._forget(bypass)
         road.bypasses.remove(bypass)
@@ -468,7 +471,12 @@ class Gateway:
         kind, _, stream, number, body = frame
         if kind == ACK:
             sending = self._by_number.get(stream)
-            if sending is not None and number <= MAX_SEQUENCE:
+            # What has come over a bypass may be acknowledged before this gateway knows that it was sent.
+            if (
+                sending is not None
+                and sending.config.machine == road.machine
+                and number <= self._words[sending.sent_word]
+            ):
                 if sending.has_bypass:
                     road.note_bypassed(sending)
                 sending.outgoing.acknowledge(number, time.monotonic_ns())

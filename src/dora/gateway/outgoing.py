@@ -54,7 +54,10 @@ def connection_of(priority: Priority | None, size: int) -> int:
 
 
 class Outgoing:
-    """The messages of one output for one machine. All times are in nanoseconds."""
+    """The messages of one output for one machine. All times are in nanoseconds.
+
+    ``now`` is by a clock that only goes on; ``wall_ns`` is by the wall clock, as in messages.
+    """
 
     def __init__(
         self,
@@ -132,7 +135,13 @@ class Outgoing:
 
         ``latched``: messages for a machine that may not have had them.
         """
-        found = {entry.sequence: entry for entry in (*latched, *self._in_flight, *self.ready)}
+        latched = tuple(latched)
+        newest = max((entry.sequence for entry in latched), default=0)
+        queued = []  # they come before the newest one of the latch, so they go before it
+        while self.taken < newest and (entry := self._take_new()) is not None:
+            queued.append(entry)
+        entries = (*queued, *latched, *self._in_flight, *self.ready)
+        found = {entry.sequence: entry for entry in entries}
         self.ready = deque(found[number] for number in sorted(found) if number > arrived)
         if self.ready:
             self.taken = max(self.taken, self.ready[-1].sequence)
@@ -186,7 +195,7 @@ class Outgoing:
         if not self._in_flight:
             self.arrived = max(self.arrived, self.taken)
 
-    def next_connection(self, now: int) -> int:
+    def next_connection(self, wall_ns: int) -> int:
         """Return the connection on which a message can go now; NO_CONNECTION: none can."""
         if not self.is_open:
             return NO_CONNECTION
@@ -194,14 +203,16 @@ class Outgoing:
             while (entry := self._take_new()) is not None:
                 self.ready.append(entry)
         elif self.ready:
-            self._drop_outdated(now)
+            self._drop_outdated(wall_ns)
         in_flight, ready = self._in_flight, self.ready
         if self._bypassed > self.arrived:
             return NO_CONNECTION  # two connections keep no order, and the other side acknowledges soon
         if not ready:
             if in_flight and not self._has_room():
                 return NO_CONNECTION
-            if (entry := self._take_new()) is None:
+            while (entry := self._take_new()) is not None and self._is_too_old(entry, wall_ns):
+                pass
+            if entry is None:
                 return NO_CONNECTION
             ready.append(entry)
         size = ready[0].size
@@ -277,17 +288,23 @@ class Outgoing:
         self.is_hungry = True
         return None
 
-    def _drop_outdated(self, now: int) -> None:
+    def _drop_outdated(self, wall_ns: int) -> None:
         """Drop what has waited here too long; receivers count it by the number of the next message."""
-        ready, newest = self.ready, self._newest()
+        ready = self.ready
         assert self._capacity is not None
-        oldest = newest - self._capacity + 1
+        oldest = self._newest() - self._capacity + 1
         if ready[0].sequence >= oldest and not self._max_age_ns:
             return
         self.ready = deque(
             entry
             for entry in ready
-            if entry.kept
-            or entry.sequence == newest
-            or (entry.sequence >= oldest and not 0 < self._max_age_ns < now - entry.sent_ns)
+            if (entry.kept or entry.sequence >= oldest) and not self._is_too_old(entry, wall_ns)
+        )
+
+    def _is_too_old(self, entry: OutgoingMessage, wall_ns: int) -> bool:
+        """Return whether no receiver takes a message any more. The newest one goes at any age."""
+        return (
+            0 < self._max_age_ns < wall_ns - entry.sent_ns
+            and not entry.kept
+            and entry.sequence != self._newest()
         )

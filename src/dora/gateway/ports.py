@@ -89,10 +89,9 @@ class Sending:
         self._awaited = [link.slot for link in config.links if not (link.dynamic or link.generation)]
         self._is_kept = kept_message(item.keep)
         self._spill_folders = [spill_folder(self._run_dir, link.slot) for link in config.links]
-        loses_nothing = item.queue_policy == "backpressure"
+        self._pressed = {link.slot for link in config.links if link.queue_policy == "backpressure"}
         if config.credit_bell and self._credit is None:
             self._credit = Bell(config.credit_bell)
-        self.outgoing.change(None if loses_nothing else item.queue_size, item.max_age_ns)
         self.look_who_wants()
 
     @property
@@ -195,6 +194,20 @@ class Sending:
             or any(words[slot * WORDS + STATE] == CONNECTED for slot in self.links.values())
             or any(words[slot * WORDS + STATE] == UNCONNECTED for slot in self._awaited)
         )
+        self.look_for_credit()
+
+    def look_for_credit(self) -> None:
+        """Find out whether the sender waits for receivers there, so that nothing has to be dropped here.
+
+        It waits for the credit of those that are connected, and at its start for the awaited ones.
+        """
+        words, item = self._words, self.config.item
+        waits = any(
+            words[slot * WORDS + STATE] == CONNECTED
+            or (words[slot * WORDS + STATE] == UNCONNECTED and slot in self._awaited)
+            for slot in self._pressed
+        )
+        self.outgoing.change(None if waits else item.queue_size, item.max_age_ns)
 
     def close_links(self) -> None:
         """Close the links to the other machine: it is lost."""
@@ -284,7 +297,6 @@ class Incoming:
     ) -> None:
         self.name = config.id
         self._latch = latch
-        self._latch_begins_after = 0
         self.bad = BadMessages(config.id)
         self._words = board.words
         base = config.slot * WORDS
@@ -327,9 +339,8 @@ class Incoming:
             Bell(link.bell).ring()
 
     def forget_latched(self, sequence: int) -> None:
-        """Remove messages up to this number from the latch here, unless that was done."""
-        if self._latch is not None and sequence > self._latch_begins_after:
-            self._latch_begins_after = sequence
+        """Keep no messages up to this number in the latch here."""
+        if self._latch is not None:
             self._latch.forget(sequence)
 
     def deliver(self, message: UntrustedMessage, loan: Any) -> None:

@@ -88,6 +88,7 @@ class Road:
         self.ages_there: list[tuple[int, int]] = []  # as the other side reports them
         self.streams: list[Sending] = []  # to there
         self._has_ranks = False  # some of them go before others
+        self._has_ages = False  # some of them drop old messages
         self.offer = Offer([])  # the last one of the other side
         self.incoming: dict[int, Incoming] = {}  # by the number that the other side gives it
         self._acks: dict[int, int] = {}  # number of a stream → message, to be acknowledged
@@ -102,6 +103,7 @@ class Road:
         """Send these of the streams that lead to this machine."""
         self.streams = [each for each in streams if each.config.machine == self.machine]
         self._has_ranks = len({each.outgoing.rank for each in self.streams}) > 1
+        self._has_ages = any(each.config.item.max_age_ns for each in self.streams)
 
     def say(self, content: Offer | Have | Links | AgesThere | WantBypass) -> None:
         self.connections[CONTROL].put(TEXT, body=_encode(content))
@@ -137,7 +139,7 @@ class Road:
 
     def pump(self, now: float) -> None:
         """Send what can go at this time; raises `ConnectionEnded`."""
-        now_ns = int(now * 1e9)
+        wall_ns = time.time_ns() if self._has_ages else 0
         words = self._words
         active: list[Sending] = []
         wanted: list[int] = []  # the connections on which they want to send
@@ -153,7 +155,7 @@ class Road:
                 continue
             if not each.is_wanted:
                 each.skip()
-            elif (number := outgoing.next_connection(now_ns)) != NO_CONNECTION:
+            elif (number := outgoing.next_connection(wall_ns)) != NO_CONNECTION:
                 active.append(each)
                 wanted.append(number)
         if active and self._has_ranks:
@@ -170,9 +172,9 @@ class Road:
                 self.connections[CONTROL].put(ACK, stream, arrived)
             self._acks.clear()
             self.ack_at = 0.0
-        self._fill(active, wanted, now_ns)
+        self._fill(active, wanted, int(now * 1e9), wall_ns)
 
-    def _fill(self, active: list[Sending], wanted: list[int], now: int) -> None:
+    def _fill(self, active: list[Sending], wanted: list[int], now: int, wall_ns: int) -> None:
         """Write messages: nothing of a connection while the system has not taken all of a lower one."""
         for number, connection in enumerate(self.connections):
             # Without messages to go with, or because it is full.
@@ -188,7 +190,7 @@ class Road:
                             # As the number says it, nobody has to look into the queue.
                             wanted[index], outgoing.is_hungry = NO_CONNECTION, True
                         else:
-                            wanted[index] = outgoing.next_connection(now)
+                            wanted[index] = outgoing.next_connection(wall_ns)
                     if connection.is_filled:
                         break
                 if (connection.is_filled or number not in wanted) and not connection.flush():
