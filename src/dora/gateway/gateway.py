@@ -282,8 +282,8 @@ class Gateway:
         starting = False
         for each in self._streams:
             if each.config.machine in self._roads:
-                # Who is there, the other machine says. The daemon may hear later of a receiver that has
-                # ended, and close the link of the next one for a moment.
+                # The other machine says which receivers are there. The daemon may hear later of one that
+                # has ended, and close the link of the next one for a moment.
                 each.look_for_credit()
             else:
                 each.look_who_wants()
@@ -471,7 +471,7 @@ class Gateway:
         kind, _, stream, number, body = frame
         if kind == ACK:
             sending = self._by_number.get(stream)
-            # What has come over a bypass may be acknowledged before this gateway knows that it was sent.
+            # A message on a bypass may be acknowledged before this gateway knows that it was sent.
             if (
                 sending is not None
                 and sending.config.machine == road.machine
