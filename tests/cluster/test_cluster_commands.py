@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -17,7 +18,8 @@ from local_cluster import Cluster
 from waiting import TIMEOUT, alive, wait_until
 
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.ssh.file import choose_tls, load_cluster
+from dora.cluster.ssh.file import Machine, choose_tls, load_cluster
+from dora.cluster.ssh.ssh import MachineFault
 
 pytestmark = pytest.mark.processes
 
@@ -190,6 +192,26 @@ def test_down_without_a_coordinator(cluster: Cluster) -> None:
     printed = cluster.dora("down", "--force", "cluster.yml")
     assert "left: ended dora daemon" in printed and "right: ended dora daemon" in printed
     assert not any(map(alive, pids))
+
+
+def test_down_ends_the_machines_of_the_file_that_the_coordinator_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(tmp_path)
+    ended: list[str] = []
+
+    def end(machines: list[Machine], _: object) -> list[MachineFault]:
+        ended.extend(machine.id for machine in machines)
+        return []
+
+    left = dict.fromkeys(("left", "elsewhere"), "has not ended in time")
+    monkeypatch.setattr("dora.cli.commands.cluster._connected", lambda _: {"left", "right"})
+    monkeypatch.setattr("dora.cli.commands.up.stop_coordinator", lambda *_: left)
+    monkeypatch.setattr("dora.cluster.ssh.daemons.end", end)
+    printed = cluster.dora("down", "--force", "cluster.yml", status=1)
+    assert ended == ["left"]
+    assert "the daemon of `elsewhere` has not ended in time and may still run" in printed
+    assert "`left`" not in printed
 
 
 def test_failing_machines_are_reported_and_the_others_run(cluster: Cluster) -> None:

@@ -22,6 +22,7 @@ from dora.cluster.coordinator.store import Store
 from dora.cluster.http.auth import keys_for
 from dora.cluster.http.server import make_server
 from dora.cluster.protocol import (
+    DEFAULT_MACHINE,
     Answered,
     Ask,
     Collect,
@@ -86,6 +87,12 @@ class Serving:
         finally:
             over.set()
 
+    def lose(self, machine: str) -> None:
+        """Let a machine be out of reach."""
+        self.in_loop(
+            lambda: self._coordinator.disconnect(self._coordinator.fleet.connections[machine], True)
+        )
+
     def daemons(self) -> list[str]:
         """Return who is connected; for the thread of the coordinator."""
         return [link.daemon_id for link in self._coordinator.fleet.connections.values()]
@@ -129,11 +136,13 @@ def serving(make_store: Callable[[], Store], most: int = 1000) -> Iterator[Servi
 class ObedientDaemon:
     """Says of every dataflow that it runs, and of every stop that it has ended; starts nothing."""
 
-    def __init__(self, served: Serving, daemon_id: str = "obedient") -> None:
+    def __init__(
+        self, served: Serving, daemon_id: str = "obedient", machine: str = DEFAULT_MACHINE
+    ) -> None:
         self.heard: list[ToDaemon] = []
         self._open = ExitStack()
         self._connection = self._open.enter_context(served.websocket())
-        self.say(Hello(__version__, daemon_id, 1, protocol=PROTOCOL_VERSION))
+        self.say(Hello(__version__, daemon_id, 1, machine=machine, protocol=PROTOCOL_VERSION))
         # It is not known before its greeting was read, and requests take another way.
         wait_until(lambda: daemon_id in served.in_loop(served.daemons), f"daemon {daemon_id}")
         self._thread = threading.Thread(target=self._obey)

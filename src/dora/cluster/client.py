@@ -25,6 +25,7 @@ from dora.cluster.http_api import (
     DashboardView,
     DataflowView,
     DownRequest,
+    DownView,
     Failure,
     MachineView,
     RestartView,
@@ -240,10 +241,10 @@ class Client:
     def clean(self) -> list[DataflowView]:
         return self._request("DELETE", "/api/dataflows", list[DataflowView])
 
-    def down(self, force: bool) -> None:
+    def down(self, force: bool) -> DownView:
         """End the coordinator and its daemons, of any version: dora may have been updated meanwhile."""
         body = DownRequest(force)
-        self._request("POST", "/api/down", dict[str, Any], body, timeout=30.0, any_version=True)
+        return self._request("POST", "/api/down", DownView, body, timeout=30.0, any_version=True)
 
     def is_reachable(self) -> bool:
         """Return whether a coordinator answers, of any version."""

@@ -54,6 +54,13 @@ class DownRequest(msgspec.Struct, frozen=True):
     force: bool = False
 
 
+class DownView(msgspec.Struct, frozen=True):
+    """The coordinator is ending; these machines may still run nodes. Other versions may answer ``{}``."""
+
+    away: list[str] = []  # were out of reach, and had a part of a dataflow
+    late: list[str] = []  # were told to end, and had not done so in time
+
+
 class Failure(msgspec.Struct, frozen=True):
     """Why a request was refused: one sentence for the user."""
 

@@ -322,18 +322,19 @@ def down(file: str | None, force: bool, client: Client) -> None:
     With CLUSTER_FILE, also the daemons of its machines that are not connected. Refuses while dataflows are
     running, unless --force is given.
     """
-    from dora.cli.commands.up import stop_coordinator
+    from dora.cli.commands.up import raise_if_left, stop_coordinator
 
     if file is None:
-        stop_coordinator(client, force)
+        raise_if_left(stop_coordinator(client, force))
         return
     from dora.cluster.ssh.daemons import end
 
     found = _load(file)
     client = _client(found)
+    still: dict[str, str] = {}
     try:
         there = _connected(client)
-        stop_coordinator(client, force)
+        still = stop_coordinator(client, force)
     except Unreachable:
         if not force:
             raise DoraError(
@@ -341,9 +342,11 @@ def down(file: str | None, force: bool, client: Client) -> None:
                 f"`dora cluster up {file}` reconnects them, `dora cluster down --force {file}` stops them"
             ) from None
         there = set()
-    left = [machine for machine in found.machines if machine.id not in there]
+    left = [machine for machine in found.machines if machine.id not in there or machine.id in still]
     faults = end(left, click.echo) if left else []
     _raise_if_any(faults, "the daemon may still run", len(found.machines))
+    listed = {machine.id for machine in left}
+    raise_if_left({id: why for id, why in still.items() if id not in listed})
 
 
 @cluster.command()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from dora._paths import ALL_INTERFACES, AUTHORITY_VARIABLE, LOOPBACK, NO_TLS, store_path
+from dora._paths import ALL_INTERFACES, AUTHORITY_VARIABLE, LOOPBACK, NO_TLS, host_and_port, store_path
 from dora._shared_folders import open_file
 from dora.cli.commands.components import auth_option, given_encryption, tls_options
 from dora.cli.coordinator import coordinator_options
@@ -308,9 +308,9 @@ def down(force: bool, client: Client) -> None:
     Refuses while dataflows are running, unless --force is given.
     """
     try:
-        stop_coordinator(client, force)
+        raise_if_left(stop_coordinator(client, force))
     except Unreachable as error:
-        if not _stop_daemon(client):
+        if not _stop_daemon(client, force):
             if error.refused:
                 hint = f"\n\n  hint: {client.how_to_reach_one()}" if client.other_address() else ""
                 raise DoraError(
@@ -321,18 +321,18 @@ def down(force: bool, client: Client) -> None:
         click.echo("The coordinator was not running; the daemon was running and has been stopped")
 
 
-def stop_coordinator(client: Client, force: bool) -> None:
+def stop_coordinator(client: Client, force: bool) -> dict[str, str]:
     """Stop a coordinator and all its daemons, and wait until they have ended.
 
-    Raises `Unreachable`, and `DoraError` if dataflows are running, unless with ``force``, or if it does not
-    end within `DOWN_TIMEOUT`.
+    Returns the machines whose daemon may still run, with the reason. Raises `Unreachable`, and `DoraError`
+    if dataflows are running, unless with ``force``, or if it does not end within `DOWN_TIMEOUT`.
     """
     here: list[psutil.Process] = []
     if client.is_reachable():
         click.echo(f"Destroying coordinator at {client.where}")
         here = _processes_here(client)
     try:
-        client.down(force)
+        answer = client.down(force)
     except RequestRefused as error:
         if error.status != 409:
             raise
@@ -351,7 +351,22 @@ def stop_coordinator(client: Client, force: bool) -> None:
             f"{DOWN_TIMEOUT:g} s; their logs are out/dora-coordinator.txt and out/dora-daemon.txt where "
             "`dora up` ran"
         )
-    click.echo("Coordinator and daemons destroyed successfully")
+    left = dict.fromkeys(answer.away, "was out of reach")
+    left |= dict.fromkeys(answer.late, "has not ended in time")
+    if here or client.address in (*LOOPBACK, "localhost"):
+        left.pop(DEFAULT_MACHINE, None)  # that is this machine, and its daemon has ended
+    click.echo("Coordinator destroyed" if left else "Coordinator and daemons destroyed successfully")
+    return left
+
+
+def raise_if_left(left: dict[str, str]) -> None:
+    """Raise a `DoraError` that names the machines which `stop_coordinator` has left, if there are any."""
+    if left:
+        sentences = [f"the daemon of `{machine}` {why} and may still run" for machine, why in left.items()]
+        raise DoraError(
+            "\n".join(sentences) + "\n\n  hint: its nodes go on; stop it there, or with "
+            "`dora cluster down --force FILE` if a cluster file names the machine"
+        )
 
 
 def _processes_here(client: Client) -> list[psutil.Process]:
@@ -382,15 +397,43 @@ def _has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def _stop_daemon(client: Client) -> bool:
-    """Stop a daemon whose coordinator is gone; return whether there was one."""
+def _stop_daemon(client: Client, force: bool) -> bool:
+    """Stop a daemon whose coordinator is gone; return whether there was one.
+
+    Raises `DoraError` if it runs dataflows, unless with ``force``, or if it does not end in time.
+    """
     pid = _daemon_here(client)
     if pid is None:
         return False
+    if not force and (running := _dataflows_here(client)):
+        raise DoraError(
+            f"the coordinator at {client.where} is not running, but its daemon here runs "
+            f"{len(running)} dataflow(s):\n" + "\n".join(f"  - {each}" for each in running) + "\n\n"
+            "  hint: `dora up` starts the coordinator again and reconnects the daemon; "
+            "`dora down --force` stops the dataflows"
+        )
     with contextlib.suppress(ProcessLookupError):  # it has just ended
         os.kill(pid, signal.SIGTERM)
-    _comes_true(lambda: _daemon_here(client) is None)
+    if not _comes_true(lambda: _daemon_here(client) is None):
+        raise DoraError(
+            f"the daemon of this machine has not ended within {DOWN_TIMEOUT:g} s; its log is "
+            "out/dora-daemon.txt where `dora up` ran"
+        )
     return True
+
+
+def _dataflows_here(client: Client) -> list[str]:
+    """Return the names and UUIDs of the coordinator's dataflows that run on this machine."""
+    from dora.daemon.client import name_of, running
+
+    places = [host_and_port(address, client.port) for address in client.addresses]
+    found = {}
+    for run in running():
+        with run:
+            known = run.description
+            if known.coordinator in places:
+                found[known.dataflow_id] = f"[{name_of(known)}] {known.dataflow_id}"
+    return list(found.values())
 
 
 def _daemon_here(client: Client) -> int | None:

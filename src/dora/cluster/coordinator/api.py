@@ -222,8 +222,7 @@ def make_api(
 
     async def down(request: Request) -> Response:
         body = await read_body(request, DownRequest, optional=True)
-        await coordinator.down(body.force)
-        return json_response({})
+        return json_response(await coordinator.down(body.force))
 
     async def metrics(request: Request) -> Response:  # noqa: ARG001
         return Response(await coordinator.metrics(), media_type="text/plain; version=0.0.4")

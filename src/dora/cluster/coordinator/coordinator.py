@@ -40,7 +40,7 @@ from dora.cluster.coordinator.policy import (
 from dora.cluster.coordinator.requests import Requests
 from dora.cluster.coordinator.store import Store
 from dora.cluster.http.relay import Relay, RelayedSession
-from dora.cluster.http_api import DataflowView, SystemStatus
+from dora.cluster.http_api import DataflowView, DownView, SystemStatus
 from dora.cluster.protocol import (
     ACTIVE,
     DEFAULT_MACHINE,
@@ -99,6 +99,8 @@ class Coordinator:
         self.requests = Requests(store, self.fleet)
         self.relay = Relay()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._restarts: dict[str, object] = {}  # dataflow → the restart that waits for its end
+        self._is_ending = False
         self.changes = Changes(store, self.fleet, self.requests, self._on_commit, self._changed)
 
     # ----------------------------------------------------------------------- daemons
@@ -270,8 +272,21 @@ class Coordinator:
 
     def start(self, spec: RunSpec) -> DataflowView:
         """Record a dataflow and start it; raises `Refusal`. Without a name it gets its file's."""
+        spec, daemons = self._plan(spec, self._store.views())
+        view = self._add(uuid7(), spec, daemons)
+        self.fleet.start(view.uuid, spec)
+        log.info("dataflow %s: %s is to start on %s", view.uuid, view.name, ", ".join(daemons))
+        log.debug("dataflow %s: node -> machine: %s", view.uuid, spec.machines)
+        return view
+
+    def _plan(self, spec: RunSpec, views: list[DataflowView]) -> tuple[RunSpec, dict[str, str]]:
+        """Return a spec with name and machines for a start now, and the daemon of each machine.
+
+        ``views`` are the other dataflows. Raises `Refusal` if it cannot be started.
+        """
+        if self._is_ending:
+            raise Refusal(503, "the coordinator is ending")
         self._check_daemons()
-        views = self._store.views()
         if spec.name:
             check_name(views, spec.name)
         stem = os.path.splitext(os.path.basename(file_of(spec) or "dataflow"))[0]
@@ -287,12 +302,7 @@ class Coordinator:
             if bare:
                 raise Refusal(409, f"some machines use TLS, and others do not: {', '.join(bare)}")
             raise Refusal(409, f"{', '.join(machines)} have certificates of different authorities")
-        daemons = {machine: connections[machine].daemon_id for machine in machines}
-        view = self._add(uuid7(), spec, daemons)
-        self.fleet.start(view.uuid, spec)
-        log.info("dataflow %s: %s is to start on %s", view.uuid, view.name, ", ".join(machines))
-        log.debug("dataflow %s: node -> machine: %s", view.uuid, placed)
-        return view
+        return spec, {machine: connections[machine].daemon_id for machine in machines}
 
     def _add(self, dataflow_id: str, spec: RunSpec, daemons: dict[str, str]) -> DataflowView:
         """Make the record of a dataflow; raises `Refusal`."""
@@ -308,11 +318,13 @@ class Coordinator:
     def stop(self, wanted: str, grace: float | None, force: bool) -> DataflowView:
         """Stop a running dataflow; returns at once. Raises `Refusal`, also if no machine is connected.
 
-        A disconnected machine stops its partition when it is back; ``force`` does not wait for that.
+        A disconnected machine stops its partition when it is back; ``force`` does not wait for that. A
+        restart that waits for the end of the dataflow does not start it any more.
         """
         if not force:
             self._check_daemons()
         view = find(self._store.views(), wanted)
+        self._restarts.pop(view.uuid, None)
         if view.status in ACTIVE and (missing := self.fleet.stop(view.uuid, grace, force)):
             names = ", ".join(f"`{machine}`" for machine in missing)
             raise Refusal(
@@ -383,11 +395,34 @@ class Coordinator:
             raise Refusal(404, f"the record of {dataflow_id} was removed") from None
 
     async def restart(self, wanted: str, grace: float | None, force: bool) -> tuple[str, DataflowView]:
-        """Stop a dataflow if it runs, wait for its end, start it again; return the old id and the new."""
-        view = self.stop(wanted, grace, force)
-        while view.status in ACTIVE:
-            view = await self.wait(view.uuid, started=False, timeout=60.0)
-        return view.uuid, self.start(self._store.spec(view.uuid))
+        """Stop a dataflow if it runs, wait for its end, start it again; return the old id and the new.
+
+        Raises `Refusal`. Nothing is stopped if the dataflow could not be started now.
+        """
+        views = self._store.views()
+        view = find(views, wanted)
+        dataflow_id = view.uuid
+        others = [other for other in views if other.uuid != dataflow_id]
+        try:
+            self._plan(self._store.spec(dataflow_id), others)
+        except Refusal as refusal:
+            if view.status not in ACTIVE:
+                raise
+            raise Refusal(refusal.status, f"{refusal}\n`{view.name}` was not stopped") from None
+        view = self.stop(dataflow_id, grace, force)
+        ticket = self._restarts[dataflow_id] = object()
+        try:
+            while view.status in ACTIVE:
+                view = await self.wait(dataflow_id, started=False, timeout=60.0)
+            if self._restarts.get(dataflow_id) is not ticket:
+                raise Refusal(409, f"`{view.name}` is not started again: it was stopped meanwhile")
+            try:
+                return dataflow_id, self.start(self._store.spec(dataflow_id))
+            except Refusal as refusal:  # machines have changed meanwhile
+                raise Refusal(refusal.status, f"{refusal}\n`{view.name}` has ended") from None
+        finally:
+            if self._restarts.get(dataflow_id) is ticket:
+                del self._restarts[dataflow_id]
 
     def clean(self) -> list[DataflowView]:
         """Remove the records of ended dataflows, and return them.
@@ -398,11 +433,16 @@ class Coordinator:
         self._notify()
         return removed
 
-    async def down(self, force: bool) -> None:
-        """End the daemons, then the coordinator. Raises `Refusal` if dataflows run, unless ``force``."""
+    async def down(self, force: bool) -> DownView:
+        """End the daemons, then the coordinator. Raises `Refusal` if dataflows run, unless ``force``.
+
+        Returns the machines whose daemon may still run.
+        """
         running = [view for view in self._store.views() if view.status in ACTIVE]
         if running and not force:
             raise Refusal(409, f"{len(running)} dataflow(s) still running\n{listed(running)}")
+        self._is_ending = True
+        away = self._out_of_reach()
         if self.fleet.connections:
             for connection in self.fleet.connections.values():
                 connection.send(Shutdown())
@@ -415,6 +455,15 @@ class Coordinator:
                     left = ", ".join(f"`{machine}`" for machine in self.fleet.connections)
                     log.warning("the daemon of %s has not ended within %g s", left, SHUTDOWN_TIMEOUT)
         self._exit()
+        away |= self._out_of_reach()  # some may have been cut off meanwhile
+        late = self.fleet.connections.keys()
+        return DownView(sorted(away - late), sorted(late))
+
+    def _out_of_reach(self) -> set[str]:
+        """Return the machines that are not connected, but may run nodes."""
+        runs = filter(None, map(self.fleet.run, self._store.active()))
+        active = {machine for run in runs for machine in run.daemons if run.is_active_on(machine)}
+        return active - self.fleet.connections.keys()
 
     def close(self) -> None:
         """Close the store; the coordinator is not usable afterwards."""

@@ -11,6 +11,7 @@ from dora.cluster.http_api import (
     DashboardView,
     DataflowView,
     DownRequest,
+    DownView,
     Failure,
     RestartView,
     StartRequest,
@@ -122,7 +123,7 @@ OPERATIONS: list[ApiOperation] = [
         StopRequest,
         RestartView,
         201,
-        (503, 507),
+        (409, 503, 507),
     ),
     ApiOperation(
         "get",
@@ -140,7 +141,9 @@ OPERATIONS: list[ApiOperation] = [
         DataflowAnswer,
         refusals=(425, 503, 504, 507),
     ),
-    ApiOperation("post", "/api/down", "End the daemon and the coordinator", DownRequest, refusals=(409,)),
+    ApiOperation(
+        "post", "/api/down", "End the daemons and the coordinator", DownRequest, DownView, refusals=(409,)
+    ),
 ]
 
 
