@@ -152,6 +152,36 @@ def test_down_without_a_coordinator_ends_the_daemon(system: System) -> None:
     wait_until(lambda: not alive(pid), "the end of the daemon")
 
 
+def test_down_without_a_coordinator_refuses_while_dataflows_run(system: System) -> None:
+    system.dora("up")
+    pid = system.daemon()
+    run = system.start(system.dataflow("arm", a=FOREVER))
+    os.kill(system.coordinator(), signal.SIGKILL)
+    wait_until(lambda: not system.client.is_reachable(), "the end of the coordinator")
+    told = system.dora("down", status=1)
+    assert f"its daemon here runs 1 dataflow(s):\n  - [arm] {run}\n" in told
+    assert "`dora up` starts the coordinator again" in told and "`dora down --force`" in told
+    assert alive(pid) and all(map(alive, system.node_pids(run)))
+    assert "the daemon was running and has been stopped" in system.dora("down", "--force")
+    wait_until(lambda: not alive(pid) and not system.node_pids(run), "the end of the daemon")
+
+
+def test_down_without_a_coordinator_says_that_the_daemon_does_not_end(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.dora("up")
+    monkeypatch.setattr("dora.cli.commands.up.DOWN_TIMEOUT", 0.5)
+    os.kill(system.coordinator(), signal.SIGKILL)
+    wait_until(lambda: not system.client.is_reachable(), "the end of the coordinator")
+    os.kill(daemon := system.daemon(), signal.SIGSTOP)
+    try:
+        told = system.dora("down", status=1)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert "error: the daemon of this machine has not ended within 0.5 s" in told
+    assert "has been stopped" not in told
+
+
 def test_up_starts_a_daemon_while_another_one_is_ending(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:

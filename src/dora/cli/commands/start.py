@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import click
@@ -183,6 +184,22 @@ def _name_machines_out_of_reach(client: Client, named: set[str], view: DataflowV
             )
 
 
+def _all_accepted(
+    request: Callable[[DataflowView], DataflowView],
+    views: Iterable[DataflowView],
+    refusals: list[RequestRefused],
+) -> list[DataflowView]:
+    """Make a request for each dataflow; return the answers, and put the refusals into ``refusals``."""
+    answers = []
+    for view in views:
+        try:
+            answers.append(request(view))
+        except RequestRefused as error:
+            if error.status != 404:  # its record was removed meanwhile: it has ended
+                refusals.append(error)
+    return answers
+
+
 @click.command()
 @_stop_options
 @click.option("--all", "everything", is_flag=True, help="Stop all running dataflows.")
@@ -205,10 +222,15 @@ def stop(
     if everything:
         if wanted is not None:
             raise click.UsageError("--all cannot be combined with the name of a dataflow")
-        running = client.active()
-        stopping = [client.stop(view.uuid, grace_duration, force) for view in running]
-        statuses = [report_end(_wait_for_end(client, view)) for view in stopping]
-        click.echo(f"Stopped {len(running)} dataflow(s).")
+        refusals: list[RequestRefused] = []
+        stopping = _all_accepted(
+            lambda view: client.stop(view.uuid, grace_duration, force), client.active(), refusals
+        )
+        ended = _all_accepted(partial(_wait_for_end, client), stopping, refusals)
+        statuses = [report_end(view) for view in ended]
+        click.echo(f"Stopped {len(ended)} dataflow(s).")
+        if refusals:
+            raise DoraError("\n".join(dict.fromkeys(map(str, refusals))))
         return max(statuses, default=0)
     if wanted is None:
         chosen = choose_here(_running(client))
@@ -259,6 +281,13 @@ def restart_and_wait(
     client: Client, dataflow_id: str, grace: float | None = None, force: bool = False
 ) -> int:
     """Stop a dataflow, start it again and wait until it is running; return the exit status."""
-    answer = client.restart(dataflow_id, grace, force)
+    try:
+        answer = client.restart(dataflow_id, grace, force)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nthe dataflow is started again once it has ended; `dora stop {dataflow_id}` prevents that",
+            err=True,
+        )
+        raise
     sentence = f"dataflow restarted: {answer.old} -> {answer.new.uuid}"
     return _wait_for_start(client, answer.new, sentence, reporter_for("auto"))
