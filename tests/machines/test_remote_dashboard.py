@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,17 +84,14 @@ def live(system: Spread, flow: str) -> ClientConnection:
         f"wss://{system.first.address}:6013/dashboard/{flow}/live",
         additional_headers=HEADERS,
         proxy=None,
-        ssl=imported_authority(system),
+        # `websockets.sync` reads in one thread and writes in another one.
+        ssl=duplex_client_context(str(authority(system))),
     )
 
 
-def imported_authority(system: Spread) -> ssl.SSLContext:
-    """Return the context of a browser that has imported the authority of the coordinator.
-
-    `websockets.sync` reads in one thread and writes in another one, which needs a socket that allows it.
-    """
-    folder = system.first.folder / "data" / "tls" / "coordinator-6013"
-    return duplex_client_context(str(folder / "ca.pem"))
+def authority(system: Spread) -> Path:
+    """Return the authority of the coordinator, which a browser has to import."""
+    return system.first.folder / "data" / "tls" / "coordinator-6013" / "ca.pem"
 
 
 def ask(system: Spread, method: str, path: str, body: Any = None) -> Any:
@@ -103,7 +101,8 @@ def ask(system: Spread, method: str, path: str, body: Any = None) -> Any:
         {**HEADERS, "Content-Type": "application/json"},
         method=method,
     )
-    encryption = urllib.request.HTTPSHandler(context=imported_authority(system))
+    context = ssl.create_default_context(cafile=authority(system))
+    encryption = urllib.request.HTTPSHandler(context=context)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), encryption)
     try:
         with opener.open(request, timeout=TIMEOUT) as response:
