@@ -130,6 +130,14 @@ def test_data_can_be_read_after_the_write_side_is_shut_down(connection: ssl.SSLS
         connection.sendall(b"more")
 
 
+def test_a_file_of_the_socket_is_readable_after_its_close(connection: ssl.SSLSocket) -> None:
+    with connection.makefile("rb") as file:
+        connection.sendall(b"word")
+        connection.close()
+        assert file.read(4) == b"word"
+    assert connection.fileno() < 0
+
+
 def reading(connection: ssl.SSLSocket) -> queue.SimpleQueue[Any]:
     """Read in another thread; the queue gets what comes, or the exception."""
     told: queue.SimpleQueue[Any] = queue.SimpleQueue()

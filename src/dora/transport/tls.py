@@ -312,9 +312,9 @@ class DuplexTLSSocket(ssl.SSLSocket):
     read while the request is written. Here a thread uses the connection only while it need not wait, and
     waits without it.
 
-    ``close`` may be called at any time and does not wait; threads that wait get an ``OSError``. Python's
-    own ``close`` removes the encryption first, and a thread that is about to read gets the encrypted data
-    or a ``ValueError``.
+    ``close`` may be called at any time and does not wait; threads that wait get an ``OSError``. A file of
+    the socket, from ``makefile``, can still be read. Python's own ``close`` removes the encryption first,
+    and a thread that is about to read gets the encrypted data or a ``ValueError``.
     """
 
     _lock: threading.RLock  # a signal handler or a finalizer may close the socket that its thread reads
@@ -335,8 +335,10 @@ class DuplexTLSSocket(ssl.SSLSocket):
 
     def close(self) -> None:
         with self._lock:
-            with contextlib.suppress(OSError):
-                self.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait
+            # `http.client` closes a socket and then reads the answer from its file.
+            if not self._io_refs:  # type: ignore[attr-defined]
+                with contextlib.suppress(OSError):
+                    self.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait
             super().close()
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
