@@ -210,6 +210,21 @@ def test_what_exists_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "cannot write" in capsys.readouterr().err
 
 
+def test_recordings_are_not_taken_for_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sent: list[Any] = [("a/x", 0.0, row(STRING, {"data": "1"}), {"ros2_type": STRING})]
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    recording = write_recording(folder / "monday.mcap", sent)
+    assert export(recording, tmp_path / "bag") == 0
+    for source in (recording, tmp_path / "bag"):
+        assert export(source, folder, "--force") == 1
+        assert "is no bag, so it is not written over" in capsys.readouterr().err
+    (file,) = (tmp_path / "bag").glob("*.mcap")
+    assert export(file, tmp_path / "bag", "--force") == 1
+    assert "which would be replaced" in capsys.readouterr().err
+    assert recording.exists() and file.exists()
+
+
 def test_an_export_that_fails_leaves_everything_as_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

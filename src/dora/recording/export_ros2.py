@@ -72,6 +72,8 @@ def export_ros2(
     a bag. After an error, the folder is as it was before.
     """
     check_bag(folder, force=force)
+    if os.path.dirname(os.path.realpath(recording.path)) == os.path.realpath(folder):
+        raise DoraError(f"{recording.path} is in {folder}, which would be replaced; choose another folder")
     from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
     from rosbags.rosbag2.errors import WriterError
 
@@ -136,7 +138,9 @@ def check_bag(folder: str, *, force: bool) -> None:
         names = os.listdir(folder)
     except OSError as error:
         raise cannot_write(folder, error) from None
-    if not all(name == METADATA or name.endswith(".mcap") for name in names):
+    # A folder of recordings has files of this kind as well, but no metadata.
+    is_bag = METADATA in names and all(name == METADATA or name.endswith(".mcap") for name in names)
+    if names and not is_bag:
         raise DoraError(f"{folder} is no bag, so it is not written over; choose another folder")
 
 
