@@ -155,6 +155,17 @@ def test_a_ring_is_saved_when_a_node_fails(folder: Folder) -> None:
         assert recording.complete
 
 
+def test_a_ring_is_saved_when_a_node_fails_again(folder: Folder) -> None:
+    folder.program("camera.py", FAILING)
+    flow = FLOW.replace(
+        "path: camera.py", "path: camera.py\n        restart_policy: on-failure\n        max_restarts: 1"
+    )
+    folder.dora("record", folder.flow(flow), "--last", "1s", "-o", "crash.mcap", status=1)
+    for name in ("crash.mcap", "crash-2.mcap"):
+        with folder.recording(name) as recording:
+            assert recording.end is not None and recording.end.failed == ["camera"]
+
+
 def test_the_exit_status_is_that_of_the_dataflow_too(folder: Folder) -> None:
     folder.program("camera.py", FAILING)
     text = folder.dora("record", folder.flow(), "-o", "a.mcap", status=1)

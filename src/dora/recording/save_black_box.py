@@ -227,7 +227,7 @@ def save(box: KeptBox, path: str) -> SavedBlackBox:
         }
         topics = topic_ends(expected, messages.spans, from_start=False)
         complete = not any(topic.lost for topic in topics.values())
-        failed = sorted(failed_nodes(box.journal))
+        failed = sorted(set(failed_nodes(box.journal)))
         end = End(complete=complete, stopped=box.end_ns, reason="saved", topics=topics, failed=failed)
         writer.finish(end)
         os.rename(part, path)

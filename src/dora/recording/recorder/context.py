@@ -72,10 +72,10 @@ def entry_message(entry: JournalEntry) -> ContextMessage:
     return channel, entry.time_ns, msgspec.json.encode(msgspec.structs.asdict(content))
 
 
-def failed_nodes(entries: Iterable[JournalEntry]) -> set[str]:
-    """Return the nodes that have failed according to the journal."""
+def failed_nodes(entries: Iterable[JournalEntry]) -> list[str]:
+    """Return the nodes that have failed according to the journal, one for each failure."""
     marks = (entry.content for entry in entries if isinstance(entry.content, Mark))
-    return {mark.node for mark in marks if mark.kind == "failed" and mark.node is not None}
+    return [mark.node for mark in marks if mark.kind == "failed" and mark.node is not None]
 
 
 _EVERY: Final = 0.25  # seconds
@@ -97,6 +97,7 @@ class RecordingContext:
         """
         self.inspection = inspection  # the newest
         self.failed: set[str] = set()  # nodes, since the start
+        self.failures = 0  # theirs
         self._source = RunSource(DaemonClient(f"{inspection.run_dir}/{SOCKET_NAME}"))
         self._run = self._source.run
         self._loads = LoadMeter()
@@ -153,7 +154,9 @@ class RecordingContext:
         assert isinstance(journal, JournalEntries)
         self._journal_number = journal.number
         self._items.extend(map(entry_message, journal.entries))
-        self.failed |= failed_nodes(journal.entries)
+        failed = failed_nodes(journal.entries)
+        self.failed.update(failed)
+        self.failures += len(failed)
         if (now := time.monotonic()) >= self._state_due:
             self._state_due = now + _STATE_EVERY
             state = as_json(source.refresh(self._loads.measure(source.pids())))

@@ -68,7 +68,8 @@ class Recorder:
         self._settings = settings
         self._on_saved = on_saved
         self._inspection = inspect(run)
-        self._saved_for: set[str] = set()  # nodes that failed
+        self._saved_failures = 0  # of nodes
+        self._next_save = 0.0  # when the next failure is saved at the earliest: files do not overlap
         self._save_due: float | None = None  # after a failure
         self._started = time.time_ns()
         self._stop = self._save = False
@@ -171,7 +172,7 @@ class Recorder:
         """
         try:
             reason = self._record()
-            expected = self._drain(reason)
+            expected = self._drain()
             return self._finish(reason, expected)
         finally:
             self._close()
@@ -255,11 +256,12 @@ class Recorder:
                 pass  # it has just ended
         if isinstance(self._sink, RingSink):
             self._sink.drop_old()
-            if self._context.failed - self._saved_for and self._save_due is None:
-                self._save_due = now + _AFTER_FAILURE
+            if self._context.failures > self._saved_failures and self._save_due is None:
+                self._save_due = max(now + _AFTER_FAILURE, self._next_save)
             if self._save_due is not None and now >= self._save_due:
                 self._save_due = None
-                self._saved_for |= self._context.failed
+                self._saved_failures = self._context.failures
+                self._next_save = now + (self._settings.last_seconds or 0.0)
                 self._save_ring()
 
     def _save_ring(self, client: ControlClient | None = None) -> None:
@@ -278,7 +280,7 @@ class Recorder:
 
     # ----------------------------------------------------------------------- the end
 
-    def _drain(self, reason: Reason) -> dict[str, Expected]:
+    def _drain(self) -> dict[str, Expected]:
         """Take everything that was sent so far, close the taps, and return what each topic should have."""
         topics = self._taps.topics
         last = {topic: topic.sent for topic in topics}
@@ -303,11 +305,13 @@ class Recorder:
         expected = _expected((topic, max(topic.seen, last[topic])) for topic in topics)
         self._context.close()  # first: the run's directory, which it reads, may go when the taps are closed
         self._taps.close()
+        is_unsaved = bool(failed - self._context.failed)
         self._context.failed |= failed
         while not self._filler.add_context(self._context.take()) and self._filler.memory_in_use:
             time.sleep(_LAST_PAUSE)
         self._filler.flush()
-        if isinstance(self._sink, RingSink) and reason == "dataflow ended" and failed - self._saved_for:
+        is_unsaved = is_unsaved or self._context.failures > self._saved_failures
+        if isinstance(self._sink, RingSink) and is_unsaved:
             self._sink.save(expected, failed, self._on_saved)
         return expected
 
