@@ -11,6 +11,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -18,7 +19,9 @@ from recording_flows import Folder, end
 from shared_template import left_by_runs, share_template
 from waiting import TIMEOUT, wait_until
 
+from dora.recording.mcap.format import TopicEnd
 from dora.recording.opening import open_recording
+from dora.recording.replay.replay import Replay
 from dora.wire.decode import decode_arrow
 
 pytestmark = pytest.mark.processes
@@ -434,3 +437,19 @@ def test_export_to_parquet(lab: Lab) -> None:
     assert images.column("metadata").to_pylist()[3] == '{"number": 3}'
     again = lab.dora("export", "a.mcap", "--parquet", "tables", status=1)
     assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("recorded", "has_gaps"),
+    [
+        (TopicEnd(5, 0, 1, 5), False),
+        (TopicEnd(5, 0, 11, 15), False),
+        (TopicEnd(0, 0, 0, 0), False),
+        (TopicEnd(4, 1, 1, 5), True),
+        (TopicEnd(4, 0, 1, 5), True),  # one was counted, and its node killed before it was sent
+    ],
+)
+def test_numbers_are_translated_one_by_one_if_any_is_missing(recorded: TopicEnd, has_gaps: bool) -> None:
+    replay = Replay.__new__(Replay)
+    replay._recording = SimpleNamespace(damage="", end=SimpleNamespace(topics={"a/x": recorded}))  # type: ignore[assignment]
+    assert replay._has_gaps("a/x") is has_gaps
