@@ -238,6 +238,17 @@ def test_messages_without_a_leading_one_are_not_kept_once_it_has_ended() -> None
     assert matcher.sides[1].unmatched == 100
 
 
+def test_an_input_that_was_full_has_room_once_the_leading_one_has_ended() -> None:
+    matcher: Matcher[int] = Matcher([3, 3], tolerance=0)
+    for time in range(3):
+        matcher.add(1, time, time, 0)
+    assert matcher.is_full(1)
+    matcher.end(0)
+    assert not matcher.is_full(1)
+    assert not matcher.add(1, 3, 3, 0)
+    assert matcher.sides[1].unmatched == 3
+
+
 def test_by_arrival_the_newest_of_each_other_input_is_taken_at_once() -> None:
     matcher: Matcher[str] = Matcher([3, 3], tolerance=None, policy="latest", at_once=True)
     matcher.add(0, 1, "too early", 0)

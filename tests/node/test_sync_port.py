@@ -15,7 +15,7 @@ from dora.node.events import InputClosed, Synced
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.sync_port import SyncPort
 from dora.node.send.output import OutputPort
-from dora.transport.board import LINE_BYTES, RECEIVED, WORDS, Board
+from dora.transport.board import DROPPED, LINE_BYTES, RECEIVED, WORDS, Board
 from dora.transport.inprocess import LocalEngine
 from dora.wire.counters import UNMATCHED
 from dora.wire.input_rules import SyncGroup
@@ -28,7 +28,9 @@ PLENTY = 100
 class Rig:
     """A group of inputs, and the outputs that feed them."""
 
-    def __init__(self, count: int, tolerance: int) -> None:
+    def __init__(
+        self, count: int, tolerance: int, queue_size: int = PLENTY, policy: str = "drop_oldest"
+    ) -> None:
         names = [f"in{index}" for index in range(count)]
         self.board = board = Board("", mmap.mmap(-1, 16 * LINE_BYTES))
         engine = LocalEngine()
@@ -37,7 +39,8 @@ class Rig:
                 name,
                 "link",
                 f"s/{name}",
-                queue_size=PLENTY,
+                queue_size=queue_size,
+                queue_policy=policy,
                 service=name,
                 slot=index,
                 output_slot=8 + index,
@@ -120,3 +123,28 @@ def _is_new(events: list[Any], place: int, index: int) -> bool:
         return False
     mine = members(events[place])[index]
     return all(not isinstance(event, Synced) or members(event)[index] != mine for event in events[:place])
+
+
+def test_an_input_that_was_full_is_read_in_the_same_poll_that_makes_room() -> None:
+    rig = Rig(2, tolerance=0, queue_size=3, policy="backpressure")
+    for number, time in enumerate((10, 20, 30, 40, 100)):
+        rig.send(1, number, time)
+        assert rig.group.poll() is None  # from the third on, nothing more is read
+    rig.send(0, 0, 100)
+    event = rig.group.poll()
+    assert isinstance(event, Synced)
+    assert members(event) == [(0, 0, 100), (1, 4, 100)]
+    assert rig.board.words[WORDS + DROPPED] == 0
+    assert rig.board.words[WORDS + UNMATCHED.word] == 4
+
+
+def test_an_input_is_read_as_soon_as_what_filled_it_has_found_no_leading_message() -> None:
+    rig = Rig(2, tolerance=0, queue_size=2, policy="backpressure")
+    for number, time in enumerate((10, 30, 40)):
+        rig.send(1, number, time)
+        assert rig.group.poll() is None
+    for number, time in enumerate((20, 40)):
+        rig.send(0, number, time)
+    event = rig.group.poll()
+    assert isinstance(event, Synced)
+    assert members(event) == [(0, 1, 40), (1, 2, 40)]

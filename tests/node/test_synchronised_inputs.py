@@ -240,6 +240,39 @@ def test_under_back_pressure_nothing_is_dropped_and_the_sender_waits() -> None:
         assert found == list(range(40))
 
 
+@pytest.mark.parametrize("policy", ["exact", "nearest", "latest"])
+@pytest.mark.parametrize("queue_size", [1, 2, 3, 10])
+def test_a_fast_input_under_back_pressure_has_a_message_for_each_leading_one(
+    queue_size: int, policy: str
+) -> None:
+    leads, fast = range(0, 1000, 100), range(0, 1000, 10)
+
+    def arm(node: Node) -> None:
+        for time in fast:
+            node.send_output("out", pa.array([time]), at(time))
+
+    rules: dict[str, Any] = {"exact": {}, "nearest": {"tolerance": "4ms"}, "latest": {"policy": "latest"}}
+    options = {"queue_size": queue_size, "queue_policy": "backpressure"}
+    frames = min(queue_size, 3)
+    with VirtualDataflow(
+        flow_of(
+            ("left", "arm"), queues={"arm": options}, history={"arm": (1 - frames, 0)}, **rules[policy]
+        ),
+        nodes={"arm": arm},
+        play=["left", "fusion"],
+    ) as flow:
+        fusion = flow.node("fusion")
+        found = []
+        for time in leads:
+            flow.node("left").send_output("out", pa.array([time + 3]), at(time + 3 * (policy != "exact")))
+            for _ in fast[:12]:  # it sends on when the node has made room
+                flow.advance(0.01)
+                found += [values(event)["arm"] for event in drain(fusion) if isinstance(event, Synced)]
+        assert found == [[each for each in fast if each <= time][-frames:] for time in leads]
+        counts = fusion.statistics()["inputs"]["arm"]
+        assert counts["dropped"] == 0
+
+
 def test_the_closing_of_an_input_comes_after_its_last_message() -> None:
     with VirtualDataflow(flow_of(("left", "arm")), play=["left", "arm", "fusion"]) as flow:
         fusion = flow.node("fusion")

@@ -80,6 +80,15 @@ class Side(Generic[T]):
         if not entry.is_given:
             self.unmatched += 1
 
+    def retire_before(self, time: int) -> None:
+        """Take out the messages that a later one, which is not after ``time`` either, replaces.
+
+        No leading message with this timestamp, or a later one, can use them.
+        """
+        waiting = self.waiting
+        while len(waiting) > 1 and waiting[1].time <= time:
+            self.retire()
+
     def clear(self) -> None:
         """Give up all messages."""
         for entries in (self.behind, self.waiting):
@@ -167,9 +176,8 @@ class Matcher(Generic[T]):
         side.newest = time
         waiting = side.waiting
         waiting.append(Held(time, message, now))
-        if index and self._lead.has_ended and not self._lead.waiting:
-            while len(waiting) > 1:  # only a leading input that comes back could use one
-                side.retire()
+        if index and self._is_over():
+            side.retire_before(time)  # only a leading input that comes back could use one
         if len(waiting) > side.limit:
             return not waiting.popleft().is_given
         return False
@@ -177,7 +185,11 @@ class Matcher(Generic[T]):
     def is_full(self, index: int) -> bool:
         """Return whether the next message of an input would push out its oldest one."""
         side = self.sides[index]
-        return len(side.waiting) >= side.limit
+        return len(side.waiting) >= side.limit and not (index and self._is_over())
+
+    def _is_over(self) -> bool:
+        """Return whether no set comes any more, unless the leading input comes back."""
+        return self._lead.has_ended and not self._lead.waiting
 
     def end(self, index: int) -> None:
         """Handle the end of an input: nothing better comes from it."""
@@ -218,6 +230,7 @@ class Matcher(Generic[T]):
             if not self._at_once:
                 for side in self._others:
                     if side.newest < time and not side.has_ended:
+                        side.retire_before(time)  # else a full input, which is not read, stays full
                         if timeout is None or now < first.arrival + timeout:
                             return None
                         break
@@ -245,8 +258,7 @@ class Matcher(Generic[T]):
     def _partner(self, side: Side[T], time: int) -> Held[T] | None:
         """Return the message of a side for a leading one, and retire those that no later one can use."""
         waiting = side.waiting
-        while len(waiting) > 1 and waiting[1].time <= time:
-            side.retire()
+        side.retire_before(time)
         tolerance = self._tolerance
         if waiting and tolerance is not None and waiting[0].time < time - tolerance:
             side.retire()

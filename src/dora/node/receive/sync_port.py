@@ -3,6 +3,7 @@
 The port takes messages from its inputs until a set is decided. Of each input at most ``queue_size``
 messages wait for a set, beside those that a history keeps and those in the queue of the link. Of more, the
 oldest is dropped and counted; under back-pressure the input is not read, so that its sender waits.
+Even with a ``queue_size`` of 1, two messages have room then: a partner, and the one that decides it.
 
 Other events of the inputs pass through. The closing of an input comes after the last set with a message of
 it.
@@ -60,8 +61,16 @@ class SyncPort(InputPort):
         self._order = (*range(1, len(config.inputs)), 0)
         by_timestamp = config.by == "timestamp"
         tolerance = config.tolerance_ns
+        self._waits = [
+            name in known and known[name].queue_policy == "backpressure" for name in config.inputs
+        ]
+        limits = [known[name].queue_size if name in known else 1 for name in config.inputs]
+        for index in range(1, len(limits)):
+            if self._waits[index]:
+                # A partner is decided by a later message: without room for both, one would be dropped.
+                limits[index] = max(limits[index], 2)
         self._matcher: Matcher[Input] = Matcher(
-            [known[name].queue_size if name in known else 1 for name in config.inputs],
+            limits,
             tolerance=None if tolerance is None else tolerance // 1000,
             policy="latest" if config.policy == "latest" else "nearest",
             histories=[config.history.get(name) for name in config.inputs],
@@ -76,11 +85,9 @@ class SyncPort(InputPort):
             for name in config.inputs
         ]
         self._arrivals = 0
-        self._waits = [
-            name in known and known[name].queue_policy == "backpressure" for name in config.inputs
-        ]
-        limits = [side.limit for side in self._matcher.sides]
-        self._rounds = max(limits) + 1
+        # Each round takes an event, so these take all that have arrived. A round may have one input alone,
+        # as inputs that are full are read only after a message of another one has made room.
+        self._rounds = sum(limits) + len(limits)
         # By arrival, the last of the messages that have arrived is the newest.
         self._takes = [1 if by_timestamp or not index else limit + 1 for index, limit in enumerate(limits)]
         self._words_of = [
@@ -126,7 +133,7 @@ class SyncPort(InputPort):
                     return event
                 if self._is_new and (match := matcher.next(_NEVER)) is not None:
                     break
-                if not active:
+                if all(map(self._is_full, active)):
                     match = self._next_in_time()
                     break
             self._count_unmatched()
@@ -136,12 +143,18 @@ class SyncPort(InputPort):
         return self._pass_on() if self._passing else None
 
     def _collect(self, active: Sequence[int]) -> list[int]:
-        """Take events of these inputs, one of each or all; return the inputs that may have more."""
+        """Take events of these inputs, one of each or all; return the inputs that may have more.
+
+        An input that is full may have more, too: a set, or a leading message, can make room.
+        """
         found = []
         for index in active:
             port = self._ports[index]
             for _ in range(self._takes[index]):
-                if port is None or not port.open or (self._waits[index] and self._matcher.is_full(index)):
+                if port is None or not port.open:
+                    break
+                if self._is_full(index):
+                    found.append(index)
                     break
                 event = port.poll()
                 if event is None:
@@ -154,6 +167,10 @@ class SyncPort(InputPort):
             else:
                 found.append(index)
         return found
+
+    def _is_full(self, index: int) -> bool:
+        """Return whether an input is not read, so that its sender waits."""
+        return self._waits[index] and self._matcher.is_full(index)
 
     def _next_in_time(self) -> Match[Input] | None:
         """Return a set that is due because of the time or a stop; all that has arrived is there."""
