@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from typing import Any
 
@@ -13,8 +14,8 @@ from flows import node
 from waiting import TIMEOUT, wait_until
 
 from dora import CallFailed, CallTimedOut, GoalRun, Input, Node, SendError, UndeclaredOutput
-from dora.node.patterns.action import FEEDBACK_KEPT
-from dora.wire.node_protocol import InputsClosed
+from dora.node.patterns.action import FEEDBACK_KEPT, GOALS_REMEMBERED, GoalServer
+from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame
 
 
 def pair(start_flow: StartFlow) -> tuple[FakeDaemon, Node, Node]:
@@ -107,6 +108,69 @@ def test_a_goal_is_canceled(start_flow: StartFlow) -> None:
     goal.cancel()  # too late, and no harm
 
 
+def answer_or_cancel(run: GoalRun) -> None:
+    if run.cancel_requested:
+        run.cancel()
+
+
+def serve_here(server: Node) -> None:
+    """Serve in this thread; a test looks at what comes."""
+    server.serve_goals("goal", result="result", cancel="cancel")(answer_or_cancel)
+
+
+def goal_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "dora goal mine"]
+
+
+def outcome(client: Node) -> tuple[str, str]:
+    metadata = take(client, "result")["metadata"]
+    return metadata["goal_id"], metadata["goal_status"]
+
+
+def test_a_goal_whose_cancel_request_comes_first_is_canceled_from_its_beginning(
+    start_flow: StartFlow,
+) -> None:
+    _, client, server = pair(start_flow)
+    serve_here(server)
+    for goal_id in ("mine", "mine again"):
+        client.send_output("cancel", b"", {"goal_id": goal_id})
+        assert server.try_recv() is None
+        client.send_output("goal", b"", {"goal_id": goal_id})
+        assert server.try_recv() is None
+        assert outcome(client) == (goal_id, "canceled")
+    client.send_output("goal", b"", {"goal_id": "mine"})
+    assert server.try_recv() is None
+    assert outcome(client) == ("mine", "succeeded"), "a request cancels one goal"
+
+
+def test_a_cancel_request_that_comes_too_late_does_not_concern_the_next_goal_of_this_id(
+    start_flow: StartFlow,
+) -> None:
+    _, client, server = pair(start_flow)
+    serve_here(server)
+    for _ in range(2):
+        client.send_output("goal", b"", {"goal_id": "mine"})
+        assert server.try_recv() is None
+        assert outcome(client) == ("mine", "succeeded")
+        wait_until(lambda: not goal_threads(), "the thread of the goal to end")
+        client.send_output("cancel", b"", {"goal_id": "mine"})
+        assert server.try_recv() is None
+
+
+def test_of_requests_to_cancel_goals_that_do_not_come_the_newest_are_remembered(
+    start_flow: StartFlow,
+) -> None:
+    _, client, server = pair(start_flow)
+    serve_here(server)
+    for number in range(GOALS_REMEMBERED + 1):
+        client.send_output("cancel", b"", {"goal_id": str(number)})
+        assert server.try_recv() is None
+    for goal_id, status in (("0", "succeeded"), ("1", "canceled"), (str(GOALS_REMEMBERED), "canceled")):
+        client.send_output("goal", b"", {"goal_id": goal_id})
+        assert server.try_recv() is None
+        assert outcome(client) == (goal_id, status)
+
+
 def test_a_function_that_raises_aborts_its_goal(start_flow: StartFlow, capfd: Any) -> None:
     _, client, server = pair(start_flow)
 
@@ -119,6 +183,20 @@ def test_a_function_that_raises_aborts_its_goal(start_flow: StartFlow, capfd: An
     assert goal.status == "aborted"
     assert goal.error == "`explode` raised ValueError: no way to 7"
     assert "in explode" in capfd.readouterr().err
+
+
+def test_a_function_that_exits_aborts_its_goal(start_flow: StartFlow, capfd: Any) -> None:
+    _, client, server = pair(start_flow)
+
+    def leave(run: GoalRun) -> None:
+        sys.exit(f"no way to {run.value[0].as_py()}")
+
+    Serving(server, leave)
+    goal = client.send_goal("goal", pa.array([7]), timeout=TIMEOUT)
+    goal.result()
+    assert goal.status == "aborted"
+    assert goal.error == "`leave` raised SystemExit: no way to 7"
+    assert "in leave" in capfd.readouterr().err
 
 
 def test_a_goal_ends_once(start_flow: StartFlow) -> None:
@@ -178,6 +256,14 @@ def test_a_goal_fails_with_its_server(start_flow: StartFlow) -> None:
     with pytest.raises(CallFailed, match="the goal on `goal` has no answer: node `server` has ended"):
         goal.result()
     assert goal.status is None
+
+
+def test_a_goal_is_not_lost_by_a_restart_of_its_server_that_came_before(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    Serving(server, count_to)
+    daemon.send("client", NodeRestartedFrame("server"))
+    goal = client.send_goal("goal", pa.array([2]), timeout=TIMEOUT)
+    assert values([goal.result()]) == [2]
 
 
 def test_a_goal_times_out_and_may_still_be_canceled(start_flow: StartFlow) -> None:
@@ -243,6 +329,41 @@ def test_feedback_and_result_are_awaited(start_flow: StartFlow) -> None:
         return values(feedback), values([await goal])
 
     assert asyncio.run(main()) == ([0, 1, 2], [3])
+
+
+def test_an_asyncio_loop_goes_on_while_the_end_waits_for_a_goal(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    answers: list[int] = []
+
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+
+        async def compute() -> int:
+            return 5
+
+        @server.serve_goals("goal", result="result", cancel="cancel")
+        def ask_the_loop(run: GoalRun) -> None:
+            assert run.wait_for_cancel(TIMEOUT)
+            assert server_ended.wait(TIMEOUT)
+            answers.append(asyncio.run_coroutine_threadsafe(compute(), loop).result(TIMEOUT))
+
+        return [event["type"] async for event in server]
+
+    server_ended = threading.Event()
+    at_end = GoalServer.wait
+
+    def wait(goals: GoalServer) -> None:
+        server_ended.set()
+        at_end(goals)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GoalServer, "wait", wait)
+        goal = client.send_goal("goal", b"", timeout=TIMEOUT)
+        daemon.stop("server")
+        assert asyncio.run(main()) == ["STOP"]
+    assert answers == [5]
+    goal.result()
+    assert goal.status == "succeeded"
 
 
 def test_feedback_needs_an_output(start_flow: StartFlow) -> None:

@@ -188,9 +188,8 @@ class Runtime:
             port = self._inbox.ports.get(input_id)
             if isinstance(event, InputClosed) and (port is None or not port.open):
                 operator.open_inputs.discard(short)
-                if port is None:  # it was disconnected
-                    operator.config.inputs.remove(short)
-                if operator.config.inputs and not operator.open_inputs:
+                connected = self._connected(operator)
+                if connected and operator.open_inputs.isdisjoint(connected):
                     self._stop_operator(operator, Stop("ALL_INPUTS_CLOSED"))
             return
         if isinstance(event, Synced):
@@ -227,10 +226,19 @@ class Runtime:
                 message["id"] = input_id.removeprefix(prefix)
         self._deliver(operator, Synced(inputs, [name.removeprefix(prefix) for name in event["missing"]]))
 
+    def _connected(self, operator: HostedOperator) -> list[str]:
+        """Return the inputs of an operator that have a port.
+
+        The inbox knows which those are. An input is disconnected without an event if it has closed before,
+        and one that was accepted may not be made after all.
+        """
+        ports, prefix = self._inbox.ports, operator.config.prefix
+        return [item for item in operator.config.inputs if f"{prefix}{item}" in ports]
+
     def _inputs_from(self, operator: HostedOperator, node_id: str) -> list[str]:
         return [
             item
-            for item in operator.config.inputs
+            for item in self._connected(operator)
             if self._sources[f"{operator.config.prefix}{item}"].partition("/")[0] == node_id
         ]
 
@@ -284,7 +292,7 @@ class Runtime:
         operator.release()
         self._running -= 1
         prefix = operator.config.prefix
-        self._inbox.close_inputs([f"{prefix}{item}" for item in operator.config.inputs])
+        self._inbox.close_inputs([f"{prefix}{item}" for item in self._connected(operator)])
         names = [f"{prefix}{output}" for output in operator.config.outputs]
         for name in names:
             output = self._outputs[name]

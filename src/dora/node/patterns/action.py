@@ -8,7 +8,7 @@ carries its ``goal_id``; the result, and nothing else, carries a ``goal_status``
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
@@ -21,6 +21,7 @@ from dora.node.send.output import OutputPort
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS, GoalStatus
 
 FEEDBACK_KEPT: Final = 1000  # messages of feedback that wait in a `Goal`
+GOALS_REMEMBERED: Final = 1000  # in a `GoalServer`, of those that are not under way
 
 
 class Goal(Exchange):
@@ -190,6 +191,10 @@ class GoalServer:
         self._feedback = feedback
         self._runs: dict[str, tuple[GoalRun, threading.Thread]] = {}
         self._stopping = False
+        # Inputs take turns, so the request to cancel a goal may come before the goal does.
+        self._canceled_early = _RecentIds(GOALS_REMEMBERED)
+        self._ended = _RecentIds(GOALS_REMEMBERED)
+        self._lock = threading.Lock()  # several threads may receive, and goals end in theirs
 
     def start(self, event: Input) -> None:
         """Start a goal; ignore one with the id of another that is under way.
@@ -197,19 +202,24 @@ class GoalServer:
         After a stop, goals that were sent before it still come; they are canceled from their beginning.
         """
         run = GoalRun(event, self._result, self._feedback)
-        if run.id in self._runs:
-            return
-        thread = threading.Thread(target=self._run, args=(run,), name=f"dora goal {run.id}")
-        self._runs[run.id] = run, thread
-        if self._stopping:
-            run.request_cancel()
+        with self._lock:
+            if run.id in self._runs:
+                return
+            thread = threading.Thread(target=self._run, args=(run,), name=f"dora goal {run.id}")
+            self._runs[run.id] = run, thread
+            if self._canceled_early.take(run.id) or self._stopping:
+                run.request_cancel()
         thread.start()
 
     def cancel(self, event: Input) -> None:
-        """Request to cancel a goal; ignore one that has ended already."""
-        found = self._runs.get(event["metadata"][GOAL_ID])
-        if found is not None:
-            found[0].request_cancel()
+        """Request to cancel a goal, also one that is still to come; ignore one that has ended already."""
+        goal_id = event["metadata"][GOAL_ID]
+        with self._lock:
+            found = self._runs.get(goal_id)
+            if found is not None:
+                found[0].request_cancel()
+            elif goal_id not in self._ended:
+                self._canceled_early.add(goal_id)
 
     def cancel_all(self) -> None:
         """Request to cancel all goals, and those that still come."""
@@ -227,15 +237,40 @@ class GoalServer:
             answer = self._function(run)
             if run.status is None:
                 run.succeed(EMPTY if answer is None else answer)
-        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+        except BaseException as error:  # noqa: BLE001 - also `sys.exit`, which only ends this thread
             print_error_of_handler(self._name, error)
             if run.status is None:
                 self._abort(run, error)
         finally:
-            del self._runs[run.id]
+            with self._lock:
+                del self._runs[run.id]
+                self._ended.add(run.id)
 
-    def _abort(self, run: GoalRun, error: Exception) -> None:
+    def _abort(self, run: GoalRun, error: BaseException) -> None:
         try:
             run.abort(metadata={ERROR: f"`{self._name}` raised {type(error).__name__}: {error}"})
         except SendError:
             pass  # the node was closed meanwhile: the client cannot get it
+
+
+class _RecentIds:
+    """The newest ids of those that were added."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def __contains__(self, goal_id: str) -> bool:
+        return goal_id in self._ids
+
+    def add(self, goal_id: str) -> None:
+        self._ids[goal_id] = None
+        self._ids.move_to_end(goal_id)
+        if len(self._ids) > self._size:
+            self._ids.popitem(last=False)
+
+    def take(self, goal_id: str) -> bool:
+        """Remove an id; return whether it was there."""
+        found = goal_id in self._ids
+        self._ids.pop(goal_id, None)
+        return found

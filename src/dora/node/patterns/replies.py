@@ -50,6 +50,8 @@ class Exchange(ABC):
 
         Raises `UndeclaredInput`.
         """
+        # A restart of the server that waits unread came before this exchange, which it would fail.
+        replies.inbox.catch_up()
         self.id = uuid7()
         self.output_id = output_id
         self.awaited = set(replies.inputs_for(output_id, named))  # on which an answer may still come
@@ -194,7 +196,7 @@ class Replies:
 
     def __init__(self, config: NodeConfig, inbox: Inbox) -> None:
         self._config = config
-        self._inbox = inbox
+        self.inbox = inbox
         self._pending: weakref.WeakValueDictionary[str, Exchange] = weakref.WeakValueDictionary()
         self._ended: OrderedDict[str, Literal["asked", "answered", "failed"]] = OrderedDict()
         self._dispatching_others = False
@@ -238,11 +240,11 @@ class Replies:
                     f"node that receives it ({', '.join(sorted(servers)) or 'nobody does'})"
                 )
         for input_id in found:
-            port = self._inbox.ports.get(input_id)  # None: it was disconnected
+            port = self.inbox.ports.get(input_id)  # None: it was disconnected
             if port is not None and port.find(ReplyInput.layer) is None:
                 # From now on, an exchange may wait for its messages.
                 wrap = partial(ReplyInput, config=links[input_id], replies=self)
-                self._inbox.replace(insert(port, ReplyInput.layer, wrap))
+                self.inbox.replace(insert(port, ReplyInput.layer, wrap))
         return found
 
     def check_input(self, input_id: str) -> None:
@@ -259,7 +261,7 @@ class Replies:
         """Send the message that opens an exchange; the exchange fails at once if no node can answer."""
         self._pending[exchange.id] = exchange
         self._remember(exchange.id, "asked")
-        if self._inbox.is_closing:
+        if self.inbox.is_closing:
             exchange.lose_all("this node was asked to stop")
         elif not port.is_heard():
             exchange.lose_all("no node that receives it is running at the moment")
@@ -270,7 +272,7 @@ class Replies:
             port.send(data, {**(metadata or {}), exchange.key: exchange.id})
 
     def _is_open(self, input_id: str) -> bool:
-        port = self._inbox.ports.get(input_id)
+        port = self.inbox.ports.get(input_id)
         return port is not None and port.open
 
     # ------------------------------------------------------------------ answers
@@ -317,7 +319,7 @@ class Replies:
 
     def _fail_at_stop(self) -> None:
         """Fail all exchanges once this node stops; all answers that have arrived were passed on."""
-        if self._inbox.is_closing:
+        if self.inbox.is_closing:
             for exchange in list(self._pending.values()):
                 exchange.lose_all("this node was asked to stop")
 
@@ -327,7 +329,7 @@ class Replies:
             return
         self._dispatching_others = True
         try:
-            for port in list(self._inbox.ports.values()):
+            for port in list(self.inbox.ports.values()):
                 if port.id != input_id and (layer := port.find(ReplyInput.layer)) is not None:
                     layer.dispatch()
         finally:
@@ -335,9 +337,9 @@ class Replies:
 
     def wait_until(self, ready: Callable[[], bool], woken: threading.Event, deadline: int | None) -> bool:
         """Wait until ``ready()``, which answers and failures change; return False at the deadline."""
-        return ready() or self._inbox.wait_until(ready, woken, deadline, self._fail_at_stop)
+        return ready() or self.inbox.wait_until(ready, woken, deadline, self._fail_at_stop)
 
     async def wait_until_async(
         self, ready: Callable[[], bool], wakers: list[Callable[[], None]], deadline: int | None
     ) -> bool:
-        return ready() or await self._inbox.wait_until_async(ready, wakers, deadline, self._fail_at_stop)
+        return ready() or await self.inbox.wait_until_async(ready, wakers, deadline, self._fail_at_stop)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
-from dora.errors import CallRefused, ReceiveClosed
+from dora.errors import CallRefused, ReceiveClosed, SendError
 from dora.node.events import Error, Event, Input, Stop
 from dora.node.patterns.replies import Exchange
 from dora.node.process import print_error_of_handler
@@ -70,15 +71,24 @@ def responder(handler: Callable[[Input], Any], port: OutputPort) -> Server:
         data = EMPTY if answer is None else answer
         port.send(data, {REQUEST_ID: request["metadata"][REQUEST_ID], **error})
 
+    def refuse(request: Input, reason: str) -> None:
+        respond(request, None, **{ERROR: f"`{name}` {reason}"})
+
     def fail(request: Input, error: Exception) -> None:
         print_error_of_handler(name, error)
-        respond(request, None, **{ERROR: f"`{name}` raised {type(error).__name__}: {error}"})
+        refuse(request, f"raised {type(error).__name__}: {error}")
 
     async def serve_async(request: Input) -> None:
         try:
             respond(request, await handler(request))
         except Exception as error:  # noqa: BLE001 - a user's function may raise anything
             fail(request, error)
+        except BaseException as error:
+            # Most likely the task that receives is canceled, by a timeout around it. The request is out of
+            # its queue, so it is answered now or never.
+            with suppress(SendError):  # the node was closed meanwhile
+                refuse(request, f"was ended by {type(error).__name__}")
+            raise
 
     def serve(request: Input) -> None:
         try:
@@ -121,14 +131,18 @@ class Serving:
             return server if server is not None and isinstance(event["metadata"].get(key), str) else None
         if isinstance(event, Stop):
             self.stop()
-        elif event is None and self._inbox.ended:
-            for call in self._at_end:
-                call()
         return None
+
+    def _wait_at_end(self) -> None:
+        """Call the functions for the end of the stream; they may wait."""
+        for call in self._at_end:
+            call()
 
     def _serve(self, event: Event | None) -> bool:
         """Serve an event; return False if the program gets it."""
         server = self._server_of(event)
+        if event is None and self._inbox.ended:
+            self._wait_at_end()
         if server is None or not isinstance(event, Input):
             return False
         if inspect.iscoroutinefunction(server):
@@ -174,6 +188,11 @@ class Serving:
             if isinstance(event, Error) and event.is_timeout:
                 return timed_out(timeout)
             server = self._server_of(event)
+            if event is None and self._at_end and self._inbox.ended:
+                import asyncio  # 40 ms, for programs that use it
+
+                # In another thread, as what it waits for may need this loop.
+                await asyncio.to_thread(self._wait_at_end)
             if server is None or not isinstance(event, Input):
                 return event
             served = server(event)

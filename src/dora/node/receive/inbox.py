@@ -379,6 +379,11 @@ class Inbox(Waiter):
         """Return how punctual the ticks of each timer were."""
         return {port.id: found for port in self.ports.values() if (found := port.tick_statistics())}
 
+    def catch_up(self) -> None:
+        """Act on what the daemon has reported, if there is anything, as `read_control` does."""
+        if self._control_changed():
+            self.read_control()
+
     def read_control(self) -> None:
         """Act on the daemon's frames, unless another thread is doing so; takes no event."""
         if self._lock.acquire(blocking=False):
@@ -490,7 +495,9 @@ class Inbox(Waiter):
     def close_inputs(self, input_ids: list[str]) -> None:
         """Stop receiving on some inputs, without an event."""
         for input_id in input_ids:
-            self.ports[input_id].close()
+            # A thread that sends may just have read that it was disconnected.
+            if (port := self.ports.get(input_id)) is not None:
+                port.close()
         for group in self._groups:
             group.end_if_closed()
         self._open_ports = [port for port in self._open_ports if port.id not in input_ids and port.open]
