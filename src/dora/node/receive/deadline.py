@@ -49,6 +49,11 @@ class DeadlineMonitor:
         self.closed = False
         self.publish()
 
+    def source_back(self) -> None:
+        """Wait for the next message as for a first one: the source had ended, so its silence was known."""
+        self.due_at = None
+        self.publish()
+
     def publish(self) -> None:
         """Write to the board whether the input is closed."""
         self._words[self._word] = self.closed

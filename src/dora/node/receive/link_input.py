@@ -230,10 +230,11 @@ class LinkInput(InputPort):
         if self._crosses:
             self._check_begun()
         to = self._words[self._flush_word]
-        if not self.open or to <= self._last or (self._deadline is not None and self._deadline.closed):
+        if not self.open or to <= self._last:
             return
         self._flush_to = to
-        if not self._stopped:
+        is_silent = self._deadline is not None and self._deadline.closed  # `InputRecovered` comes first
+        if not self._stopped and not is_silent:
             self._receive = self._receive_wanted
 
     def _receive_wanted(self) -> Message | None:
@@ -272,7 +273,8 @@ class LinkInput(InputPort):
         deadline = self._deadline
         if deadline is not None and deadline.closed and self._receiver.has_messages():
             deadline.recovered()
-            self._receive = self._receiver.receive
+            is_flushed = self._flush_to > self._last
+            self._receive = self._receive_wanted if is_flushed else self._receiver.receive
             return InputRecovered(self.id)
         if self._final_sequence > self._last:
             self._count_missing()
@@ -337,7 +339,7 @@ class LinkInput(InputPort):
         self._source_closed_at = None
         closed, self.open = not self.open, True
         if self._deadline is not None:
-            self._deadline.publish()
+            self._deadline.source_back()
         return closed
 
     def _check_begun(self) -> None:

@@ -176,7 +176,7 @@ class LocalInput(InputPort):
         self._source_closed = False
         closed, self.open = not self.open, True
         if self._deadline is not None:
-            self._deadline.publish()
+            self._deadline.source_back()
         return closed
 
     def stop(self) -> None:
