@@ -28,7 +28,7 @@ def test_a_recording_ends_with_messages_that_arrive_late(monkeypatch: pytest.Mon
             topic.seen = ending._filler.messages = 5
 
     ending._filler.poll = poll
-    expected = Recorder._drain(ending, "asked")
+    expected = Recorder._drain(ending)
     assert (topic.seen, expected["camera/image"].last) == (5, 5)
 
 
@@ -50,5 +50,5 @@ def test_an_output_that_fell_silent_before_its_tap_does_not_hold_up_the_end_whil
         assert busy.seen < 1000, "the recording does not end"
 
     ending._filler.poll = poll
-    Recorder._drain(ending, "asked")
+    Recorder._drain(ending)
     assert busy.seen < 10

@@ -310,8 +310,9 @@ class Recorder:
         while not self._filler.add_context(self._context.take()) and self._filler.memory_in_use:
             time.sleep(_LAST_PAUSE)
         self._filler.flush()
-        is_unsaved = is_unsaved or self._context.failures > self._saved_failures
-        if isinstance(self._sink, RingSink) and is_unsaved:
+        if isinstance(self._sink, RingSink) and (
+            is_unsaved or self._context.failures > self._saved_failures
+        ):
             self._sink.save(expected, failed, self._on_saved)
         return expected
 
