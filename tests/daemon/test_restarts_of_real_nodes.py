@@ -42,3 +42,61 @@ def test_a_sender_that_crashes_again_and_again_loses_nothing(bench: Bench) -> No
     assert bench.lines("b") == ["True 35"]
     (link,) = result.links
     assert (link.sent, link.received, link.dropped, link.unread) == (35, 35, 0, 0)
+
+
+# It says on the disk which of its processes runs.
+LIVES_ON_DISK = SENDER.replace("node = Node()", "node = Node(); open(str(node.restart_count()), 'w')")
+LATE_COUNTER = (
+    COUNTER.replace(
+        "got = []",
+        """node, got = Node(), []
+    deadline = time.monotonic() + 0.5  # less than a restart waits for the messages to be read
+    while not os.path.exists("3") and time.monotonic() < deadline:
+        time.sleep(0.01)""",
+    )
+    .replace("in Node()", "in node")
+    .replace("from dora", "import os, time\n    from dora")
+)
+
+
+def test_a_restart_waits_until_the_messages_of_former_processes_are_read(bench: Bench) -> None:
+    counter = bench.node("b", LATE_COUNTER)
+    result = bench.run(
+        bench.node("a", LIVES_ON_DISK, outputs=("x",), restart=RestartOptions("on-failure")),
+        type(counter)(
+            "b", path=counter.path, inputs=(InputSpec("x", NodeOutput("a", "x"), queue_size=100),)
+        ),
+    )
+    assert result.ok
+    assert bench.lines("b") == ["True 35"]
+
+
+BEATS = """
+    import os, time
+    from dora import Node
+    node = Node()
+    while len([name for name in os.listdir() if name.startswith("second-")]) < 12:
+        node.send_output("x", b"beat")
+        event = node.next(timeout=0.002)
+        assert event is None or event["type"] != "STOP", "they have given up"
+"""
+FALLS_ONCE = """
+    import os
+    from dora import Node
+    node = Node()
+    for event in node:
+        if event["type"] == "INPUT":
+            if node.restart_count() == 0:
+                os._exit(3)
+            open(f"second-{node.id}", "w").close()
+"""
+
+
+def test_many_receivers_of_an_output_are_restarted_at_once(bench: Bench) -> None:
+    receivers = [
+        bench.node(f"r{number}", FALLS_ONCE, inputs={"x": "a/x"}, restart=RestartOptions("on-failure"))
+        for number in range(12)  # more than a channel has room for besides
+    ]
+    result = bench.run(bench.node("a", BEATS, outputs=("x",)), *receivers)
+    assert result.ok
+    assert {counts["restarts"] for name, counts in result.node_counts.items()} == {1}

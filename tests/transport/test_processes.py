@@ -80,6 +80,27 @@ def test_a_new_node_leaves_the_messages_of_an_ended_sender_in_their_queues(proce
     assert sequences([port.take(), port.take()]) == [1, 2]
 
 
+def test_messages_of_a_killed_sender_are_still_there_after_its_restarts(process_bench: Bench) -> None:
+    output, (config,) = process_bench.describe(10)
+    port = process_bench.port(config)
+    for _ in range(3):
+        assert process_bench.start_sender("kill", output).wait(LIMIT) == -9
+    assert sequences([port.take() for _ in range(6)]) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_receiver_finds_room_if_many_have_just_died(process_bench: Bench) -> None:
+    output, (config,) = process_bench.describe(10)
+    for _ in range(output.max_receivers + 1):
+        receiver = process_bench.start_receiver("end", config)
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == "listening\n"
+        receiver.kill()
+        receiver.wait(LIMIT)
+    port = process_bench.port(config)
+    OutputPort(output, process_bench.engine(), process_bench.board).send(b"x")
+    assert sequences([port.take()]) == [1]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel counts the reads of a process")
 def test_a_new_node_reads_nothing_of_the_others(process_bench: Bench) -> None:
     def reads() -> int:

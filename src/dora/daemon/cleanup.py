@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Final
 
 from dora.daemon.accounting import Accounting
 from dora.daemon.event_loop import Loop
@@ -18,6 +20,10 @@ RETRY_EVERY = 0.1
 RECORDERS_TIMEOUT = 10.0  # seconds; a killed process may have counted a message that it never sent
 # A channel has room for this many dead processes of one node; see `dora.transport.shm.iceoryx2`.
 MAX_DEAD_PROCESSES = 2
+# Seconds that a restart waits until the messages of former processes are read. A receiver that computes for
+# longer loses those that it has not read, and counts them as dropped.
+ROOM_TIMEOUT: Final = 1.0
+_LOOK_EVERY: Final = 0.01
 
 
 class Cleanup:
@@ -65,6 +71,19 @@ class Cleanup:
         if self._nodes.get(node_id, 0) > MAX_DEAD_PROCESSES:
             self._clean_up()
 
+    def wait_for_room(self, node_id: str, go: Callable[[], None]) -> WaitForRoom | None:
+        """Return a wait that calls ``go`` once there is room for one more process of this node.
+
+        None: there is room already. After `ROOM_TIMEOUT` there is, whether all has been read or not.
+        """
+        return None if self.has_room(node_id) else WaitForRoom(self._loop, self, node_id, go)
+
+    def has_room(self, node_id: str) -> bool:
+        """Return whether there is room for one more process of a node; clean up if all has been read."""
+        if self._nodes.get(node_id, 0) > MAX_DEAD_PROCESSES and self._is_all_read():
+            self._clean_up()
+        return self._nodes.get(node_id, 0) <= MAX_DEAD_PROCESSES
+
     def _schedule(self) -> None:
         if self._due is None:
             self._due = time.monotonic() + CLEAN_UP_AFTER
@@ -74,14 +93,17 @@ class Cleanup:
         self._due = None
         if not (self._nodes or self._lost_taps) or self._state.done:
             return
-        if all(
-            self._accounting.drained(node_id) and self._is_recorded_by_now(node_id)
-            for node_id in self._nodes
-        ):
+        if self._is_all_read():
             self._clean_up()
         else:
             self._due = time.monotonic() + RETRY_EVERY
             self._loop.call_at(self._due, self._try)
+
+    def _is_all_read(self) -> bool:
+        return all(
+            self._accounting.drained(node_id) and self._is_recorded_by_now(node_id)
+            for node_id in self._nodes
+        )
 
     def _is_recorded_by_now(self, node_id: str) -> bool:
         slots = self._taps.recorded_slots()
@@ -107,3 +129,32 @@ class Cleanup:
 
         remove_dead_nodes(self._run.path, self._run.prefix)
         return True
+
+
+class WaitForRoom:
+    """A restart that waits; see `Cleanup.wait_for_room`."""
+
+    importing: Final = None  # no process imports anything for it, unlike a `PendingStart`
+
+    def __init__(self, loop: Loop, cleanup: Cleanup, node_id: str, go: Callable[[], None]) -> None:
+        self._loop = loop
+        self._cleanup = cleanup
+        self._node_id = node_id
+        self._go = go
+        self._until = time.monotonic() + ROOM_TIMEOUT
+        self._timer = loop.call_later(_LOOK_EVERY, self._look)
+
+    def _look(self) -> None:
+        if time.monotonic() >= self._until:
+            self._cleanup.make_room(self._node_id)
+        elif not self._cleanup.has_room(self._node_id):
+            self._timer = self._loop.call_later(_LOOK_EVERY, self._look)
+            return
+        self._go()
+
+    def read(self) -> None:
+        """Do nothing: it asks nobody."""
+
+    def cancel(self) -> None:
+        """Start nothing any more."""
+        self._timer.cancel()

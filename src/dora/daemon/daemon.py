@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -399,7 +400,8 @@ class Daemon:
                 dataflow = self.dataflow if command.dataflow is None else command.dataflow
                 self._processes.spawn_replacement(dataflow, node_id, incarnation)
             case do.PromoteReplacement(node_id=node_id, restart_count=restart_count):
-                self._prepare_restart(node_id, restart_count)
+                self.run_log.mark_restart(node_id, restart_count)
+                self._cleanup.make_room(node_id)
                 self._processes.promote_replacement(node_id)
                 self._connections.promote_replacement(node_id)
             case do.DropReplacement(node_id=node_id):
@@ -484,18 +486,15 @@ class Daemon:
 
     def spawn(self, command: do.Spawn) -> None:
         """Start the process of a node; feed `Spawned` or `SpawnFailed`."""
+        wait = None
         if command.restart_count:
-            self._prepare_restart(command.node_id, command.restart_count)
-        self._processes.spawn(self.dataflow, command.node_id, command.incarnation)
+            self.run_log.mark_restart(command.node_id, command.restart_count)
+            wait = partial(self._cleanup.wait_for_room, command.node_id)
+        self._processes.spawn(self.dataflow, command.node_id, command.incarnation, wait)
 
     def signal(self, node_id: str, number: int) -> None:
         """Send a signal to the process of a node, if it has one."""
         self._processes.signal(node_id, number)
-
-    def _prepare_restart(self, node_id: str, restart_count: int) -> None:
-        """Separate the logs of the next process from the last one's, and make room for it."""
-        self.run_log.mark_restart(node_id, restart_count)
-        self._cleanup.make_room(node_id)
 
     def _on_process_ended(self, node_id: str, exit_code: int | None, number: int | None) -> None:
         self._connections.process_ended(node_id)

@@ -6,10 +6,12 @@ import shlex
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from dora.daemon.cleanup import WaitForRoom
 from dora.daemon.event_loop import Loop
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import Stream
@@ -81,14 +83,23 @@ class NodeProcesses:
         start = self._starts.get(node_id)
         return start.pending.importing if start is not None and start.pending is not None else None
 
-    def spawn(self, dataflow: Dataflow, node_id: str, incarnation: int) -> None:
-        """Start the process of a node; feed `Spawned` or `SpawnFailed`, now or later."""
+    def spawn(
+        self,
+        dataflow: Dataflow,
+        node_id: str,
+        incarnation: int,
+        wait: Callable[[Callable[[], None]], WaitForRoom | None] | None = None,
+    ) -> None:
+        """Start the process of a node; feed `Spawned` or `SpawnFailed`, now or later.
+
+        ``wait`` gets what begins the start, and may return that it has to wait.
+        """
 
         def on_started(child: Child) -> None:
             self._children[node_id] = child
             self._feed(on.Spawned(node_id, child.pid))
 
-        self._starts[node_id] = _Start(
+        start = self._starts[node_id] = _Start(
             dataflow,
             node_id,
             incarnation,
@@ -97,7 +108,9 @@ class NodeProcesses:
             on_failed=lambda reason: self._feed(on.SpawnFailed(node_id, f"could not be started: {reason}")),
             on_end=lambda code, number: self._ended(node_id, code, number),
         )
-        self._begin(self._starts[node_id])
+        start.pending = None if wait is None else wait(partial(self._begin, start))
+        if start.pending is None:
+            self._begin(start)
 
     def spawn_replacement(self, dataflow: Dataflow, node_id: str, incarnation: int) -> None:
         """Start a second process of a node; feed `ReplacementEnded` if it cannot be started or ends."""
@@ -184,6 +197,7 @@ class NodeProcesses:
 
     def _begin(self, start: _Start) -> None:
         """Have the template fork a process, or start it plainly."""
+        start.pending = None
         node = start.dataflow.node(start.node_id)
         spec = launch_spec(start.dataflow, node, uv=self._options.uv)
         allow_shell = shell_nodes_allowed(self._options)
@@ -264,7 +278,7 @@ class _Start(msgspec.Struct, eq=False):
     on_started: Callable[[Child], None]
     on_failed: Callable[[str], None]
     on_end: OnEnd
-    pending: PendingStart | None = None  # while a template has been asked
+    pending: PendingStart | WaitForRoom | None = None  # while a template has been asked, or it waits
     over: bool = False
 
     def fail(self, reason: str) -> None:

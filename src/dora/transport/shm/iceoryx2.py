@@ -27,7 +27,7 @@ import operator
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dora._ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
 from dora.errors import SharedMemoryFull, TransportError, WrongProcess
@@ -39,6 +39,8 @@ from dora.transport.shm.lazy_flatbuffers import import_iceoryx2
 from dora.transport.shm.room import RESERVE, free_bytes, full, no_room_to_start
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
 from dora.wire.node_config import InputConfig, OutputConfig
+
+T = TypeVar("T")
 
 SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied on arrival
 MAX_HELD: Final = 32  # large messages per input that the program may hold before they are copied
@@ -96,9 +98,11 @@ def node_builder(run_dir: str, prefix: str) -> Any:
     config = iox.config.default()
     config.global_cfg.root_path = iox.Path.new(f"{run_dir}/iox")
     config.global_cfg.prefix = iox.FileName.new(prefix)
-    # By default each new node examines all others; the daemon cleans up (`remove_dead_nodes`).
+    # By default each new node examines all others, and whoever opens a channel removes what the dead ones
+    # left, unread messages too. The daemon cleans up once these are read (`remove_dead_nodes`).
     config.global_cfg.node.cleanup_dead_nodes_on_creation = False
     config.global_cfg.node.cleanup_dead_nodes_on_destruction = False
+    config.global_cfg.service.cleanup_dead_nodes_on_open = False
     return iox.NodeBuilder.new().config(config).signal_handling_mode(iox.SignalHandlingMode.Disabled)
 
 
@@ -412,7 +416,7 @@ class IceoryxEngine:
             return closed
         service = open_channel(self._node, output.service, output.max_queue_size, output.max_receivers)
         try:
-            return IceoryxSender(service, output, self._run_dir)
+            return _with_room(self._node, lambda: IceoryxSender(service, output, self._run_dir))
         except Exception as error:
             raise _setup_failed(f"output `{output.id}`", error) from error
 
@@ -421,7 +425,7 @@ class IceoryxEngine:
             refuse()
         service = open_channel(self._node, item.service, item.max_queue_size, item.max_receivers)
         try:
-            receiver = IceoryxReceiver(service, item)
+            receiver = _with_room(self._node, lambda: IceoryxReceiver(service, item))
         except Exception as error:
             raise _setup_failed(f"input `{item.id}`", error) from error
         # Under back-pressure the sender never exceeds MAX_QUEUE.
@@ -458,11 +462,25 @@ def open_channel(node: Any, name: str, max_queue_size: int, max_receivers: int) 
             .max_nodes(max_receivers + _MAX_PUBLISHERS)
         )
         try:
-            return builder.open_or_create()
+            return _with_room(node, builder.open_or_create)
         except Exception as error:
             if time.monotonic() > deadline:
                 raise _setup_failed(f"channel `{name}`", error) from error
             time.sleep(0.002)
+
+
+def _with_room(node: Any, make: Callable[[], T]) -> T:
+    """Make a part of a channel. If dead nodes take all its room, they go first, with their messages.
+
+    That is so if many receivers of an output die at the same time: the daemon cleans up a little later.
+    """
+    try:
+        return make()
+    except Exception as error:
+        if "ExceedsMaxNumberOfNodes" not in repr(error) and "ExceedsMaxSupported" not in repr(error):
+            raise
+        node.try_cleanup_dead_nodes()
+        return make()
 
 
 def _setup_failed(what: str, error: Exception) -> Exception:
