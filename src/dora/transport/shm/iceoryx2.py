@@ -98,7 +98,7 @@ def node_builder(run_dir: str, prefix: str) -> Any:
     config = iox.config.default()
     config.global_cfg.root_path = iox.Path.new(f"{run_dir}/iox")
     config.global_cfg.prefix = iox.FileName.new(prefix)
-    # By default each new node examines all others, and whoever opens a channel removes what the dead ones
+    # By default each new node examines all others, and a node that opens a channel removes what dead ones
     # left, unread messages too. The daemon cleans up once these are read (`remove_dead_nodes`).
     config.global_cfg.node.cleanup_dead_nodes_on_creation = False
     config.global_cfg.node.cleanup_dead_nodes_on_destruction = False
