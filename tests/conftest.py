@@ -127,6 +127,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def what_is_left(root: str) -> dict[str, list[str]]:
+    """Return the folders that runs have left, each with its time and its files: they say which run it was."""
+    return {
+        f"{name} {time.ctime(os.stat(f'{root}/{name}').st_mtime)}": os.listdir(f"{root}/{name}")
+        for name in left_by_runs(root)
+    }
+
+
 @pytest.fixture(scope="session", autouse=True)
 def places_of_its_own() -> Iterator[str]:
     """Keep what tests start without saying where away from the user's dataflows and from other processes
@@ -144,7 +152,7 @@ def places_of_its_own() -> Iterator[str]:
     try:
         while os.path.exists(f"{root}/run") and left_by_runs(f"{root}/run"):
             # Of a run that was killed, its guardian removes it.
-            assert time.monotonic() < deadline, "a run left its directory"
+            assert time.monotonic() < deadline, f"runs left {what_is_left(f'{root}/run')}"
             time.sleep(0.01)
     finally:
         shutil.rmtree(root, ignore_errors=True)
