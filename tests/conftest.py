@@ -128,7 +128,7 @@ def pytest_collection_finish() -> None:
 
 
 def what_is_left(root: str) -> dict[str, list[str]]:
-    """Return the folders that runs have left, each with its time and its files: they say which run it was."""
+    """Return the folders that runs have left, with their times and files, which say what run it was."""
     return {
         f"{name} {time.ctime(os.stat(f'{root}/{name}').st_mtime)}": os.listdir(f"{root}/{name}")
         for name in left_by_runs(root)
