@@ -34,24 +34,32 @@ def test_a_call_is_not_lost_by_a_restart_of_its_server_that_came_before(start_fl
     assert call.wait()["value"].to_pylist() == [1]
 
 
-def test_a_request_whose_handler_is_canceled_is_refused(start_flow: StartFlow) -> None:
-    _, client, server = pair(start_flow)
-    begun = asyncio.Event()
-
-    @server.serve("request", "response")
-    async def slow(_: Input) -> None:
-        begun.set()
-        await asyncio.Event().wait()
+def cancel_a_handler(server: Node, *, close: bool = False) -> None:
+    """Receive a request, and cancel that while its handler works; with ``close``, close the node before."""
 
     async def main() -> None:
+        begun = asyncio.Event()
+
+        @server.serve("request", "response")
+        async def slow(_: Input) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
         receiving = asyncio.create_task(server.recv_async())
         await asyncio.wait_for(begun.wait(), TIMEOUT)
+        if close:
+            server.close()
         receiving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await receiving
 
-    call = client.call("request", b"", timeout=TIMEOUT)
     asyncio.run(main())
+
+
+def test_a_request_whose_handler_is_canceled_is_refused(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    call = client.call("request", b"", timeout=TIMEOUT)
+    cancel_a_handler(server)
     assert client.try_recv() is None
     assert call.done
     with pytest.raises(CallRefused, match="`slow` was ended by CancelledError"):
@@ -60,20 +68,5 @@ def test_a_request_whose_handler_is_canceled_is_refused(start_flow: StartFlow) -
 
 def test_a_handler_may_be_canceled_after_its_node_was_closed(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
-    begun = asyncio.Event()
-
-    @server.serve("request", "response")
-    async def slow(_: Input) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    async def main() -> None:
-        receiving = asyncio.create_task(server.recv_async())
-        await asyncio.wait_for(begun.wait(), TIMEOUT)
-        server.close()
-        receiving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await receiving
-
     client.call("request", b"")
-    asyncio.run(main())
+    cancel_a_handler(server, close=True)

@@ -92,7 +92,8 @@ class NodeProcesses:
     ) -> None:
         """Start the process of a node; feed `Spawned` or `SpawnFailed`, now or later.
 
-        ``wait`` gets what begins the start, and may return that it has to wait.
+        ``wait`` is called with the function that begins the start. It returns None to begin now, or the
+        wait that will call it.
         """
 
         def on_started(child: Child) -> None:

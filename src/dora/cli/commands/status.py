@@ -83,7 +83,7 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
             f"✗ Dataflow {dataflow}: cannot be used" if fault else f"✓ Dataflow {dataflow}: {nodes} node(s)"
         )
     if answer is None:
-        raise DoraError(f"System check failed. {client.how_to_reach_one()}")
+        raise DoraError(f"System check failed: no coordinator. {client.how_to_reach_one()}")
     if not answer.daemons:
         raise DoraError("System check failed. `dora up` starts what is missing")
     if fault is not None:

@@ -36,13 +36,14 @@ def _size_of(entry: LogEntry) -> int:
     return len(encode(entry))
 
 
-def _shortened(entry: LogEntry) -> LogEntry:
-    """Return an entry that fits into a message: of a larger one, only the first part of its text."""
+def _fitted(entry: LogEntry) -> tuple[LogEntry, int]:
+    """Return an entry that fits into a message, and its size. Of a larger one, the end is cut off."""
     if (size := _size_of(entry)) <= _MAX_ENTRY:
-        return entry
+        return entry, size
     note = f"… this entry has {size:,} bytes, which are too many to forward: the rest is on its own machine"
     message = f"{entry.message[:_KEPT]}{note}"
-    return LogEntry(entry.timestamp_ns, entry.level, entry.node_id, message, entry.stream)
+    entry = LogEntry(entry.timestamp_ns, entry.level, entry.node_id, message, entry.stream)
+    return entry, _size_of(entry)
 
 
 class Reports:
@@ -114,8 +115,9 @@ class LogForwarder:
             batch: list[LogEntry] = []
             size = 0
             while self._entries and len(batch) < _BATCH and size < _BATCH_SIZE:
-                batch.append(_shortened(self._entries.popleft()))
-                size += _size_of(batch[-1])
+                entry, size_of_entry = _fitted(self._entries.popleft())
+                batch.append(entry)
+                size += size_of_entry
             self._reports.send_logs(batch)
 
     def close(self) -> None:

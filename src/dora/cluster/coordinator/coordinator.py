@@ -415,7 +415,7 @@ class Coordinator:
             while view.status in ACTIVE:
                 view = await self.wait(dataflow_id, started=False, timeout=60.0)
             if self._restarts.get(dataflow_id) is not ticket:
-                raise Refusal(409, f"`{view.name}` is not started again: it was stopped meanwhile")
+                raise Refusal(409, f"another command has stopped or restarted `{view.name}` meanwhile")
             try:
                 return dataflow_id, self.start(self._store.spec(dataflow_id))
             except Refusal as refusal:  # machines have changed meanwhile

@@ -97,7 +97,7 @@ class RecordingContext:
         """
         self.inspection = inspection  # the newest
         self.failed: set[str] = set()  # nodes, since the start
-        self.failures = 0  # theirs
+        self.failures = 0  # of nodes, since the start; one may fail again and again
         self._source = RunSource(DaemonClient(f"{inspection.run_dir}/{SOCKET_NAME}"))
         self._run = self._source.run
         self._loads = LoadMeter()
