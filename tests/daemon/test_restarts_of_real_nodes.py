@@ -100,3 +100,47 @@ def test_many_receivers_of_an_output_are_restarted_at_once(bench: Bench) -> None
     result = bench.run(bench.node("a", BEATS, outputs=("x",)), *receivers)
     assert result.ok
     assert {counts["restarts"] for name, counts in result.node_counts.items()} == {1}
+
+
+# It dies when all that it sent has been read.
+CAMERA = """
+    import os
+    from dora import Node
+    node = Node()
+    for number in range(8):
+        node.send_output("image", bytes(1 << 20))
+    for event in node:
+        if event["type"] == "INPUT":
+            os._exit(3 if node.restart_count() < 4 else 0)
+"""
+VIEWER = """
+    import os, re
+    from dora import Node
+    node, images = Node(), []
+    for event in node:
+        if event["type"] == "INPUT":
+            images.append(event)
+            if len(images) == 8:
+                (run,) = set(re.findall("/dev/shm/(dora_[0-9a-f]+)", open("/proc/self/maps").read()))
+                files = (f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if run in name)
+                print(sum(os.stat(path).st_blocks for path in files) * 512 / 2**20)
+                images, event = [], None
+                node.send_output("seen", b"")
+"""
+
+
+def test_what_dead_processes_sent_takes_no_memory_beside_the_next_one(bench: Bench) -> None:
+    result = bench.run(
+        bench.node(
+            "camera",
+            CAMERA,
+            inputs={"seen": "viewer/seen"},
+            outputs=("image",),
+            restart=RestartOptions("on-failure"),
+        ),
+        bench.node("viewer", VIEWER, inputs={"image": "camera/image"}, outputs=("seen",)),
+    )
+    assert result.ok
+    mib = [float(line) for line in bench.lines("viewer")]
+    assert len(mib) == 5, mib
+    assert max(mib) < 1.5 * mib[0], mib

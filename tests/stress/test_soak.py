@@ -100,6 +100,7 @@ CHECK = """
         checker.check(event)
     checker.report()
 """
+WARM_UP = 5  # kills until the pools have grown to what waits for a killed process; a short run has fewer
 UNDISTURBED = 5.0  # seconds from the first start to the first kill
 FUSED, IMAGE, STATE = "fuse/out", "camera/out", "imu/out"
 
@@ -138,9 +139,13 @@ def test_soak(arena: Arena, figure: Callable[[str], None]) -> None:
         done.wait(UNDISTURBED)
         # Not at the end: who dies in a dataflow that is being stopped is not restarted.
         last = started + SECONDS - 5.0
-        while not done.wait(random.uniform(1.0, 4.0)) and time.monotonic() < last:
+        while not done.wait(random.uniform(1.0, 4.0)):
             if starts() <= len(kills):
                 continue  # a busy machine takes its time, and a restart is told once the node is up
+            if len(kills) == WARM_UP:
+                memory.mark()
+            if time.monotonic() >= last:
+                continue
             fuses = [pid for pid in programs_of(os.getpid()) if script_of(pid) == "fuse"]
             kills.extend(time.time_ns() for pid in fuses if kill(pid))
 
@@ -182,7 +187,8 @@ def test_soak(arena: Arena, figure: Callable[[str], None]) -> None:
         assert f"'NODE_RESTARTED': {starts() - 1}" in said, said
     # The camera's pool grows to what was ever queued at once: 10 + 10 + 2 images and those in hand.
     assert max(memory.shared) < 24 * 8, memory.shared
-    assert memory.flat(memory.shared, slack=32), memory.shared
+    if len(kills) > WARM_UP:
+        assert memory.flat(memory.shared, slack=32), memory.shared
     for name in ("camera", "imu", "writer", "viewer", "watcher"):
         assert memory.flat(memory.nodes[name], slack=16), (name, memory.nodes[name])
     figure(

@@ -79,8 +79,11 @@ class Cleanup:
         return None if self.has_room(node_id) else WaitForRoom(self._loop, self, node_id, go)
 
     def has_room(self, node_id: str) -> bool:
-        """Return whether there is room for one more process of a node; clean up if all has been read."""
-        if self._nodes.get(node_id, 0) > MAX_DEAD_PROCESSES and self._is_all_read():
+        """Return whether there is room for one more process of a node; clean up if all has been read.
+
+        So the messages that a dead process has not read take no memory beside those of the next one.
+        """
+        if node_id in self._nodes and self._is_all_read():
             self._clean_up()
         return self._nodes.get(node_id, 0) <= MAX_DEAD_PROCESSES
 
