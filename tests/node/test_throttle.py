@@ -49,7 +49,7 @@ def test_a_sender_that_is_not_ahead_does_not_wait() -> None:
     for sequence in range(1, 17):
         throttle.wait(sequence, MIB)
     for sequence in range(1, 1000):
-        throttle.wait(sequence, 16_000)
+        throttle.wait(sequence, 4_000)
     assert network.naps == 0
 
 
@@ -59,6 +59,15 @@ def test_a_sender_that_is_far_ahead_waits_until_the_network_has_caught_up() -> N
     for sequence in range(1, 200):
         throttle.wait(sequence, MIB)
         assert sequence - int(network.arrived) <= 17
+    assert network.naps > 0
+
+
+def test_small_messages_that_wait_stay_in_the_caches_of_a_processor() -> None:
+    network = Network(each_ms=20.0)
+    throttle = network.throttle(depth=1000)
+    for sequence in range(1, 1000):
+        throttle.wait(sequence, 64 << 10)
+        assert sequence - int(network.arrived) <= 65
     assert network.naps > 0
 
 

@@ -18,7 +18,11 @@ from typing import Final
 from dora.transport.board import FORWARDED, WORDS
 from dora.wire.node_config import LinkConfig
 
-_AHEAD: Final = 16 << 20  # bytes that may wait for the network; fewer would leave it idle now and then
+# Bytes that may wait for the network. More would not stay in the caches of a processor. Fewer would leave
+# the network idle now and then, and so would 4 MiB of large messages, which are a few.
+_AHEAD: Final = 4 << 20
+_AHEAD_OF_LARGE: Final = 16 << 20
+_LARGE: Final = 256 << 10  # bytes of a message
 _LONGEST: Final = 900_000  # nanoseconds of a wait; with the rest of a send, it stays below 1 ms
 _NAP: Final = 0.0002  # seconds; a message of 1 MiB needs longer on any network
 # Nanoseconds in which nothing arrives, after which the network counts as cut. Several messages are
@@ -51,8 +55,9 @@ class Throttle:
         """Wait before the message with this number, of ``size`` bytes, while too much is ahead of it."""
         words, word = self._words, self._word
         arrived = words[word]
+        ahead = _AHEAD if size <= _LARGE else _AHEAD_OF_LARGE
         # Messages that a queue has dropped are not ahead.
-        if min(sequence - arrived, self._depth) * size <= _AHEAD:
+        if min(sequence - arrived, self._depth) * size <= ahead:
             return
         begin = self._clock()
         if arrived != self._arrived:
@@ -61,7 +66,7 @@ class Throttle:
             return
         while self._clock() < begin + _LONGEST:
             self._sleep(_NAP)
-            if min(sequence - words[word], self._depth) * size <= _AHEAD:
+            if min(sequence - words[word], self._depth) * size <= ahead:
                 return
 
 
