@@ -219,6 +219,10 @@ class Accounting:
         ]
         return self.board.get(config.node_slot, ASLEEP) == 1, tuple(counters)
 
+    def works(self, node_id: str) -> bool:
+        """Return whether a node, which runs, does something else than to wait for events."""
+        return not self.board.get(self._plan.configs[node_id].node_slot, ASLEEP)
+
     def drained(self, node_id: str) -> bool:
         """Return whether the receivers that still read have taken everything that a node sent."""
         get = self.board.get

@@ -309,6 +309,18 @@ class Daemon:
         sent = sum(map(self._sent, node_ids))
         return sum(link.received for link in links), sum(link.dropped for link in links), sent
 
+    def works(self) -> bool:
+        """Return whether a node does something else than to wait for events.
+
+        For the daemon's thread only.
+        """
+        running = (node.id for node in self.supervisor.state.nodes.values() if node.phase == "running")
+        return any(map(self._accounting.works, running))
+
+    def drained(self, node_ids: Collection[str]) -> bool:
+        """Return whether all that these nodes have sent was taken. For the daemon's thread only."""
+        return all(map(self._accounting.drained, node_ids))
+
     def set_clocks(self, offsets: Mapping[str, ClockOffset]) -> None:
         """Note how far this machine's clock is ahead of others. For the daemon's thread only."""
         self._accounting.set_clocks(offsets)

@@ -324,8 +324,8 @@ class Replay:
 # The end of a replay in which nodes take their inputs in any order.
 #
 # A node ends when all its inputs are closed, so most replays end by themselves. Nodes that wait for each
-# other, such as a client and its server, would not: they are stopped once all players have ended and no
-# message is sent any more.
+# other, such as a client and its server, would not: they are stopped once all players have ended, all nodes
+# wait, and no message is sent any more.
 
 _CHECK_EVERY: Final = 0.2  # seconds
 _QUIET: Final = 1.0  # seconds without a message
@@ -335,13 +335,13 @@ class EndDetection:
     """Detects the end of a replay, in the daemon's event loop."""
 
     def __init__(self, daemon: Daemon, players: Collection[str], patience: float) -> None:
-        """``patience``: seconds after the end of the last player, even if messages are still sent."""
+        """``patience``: seconds after all was read that players sent, even if nodes still work."""
         self._daemon = daemon
         self._players = players
         self._patience = patience
         self._traffic = -1
         self._quiet_since = 0.0
-        self._players_ended = 0.0
+        self._all_read = 0.0  # when
         self._check_later()
 
     def _check_later(self) -> None:
@@ -353,12 +353,14 @@ class EndDetection:
         if run.done:
             return
         if all(run.nodes[node_id].phase == "ended" for node_id in self._players):
-            self._players_ended = self._players_ended or now
+            works = self._daemon.works()
             received, dropped, _ = self._daemon.counts(())
             traffic = received + dropped
-            if traffic != self._traffic:
+            if works or traffic != self._traffic:
                 self._traffic, self._quiet_since = traffic, now
-            if now - self._quiet_since >= _QUIET or now - self._players_ended >= self._patience:
+            if not self._all_read or (works and not self._daemon.drained(self._players)):
+                self._all_read = now
+            if now - self._quiet_since >= _QUIET or now - self._all_read >= self._patience:
                 self._daemon.stop("the recording is over")
                 return
         self._check_later()
