@@ -8,9 +8,8 @@ import pytest
 
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
-from dora.recording.mcap.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread
+from dora.recording.mcap.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread, spans_of
 from dora.recording.mcap.format import RecordingStart, TopicEnd
-from dora.recording.recorder.chunk_filler import spans_of
 from dora.recording.recorder.options import RecordingOptions, Saved, numbered
 from dora.recording.recorder.sinks import Expected, Ring, RingSink, topic_ends
 

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +24,14 @@ from mcap.stream_reader import StreamReader
 from recorded_files import message_of
 from waiting import wait_until
 
+import dora.recording.mcap.writer
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelItem, ChannelTable, form_of, prefix_of
 from dora.recording.mcap.chunk import (
     CHUNK_SIZE,
     Chunk,
     ChunkPool,
+    ChunkSpan,
     Compression,
     compress,
     detached,
@@ -67,8 +70,12 @@ def write(path: Path, chunks: int, compression: Compression = "none") -> Recordi
     return writer
 
 
+@pytest.mark.parametrize("removable", [1, 1000])
 @pytest.mark.parametrize("compression", get_args(Compression))
-def test_the_reader_of_mcap_reads_it(tmp_path: Path, compression: Compression) -> None:
+def test_the_reader_of_mcap_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Compression, removable: int
+) -> None:
+    monkeypatch.setattr(dora.recording.mcap.writer, "_REMOVABLE", removable)
     path = tmp_path / "a.mcap"
     write(path, 3, compression).finish(END)
     with path.open("rb") as file:
@@ -92,6 +99,30 @@ def test_the_reader_of_mcap_reads_it(tmp_path: Path, compression: Compression) -
     assert [sequence for _, sequence, _ in found] == [1, 2, 3, 4, 5, 6]
     assert found[2][2].to_pylist() == [ord("1")] * 1000
     assert found[3][2].to_pylist() == ["text"]
+
+
+def test_a_long_recording_takes_little_memory_for_each_chunk(tmp_path: Path) -> None:
+    channels = ChannelTable()
+    chunk = Chunk(1 << 20)
+    for number in range(20):
+        message = message_of(b"x", {}, 1, 1000)
+        channel, form = channels.of_message(f"a/{number}", message)
+        chunk.add(channel, 1, message.time_ns, prefix_of(message, form), message)
+        chunk.spans[f"a/{number}"] = ChunkSpan(1, 1, 1)
+    compressed = compress(chunk, "none")
+    writer = RecordingWriter(str(tmp_path / "a.mcap"), channels)
+    writer.begin(START, b"{}")
+    tracemalloc.start()
+    for _ in range(1500):
+        writer.write(compressed)
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(2000):
+        writer.write(compressed)
+    grown = (tracemalloc.get_traced_memory()[0] - before) / 2000
+    tracemalloc.stop()
+    assert grown < 600, "bytes for a chunk of 20 outputs, of which 300 are in its index"
+    assert writer.spans()["a/7"].messages == 3500
+    writer.finish(END)
 
 
 def test_messages_of_a_topic_can_be_limited_to_a_time_range(tmp_path: Path) -> None:

@@ -41,6 +41,20 @@ class ChunkSpan:
     messages: int = 0
 
 
+def spans_of(chunks: Iterable[dict[str, ChunkSpan]]) -> dict[str, ChunkSpan]:
+    """Return the span of each topic over several chunks, which are in order."""
+    found: dict[str, ChunkSpan] = {}
+    for spans in chunks:
+        for name, span in spans.items():
+            known = found.get(name)
+            if known is None:
+                found[name] = ChunkSpan(span.first, span.last, span.messages)
+            else:
+                known.last = span.last
+                known.messages += span.messages
+    return found
+
+
 class Chunk:
     """The messages of one chunk, and where each lies in it."""
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable
 from struct import pack
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -45,6 +46,7 @@ from dora.recording.mcap.chunk import (
     CompressedChunk,
     compress,
     room_for,
+    spans_of,
 )
 from dora.recording.mcap.file import MAGIC
 from dora.recording.mcap.format import (
@@ -73,11 +75,40 @@ class DiskFull(RecordingFailed):
     """There is no room left where the file is."""
 
 
+_REMOVABLE: Final = 1000  # chunks at the end of the file that may be removed again
+
+
 class _Written(NamedTuple):
     """A chunk in the file."""
 
     place: ChunkIndex
-    counts: dict[int, int]
+    counts: dict[int, int]  # messages by channel
+    spans: dict[str, ChunkSpan]
+
+
+class _Settled:
+    """The chunks that are not removed again: their records, as they are in the summary, and their sums.
+
+    A recording of a day has 80,000 chunks; each as an object would take ten times the memory.
+    """
+
+    def __init__(self) -> None:
+        self.records = bytearray()
+        self.chunks = 0
+        self.counts: Counter[int] = Counter()
+        self.spans: dict[str, ChunkSpan] = {}
+        self.first_ns: int | None = None
+        self.last_ns = 0
+
+    def add(self, chunk: _Written) -> None:
+        place = chunk.place
+        self.records += _record(place)
+        self.chunks += 1
+        self.counts.update(chunk.counts)
+        self.spans = spans_of((self.spans, chunk.spans))
+        begin, end = place.message_start_time, place.message_end_time
+        self.first_ns = begin if self.first_ns is None else min(self.first_ns, begin)
+        self.last_ns = max(self.last_ns, end)
 
 
 class RecordingWriter:
@@ -98,7 +129,8 @@ class RecordingWriter:
             raise DoraError(f"{path} cannot be written: {error.strerror}") from None
         self.size = 0  # bytes
         self._synced = 0  # of them, on the disk
-        self._chunks: list[_Written] = []
+        self._settled = _Settled()
+        self._chunks: deque[_Written] = deque()  # those after them
         self._defined: dict[int, Channel] = {}
         self._schemas: dict[str, Schema] = {}
         self._metadata: list[MetadataIndex] = []
@@ -147,14 +179,13 @@ class RecordingWriter:
             compressed_size=len(chunk.contents),
             uncompressed_size=chunk.size,
         )
-        self._chunks.append(_Written(index, chunk.counts()))
+        self._chunks.append(_Written(index, chunk.counts(), dict(chunk.spans)))
+        if len(self._chunks) > _REMOVABLE:
+            self._settled.add(self._chunks.popleft())
 
-    def counts(self) -> Counter[int]:
-        """Return the number of messages of each channel that are in the file."""
-        total: Counter[int] = Counter()
-        for chunk in self._chunks:
-            total.update(chunk.counts)
-        return total
+    def spans(self) -> dict[str, ChunkSpan]:
+        """Return the span of each topic in the file."""
+        return spans_of((self._settled.spans, *(chunk.spans for chunk in self._chunks)))
 
     def finish(self, end: End) -> None:
         """Write the end, and close the file.
@@ -193,7 +224,10 @@ class RecordingWriter:
             os.close(fd)
 
     def drop_last(self) -> bool:
-        """Remove the last chunk from the file, because its disk is full; return whether there was one."""
+        """Remove the last chunk from the file, because its disk is full; return whether there was one.
+
+        At most 1,000 can be removed.
+        """
         if not self._chunks:
             return False
         self.size = self._chunks.pop().place.chunk_start_offset
@@ -236,46 +270,45 @@ class RecordingWriter:
 
     def _summary(self, begin: int) -> bytes:
         """Return what comes at the end of the file, from ``begin`` on."""
-        groups: list[tuple[Opcode, list[Any]]] = [
-            (Opcode.SCHEMA, list(self._schemas.values())),
-            (Opcode.CHANNEL, list(self._defined.values())),
-            (Opcode.STATISTICS, [self._statistics()]),
-            (Opcode.CHUNK_INDEX, [chunk.place for chunk in self._chunks]),
-            (Opcode.ATTACHMENT_INDEX, self._attachments),
-            (Opcode.METADATA_INDEX, self._metadata),
+        places = map(_record, (chunk.place for chunk in self._chunks))
+        groups: list[tuple[Opcode, bytes]] = [
+            (Opcode.SCHEMA, _records(self._schemas.values())),
+            (Opcode.CHANNEL, _records(self._defined.values())),
+            (Opcode.STATISTICS, _record(self._statistics())),
+            (Opcode.CHUNK_INDEX, b"".join((self._settled.records, *places))),
+            (Opcode.ATTACHMENT_INDEX, _records(self._attachments)),
+            (Opcode.METADATA_INDEX, _records(self._metadata)),
         ]
-        builder = RecordBuilder()
+        offset_start = begin
         offsets = []
-        for opcode, records in groups:
-            group = builder.count
-            for record in records:
-                record.write(builder)
-            if builder.count > group:
+        for opcode, group in groups:
+            if group:
                 offsets.append(
-                    SummaryOffset(
-                        group_opcode=opcode, group_start=begin + group, group_length=builder.count - group
-                    )
+                    SummaryOffset(group_opcode=opcode, group_start=offset_start, group_length=len(group))
                 )
-        offset_start = begin + builder.count
-        for offset in offsets:
-            offset.write(builder)
-        footer = Footer(summary_start=begin, summary_offset_start=offset_start, summary_crc=0)
-        footer.write(builder)
-        content: bytes = builder.end()  # type: ignore[no-untyped-call]  # a gap in its stubs
-        checked = content[:-4]  # the checksum is the last field of the footer
+            offset_start += len(group)
+        footer = _record(Footer(summary_start=begin, summary_offset_start=offset_start, summary_crc=0))
+        # The checksum is the last field of the footer.
+        checked = b"".join((*(group for _, group in groups), _records(offsets), footer[:-4]))
         return checked + pack("<I", crc32(checked)) + MAGIC
 
     def _statistics(self) -> Statistics:
-        counts = self.counts()
+        settled = self._settled
+        counts = Counter(settled.counts)
+        for chunk in self._chunks:
+            counts.update(chunk.counts)
         places = [chunk.place for chunk in self._chunks]
+        first = [place.message_start_time for place in places]
+        if settled.first_ns is not None:
+            first.append(settled.first_ns)
         return Statistics(
             attachment_count=len(self._attachments),
             channel_count=len(self._defined),
             channel_message_counts=dict(counts),
-            chunk_count=len(self._chunks),
+            chunk_count=settled.chunks + len(self._chunks),
             message_count=counts.total(),
-            message_end_time=max((place.message_end_time for place in places), default=0),
-            message_start_time=min((place.message_start_time for place in places), default=0),
+            message_end_time=max((settled.last_ns, *(place.message_end_time for place in places))),
+            message_start_time=min(first, default=0),
             metadata_count=len(self._metadata),
             schema_count=len(self._schemas),
         )
@@ -352,8 +385,13 @@ class MessageWriter:
 
 
 def _record(record: McapRecord) -> bytes:
+    return _records([record])
+
+
+def _records(records: Iterable[McapRecord]) -> bytes:
     builder = RecordBuilder()
-    record.write(builder)
+    for record in records:
+        record.write(builder)
     content: bytes = builder.end()  # type: ignore[no-untyped-call]  # a gap in its stubs
     return content
 

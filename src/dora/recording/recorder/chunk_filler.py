@@ -7,7 +7,7 @@ chunks. When memory runs out, messages stay in the taps until chunks have been w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Final, Protocol
 
@@ -183,17 +183,3 @@ class ChunkFiller:
         chunk = self._chunk = self._pool.take(size)
         self._begun = time.monotonic()
         return chunk
-
-
-def spans_of(chunks: Iterable[dict[str, ChunkSpan]]) -> dict[str, ChunkSpan]:
-    """Return the span of each topic over several chunks, which are in order."""
-    found: dict[str, ChunkSpan] = {}
-    for spans in chunks:
-        for name, span in spans.items():
-            known = found.get(name)
-            if known is None:
-                found[name] = ChunkSpan(span.first, span.last, span.messages)
-            else:
-                known.last = span.last
-                known.messages += span.messages
-    return found

@@ -13,10 +13,16 @@ import msgspec
 
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
-from dora.recording.mcap.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread, detached
+from dora.recording.mcap.chunk import (
+    ChunkPool,
+    ChunkSpan,
+    CompressedChunk,
+    WriteThread,
+    detached,
+    spans_of,
+)
 from dora.recording.mcap.format import End, Reason, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import DiskFull, RecordingFailed, RecordingWriter
-from dora.recording.recorder.chunk_filler import spans_of
 from dora.recording.recorder.options import (
     RecordingOptions,
     Saved,
@@ -140,8 +146,7 @@ class FileSink:
             if not settings.force:  # with it, the file may have been there before
                 os.unlink(path)  # it is empty, and would block the next attempt
             raise
-        self._spans: list[dict[str, ChunkSpan]] = []  # of each chunk in the file
-        self.write_thread = WriteThread(pool, settings.compression, self._write)
+        self.write_thread = WriteThread(pool, settings.compression, self._writer.write)
         self._disk_sync = DiskSync(self._writer.sync, self._fail)
 
     @property
@@ -151,10 +156,6 @@ class FileSink:
     def _fail(self, error: DoraError) -> None:
         self.write_thread.failure = self.write_thread.failure or error
 
-    def _write(self, chunk: CompressedChunk) -> None:
-        self._writer.write(chunk)
-        self._spans.append(dict(chunk.spans))
-
     def finish(self, reason: Reason, expected: dict[str, Expected], failed: Iterable[str]) -> Saved:
         """Wait until all chunks are written, and finish the file; problems are in the result."""
         self.write_thread.close()
@@ -163,7 +164,7 @@ class FileSink:
         if isinstance(problem, DiskFull):
             reason = "disk full"
         while True:
-            topics = topic_ends(expected, spans_of(self._spans), from_start=True)
+            topics = topic_ends(expected, self._writer.spans(), from_start=True)
             complete = problem is None and not any(topic.lost for topic in topics.values())
             end = End(
                 complete=complete,
@@ -180,7 +181,6 @@ class FileSink:
                 if not self._writer.drop_last():
                     self._writer.close()
                     break
-                self._spans.pop()
             except RecordingFailed as error:
                 problem, complete = problem or error, False
                 self._writer.close()
