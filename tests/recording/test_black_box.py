@@ -194,6 +194,22 @@ def test_a_user_saves_with_a_note_and_few_files_stay(folder: Folder) -> None:
     said(process)
 
 
+def test_saves_at_the_same_time_get_a_file_each(folder: Folder) -> None:
+    process = running(folder, FLOW)
+    save(folder)
+    before = len(saved(folder))
+    saves = [folder.start("save") for _ in range(4)]
+    for command in saves:
+        said(command)
+    assert len(saved(folder)) == before + 4
+    for path in saved(folder):
+        with open_recording(str(path)) as recording:
+            assert recording.end is not None
+            assert recording.topics["source/number"].messages > 0
+    process.send_signal(signal.SIGINT)
+    said(process)
+
+
 def test_what_is_left_out_is_not_kept_and_an_output_saves(folder: Folder) -> None:
     flow = "black_box: {leave_out: [source/image], save_on: [source/number]}\n" + FLOW.replace(
         "\n    ", "\n"

@@ -14,6 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import msgspec
@@ -257,12 +258,33 @@ def _recording_start(box: KeptBox) -> RecordingStart:
     )
 
 
-def _next_path(start: BlackBoxStart, reason: str) -> str:
-    """Return a name for a file of the run, and remove files that are too many; raises `DoraError`."""
+def _folder(start: BlackBoxStart) -> str:
+    """Return the folder of the files of a run, which is made; raises `DoraError`."""
     try:
         make_folder(start.directory, below=start.working_dir)
     except OSError as error:
         raise DoraError(f"{start.directory} cannot be made: {error.strerror}") from None
+    return start.directory
+
+
+@contextmanager
+def _one_at_a_time(folder: str) -> Iterator[None]:
+    """Wait until no other process saves into this folder: two in one second would take one name."""
+    lock = -1
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:
+        pass  # it is not there, as `save` says, or its disk knows no locks
+    try:
+        yield
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _next_path(start: BlackBoxStart, reason: str) -> str:
+    """Return a name for a file of the run, and remove files that are too many."""
     path = unused(f"{start.directory}/{time.strftime('%Y%m%d-%H%M%S')}-{reason}{SUFFIX}")
     there = sorted(
         (f"{start.directory}/{name}" for name in os.listdir(start.directory) if name.endswith(SUFFIX)),
@@ -279,7 +301,8 @@ def carry_out(order: SaveOrder) -> SavedBlackBox:
         box = KeptBox(order.folder, None if order.dead else time.time_ns())
         if not (box.messages or order.asked):
             return SavedBlackBox()  # nothing was sent, and the log says what happened
-        return save(box, order.path or _next_path(box.start, order.reason))
+        with _one_at_a_time(os.path.dirname(order.path) or "." if order.path else _folder(box.start)):
+            return save(box, order.path or _next_path(box.start, order.reason))
     except DoraError as error:
         return SavedBlackBox(problem=str(error))
     except OSError as error:
