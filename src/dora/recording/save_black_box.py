@@ -275,7 +275,7 @@ def _one_at_a_time(folder: str) -> Iterator[None]:
         lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError:
-        pass  # it is not there, as `save` says, or its disk knows no locks
+        pass  # its disk knows no locks
     try:
         yield
     finally:
@@ -301,8 +301,10 @@ def carry_out(order: SaveOrder) -> SavedBlackBox:
         box = KeptBox(order.folder, None if order.dead else time.time_ns())
         if not (box.messages or order.asked):
             return SavedBlackBox()  # nothing was sent, and the log says what happened
-        with _one_at_a_time(os.path.dirname(order.path) or "." if order.path else _folder(box.start)):
-            return save(box, order.path or _next_path(box.start, order.reason))
+        if order.path:
+            return save(box, order.path)
+        with _one_at_a_time(_folder(box.start)):
+            return save(box, _next_path(box.start, order.reason))
     except DoraError as error:
         return SavedBlackBox(problem=str(error))
     except OSError as error:
