@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from dora.daemon.client import DaemonClient, name_of
-from dora.errors import ConnectError
+from dora.errors import ConnectError, DoraError
 from dora.observe.latency import LatencyMeter, PathReader
 from dora.observe.load import Load, LoadMeter
 from dora.observe.networks import NetworkRate, network_rates
@@ -18,7 +18,7 @@ from dora.observe.rates import Counters, LinkRate, OutputRate, Reading, rates
 from dora.observe.tap_session import TapSession, inspect
 from dora.observe.topics import Topic, is_sent_here, topics_of
 from dora.transport.board import Board
-from dora.wire.daemon_protocol import Inspection, LinkView, NodeView
+from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OpenTaps
 from dora.wire.message import Message
 from dora.wire.path_statistics import PathLatency
 
@@ -135,6 +135,26 @@ class RunSource:
         self._wants_tap, self._wants_latency = wanted, latency
         self._untap()
         self._tap()
+
+    def tap_possible(self, wanted: Callable[[Topic], bool], *, latency: bool) -> str:
+        """Tap as `tap` does, without the topics that have no room for one more tap.
+
+        Return why the first of these has none, "" if all are tapped; raises `DoraError`.
+        """
+        self._untap()
+        reason, names, slots = "", set(), list[int]()
+        for topic in filter(wanted, self.topics_here()):
+            try:
+                self.run.ask(OpenTaps([*slots, topic.output.slot]))
+            except ConnectError:
+                raise
+            except DoraError as error:
+                reason = reason or str(error)
+            else:
+                names.add(topic.name)
+                slots.append(topic.output.slot)
+        self.tap(lambda topic: topic.name in names, latency=latency)
+        return reason
 
     def topics_here(self) -> list[Topic]:
         """Return the topics of this machine that can be tapped."""

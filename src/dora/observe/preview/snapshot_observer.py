@@ -52,7 +52,7 @@ class SnapshotObserver:
         self._query = newest_query()
         self._previews: dict[str, PreviewTopic] = {}
         self._source = RunSource(run, release=self._release)
-        self._trouble = ""  # why there are no previews
+        self._trouble = ""  # why previews or latencies are missing
         self._shape_changes = 0  # that the page knows of
 
     def results(self) -> Generator[SnapshotResult | None, None, None]:
@@ -90,6 +90,8 @@ class SnapshotObserver:
             return
         if not found:
             raise ConnectError("the dataflow has ended")
+        if self._trouble:
+            self._tap()  # again: commands that looked may have ended
         if self._source.shape_changes != self._shape_changes:
             self._shape_changes = self._source.shape_changes
             self._choose_previews()
@@ -105,10 +107,9 @@ class SnapshotObserver:
     # ----------------------------------------------------------------------- taps
 
     def _tap(self) -> None:
-        """Tap the topics that previews and latencies need."""
-        self._trouble = ""
+        """Tap the topics that previews and latencies need, as far as there is room for one more tap."""
         try:
-            self._source.tap(self._needs, latency=self._query.latency)
+            self._trouble = self._source.tap_possible(self._needs, latency=self._query.latency)
         except ConnectError:
             raise
         except DoraError as error:

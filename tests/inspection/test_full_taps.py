@@ -1,0 +1,55 @@
+"""A page whose output has no room for one more tap."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from waiting import TIMEOUT, wait_until
+from watching import DORA, Running
+
+from dora.cli.select import find_run
+from dora.observe.preview.snapshot_observer import SnapshotObserver
+from dora.observe.queries import Preview, SnapshotQuery
+from dora.observe.snapshot import Snapshot
+
+pytestmark = pytest.mark.processes
+
+
+def test_other_outputs_are_shown_and_the_full_one_comes_back(running: Running) -> None:
+    running()
+    command = [*DORA, "topic", "echo", "camera/image"]
+    commands = [running.popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for echo in commands:
+        assert echo.stdout is not None
+        echo.stdout.readline()
+    query = SnapshotQuery(0.1, previews=("camera/image", "camera/spare"))
+    observer = SnapshotObserver(find_run(None), lambda: query, enough=lambda: False)
+    results = observer.results()
+
+    previews: list[str] = []
+    troubles: list[str] = []
+
+    def come(condition: Callable[[], bool]) -> bool:
+        """Take a turn's results; return whether the condition holds."""
+        while (found := next(results)) is not None:
+            if isinstance(found, Snapshot):
+                troubles.append(found.trouble)
+            elif isinstance(found, Preview):
+                previews.append(found.topic)
+        return condition()
+
+    try:
+        wait_until(lambda: come(lambda: "camera/spare" in previews), "a preview of the other output")
+        wait_until(lambda: come(lambda: bool(troubles)), "a snapshot")
+        assert "camera/image" not in previews
+        assert troubles[-1].startswith("4 commands look at `camera/image` already")
+        for echo in commands:
+            echo.send_signal(signal.SIGINT)
+            echo.communicate(timeout=TIMEOUT)
+        wait_until(lambda: come(lambda: "camera/image" in previews), "a preview of what was full")
+        wait_until(lambda: come(lambda: troubles[-1] == ""), "the end of the trouble")
+    finally:
+        results.close()
