@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from dora.cli.coordinator import choose_dataflow
 from dora.cli.reports import failure_reason
-from dora.cli.select import NoRunningDataflow, find_run
+from dora.cli.select import NoRunningDataflow, find_run, only
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.http_api import DataflowView
 from dora.cluster.protocol import ACTIVE
 from dora.errors import ConnectError, DoraError
 from dora.transport.tokens import TokenError
 from dora.wire.daemon_protocol import DescribeDataflow
+
+if TYPE_CHECKING:
+    from dora.daemon.client import DaemonClient
 
 
 class LogLocation(msgspec.Struct, frozen=True):
@@ -82,16 +86,17 @@ def _location_of_run(wanted: str | None) -> LogLocation | None:
         connection.close()
         return None
 
-    def ended() -> bool:
-        try:
-            connection.ask(DescribeDataflow())
-        except ConnectError:
-            return True
-        return False
-
     identity = description.dataflow_id
     directory = f"{os.path.dirname(description.file)}/out/{identity}"
-    return LogLocation(identity, directory, ended, tuple(description.nodes))
+    return LogLocation(identity, directory, lambda: _has_ended(connection), tuple(description.nodes))
+
+
+def _has_ended(connection: DaemonClient) -> bool:
+    try:
+        connection.ask(DescribeDataflow())
+    except ConnectError:
+        return True
+    return False
 
 
 def local_log_location(wanted: str | None) -> LogLocation:
@@ -105,4 +110,13 @@ def local_log_location(wanted: str | None) -> LogLocation:
         which = f"`{wanted}`" if wanted is not None else "any dataflow"
         raise DoraError(f"there are no log files of {which} in {os.path.abspath('out')}")
     name = max(fitting, key=lambda name: os.stat(f"out/{name}").st_mtime)
-    return LogLocation(name, os.path.abspath(f"out/{name}"), lambda: False)
+    connections: list[DaemonClient] = []
+
+    def ended() -> bool:
+        if not connections:
+            from dora.daemon.client import running
+
+            connections.extend(only(running(), lambda run: run.description.dataflow_id == name))
+        return not connections or all(map(_has_ended, connections))
+
+    return LogLocation(name, os.path.abspath(f"out/{name}"), ended)
