@@ -68,11 +68,12 @@ def serve(
                 server.should_exit = True
 
             coordinator = Coordinator(store, end, limits, interface)
+            dashboard = _dashboard(coordinator, keys)
             app = make_api(
                 coordinator,
                 keys,
                 hosts=LOOPBACK if interface in LOOPBACK else frozenset(),
-                pages=_pages(coordinator, keys),
+                pages=Pages(dashboard.routes(), PUBLIC_PATHS),
                 encryption=encryption,
                 link_authority=link_authority,
             )
@@ -80,6 +81,7 @@ def serve(
             try:
                 await server.serve([listener])
             finally:
+                await dashboard.close()
                 coordinator.close()
 
         asyncio.run(run())
@@ -89,7 +91,7 @@ def serve(
             os.close(lock)
 
 
-def _pages(coordinator: Coordinator, keys: Keys) -> Pages:
+def _dashboard(coordinator: Coordinator, keys: Keys) -> Dashboard:
     """Return the dashboard of all dataflows, running and ended; the keys open it."""
 
     def find(wanted: str) -> Subject:
@@ -106,7 +108,7 @@ def _pages(coordinator: Coordinator, keys: Keys) -> Pages:
             here=DEFAULT_MACHINE if coordinator.fleet.is_local(DEFAULT_MACHINE) else "",
         )
 
-    return Pages(Dashboard(find, keys, coordinator.observe).routes(), PUBLIC_PATHS)
+    return Dashboard(find, keys, coordinator.observe)
 
 
 def _listen(interface: str, port: int) -> socket.socket:

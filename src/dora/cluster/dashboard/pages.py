@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from socket import gethostname
@@ -134,7 +135,7 @@ class Dashboard:
             ("GET", "/dashboard/{dataflow}", self._describe),
             ("GET", "/dashboard/{dataflow}/recordings", self._list_recordings),
             ("POST", "/dashboard/{dataflow}/recordings", self._record),
-            ("DELETE", "/dashboard/{dataflow}/recordings/{pid:int}", self._stop_recording),
+            ("DELETE", "/dashboard/{dataflow}/recordings/{pid}", self._stop_recording),
             ("POST", "/dashboard/{dataflow}/past", self._look_back),
             ("POST", "/dashboard/{dataflow}/save", self._save),
         ]
@@ -220,8 +221,10 @@ class Dashboard:
     async def _stop_recording(self, request: Request) -> Response:
         subject = self._running(request)
         pid = request.path_params["pid"]
+        if not re.fullmatch("[0-9]{1,10}", pid):
+            raise Refusal(404, "no such recording")
         return _json(
-            await in_thread(control.ask, run_path(subject.view.uuid), pid, "stop", RECORDER_TIMEOUT)
+            await in_thread(control.ask, run_path(subject.view.uuid), int(pid), "stop", RECORDER_TIMEOUT)
         )
 
     async def _look_back(self, request: Request) -> Response:
