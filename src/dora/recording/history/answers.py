@@ -396,7 +396,11 @@ def _search(history: History, request: SearchLog) -> dict[str, Any]:
         )
 
     found = history.log(-1, history.first_ns + request.at, fits=fits)
-    return {"entries": [_line(line) for line in found.items], "total": len(found.items)}
+    return {
+        "entries": [_line(line) for line in found.items],
+        "total": len(found.items),
+        "complete": found.complete_from_ns == -1,
+    }
 
 
 def _parameters(history: History, request: ParametersAt) -> dict[str, Any]:

@@ -77,7 +77,10 @@ class Minute(OfMoment, tag="minute"):
 
 
 class SearchLog(OfMoment, tag="search"):
-    """The newest lines of the log up to a moment that fit. Answer: JSON, ``entries`` and ``total``."""
+    """The newest lines of the log up to a moment that fit.
+
+    Answer: JSON, ``entries``, ``total`` (how many these are), and ``complete``: no earlier one fits.
+    """
 
     node: str = ""
     level: str = "stdout"
