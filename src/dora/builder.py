@@ -29,7 +29,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from dora._shared_folders import open_file
@@ -174,7 +174,9 @@ class _Block:
         if output_id not in names:
             outputs.append({output_id: options} if options else output_id)
         elif options:
-            outputs[names.index(output_id)] = {output_id: options}
+            index = names.index(output_id)
+            known = outputs[index][output_id] if isinstance(outputs[index], Mapping) else None
+            outputs[index] = {output_id: {**(known or {}), **options}}
         return Output(self, output_id)
 
     def add_input(
@@ -460,6 +462,10 @@ class DataflowBuilder:
             yield path
         finally:
             os.unlink(path)
+            # The session file of this one build: no other file will have its name.
+            with suppress(OSError):
+                name = os.path.basename(path).removesuffix(".yml")
+                os.unlink(os.path.join(self.working_dir, "out", f"{name}.dora-session.yaml"))
 
     def __enter__(self) -> DataflowBuilder:
         return self

@@ -214,7 +214,14 @@ def test_a_builder_runs_its_dataflow(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert "built" in out
     assert "hello" in out
-    assert not list(tmp_path.glob(".*.yml"))
+    assert not list(tmp_path.glob(".*.yml")) + list(tmp_path.glob("out/*.dora-session.yaml"))
+
+
+def test_options_of_an_output_are_added_to_those_before() -> None:
+    node = Node("camera")
+    node.add_output("image", latched=2)
+    node.add_output("image", description="what it sees")
+    assert node.to_dict()["outputs"] == [{"image": {"latched": 2, "description": "what it sees"}}]
 
 
 def test_problems_name_the_builder_when_a_dataflow_is_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 import dora.dataflow
 from dora.cli.main import run_command_line
@@ -93,6 +94,27 @@ nodes:
     file = tmp_path / "flow.yml"
     file.write_text(text)
     assert run(str(file)) == (0, FILLED_IN, "")
+
+
+def test_arguments_and_names_stay_as_they_are_written(run, tmp_path):
+    file, flat = tmp_path / "flow.yml", tmp_path / "flat.yml"
+    file.write_text("""\
+nodes:
+- {id: 007, path: a.py, args: [--show, False, TRUE, 1.10], outputs: [01], deploy: {labels: {gpu: True}}}
+- {id: b, path: b.py, args: True, inputs: {x: 007/01}, lock_memory: True}
+""")
+    flat.write_text(run(str(file))[1])
+    before, after = dora.dataflow.load(file), dora.dataflow.load(flat)
+    assert before.nodes[0].args == ("--show", "False", "TRUE", "1.10")
+    assert [structs.replace(node, place=None) for node in after.nodes] == [
+        structs.replace(node, place=None) for node in before.nodes
+    ]
+
+
+def test_an_address_is_refused(run):
+    status, out, err = run("https://example.com/flow.yml")
+    assert (status, out) == (2, "")
+    assert "`dora expand` reads files; download this one first" in err
 
 
 def test_problems_are_shown_as_by_validate(run, tmp_path):

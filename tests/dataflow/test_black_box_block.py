@@ -60,3 +60,14 @@ def test_a_mistake_is_named(tmp_path: Path, block: str, sentence: str) -> None:
     with pytest.raises(DataflowError) as caught:
         loaded(tmp_path, f"black_box: {block}")
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["outputs", "save_on"])
+def test_an_output_of_captured_lines_is_refused(tmp_path: Path, field: str) -> None:
+    (tmp_path / "flow.yml").write_text(
+        "nodes: [{id: a, path: a.py, outputs: [lines], send_stdout_as: lines}]\n"
+        f"black_box:\n  {field}: [a/lines]\n"
+    )
+    with pytest.raises(DataflowError, match="`a/lines` carries lines of text") as caught:
+        load_dataflow(str(tmp_path / "flow.yml"))
+    assert [problem.line for problem in caught.value.problems] == [3]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dora.dataflow.describe import document_fault
 from dora.dataflow.edit import (
     Change,
     with_link,
@@ -16,8 +17,10 @@ from dora.dataflow.edit import (
     without_link,
     without_node,
 )
+from dora.dataflow.layout import RunContext
 from dora.dataflow.loader import parse
-from dora.dataflow.model import Dataflow, TimerSource
+from dora.dataflow.model import Dataflow, LogOptions, NodeSpec, TimerSource
+from dora.dataflow.plan import plan
 from dora.errors import DataflowError, DoraError
 from dora.wire.operations import AddOperation, ConnectOperation, DisconnectOperation, ReplaceOperation
 
@@ -243,3 +246,115 @@ def test_a_wrong_link_is_refused(
 ) -> None:
     with pytest.raises(DoraError, match=message):
         change(running)
+
+
+SAFE = """
+nodes:
+  - id: a
+    path: a.py
+    outputs: [{x: {safe_state: {value: [0.0]}, priority: control}}]
+  - {id: b, path: b.py, inputs: {x: a/x}}
+"""
+
+
+def test_a_deadline_that_comes_while_running_is_a_condition_of_the_safe_state() -> None:
+    running = parse(SAFE, working_dir="/w", environ={})
+    fed = "inputs: {x: {source: a/x, deadline: 200ms}}"
+    changes = {
+        "node add": add(running, f"{{id: c, path: c.py, {fed}}}"),
+        "node replace": with_replaced(
+            running, ReplaceOperation("b", f"{{path: b.py, {fed}}}", "new.yml"), {}
+        ),
+        "node connect": with_link(running, ConnectOperation("a/x", "b/y", deadline="200ms")),
+    }
+    for command, change in changes.items():
+        rules = change.dataflow.node("a").output_rules["x"]
+        assert rules.priority == "control", command
+        assert rules.safe_state is not None and rules.safe_state.when == ("deadline", "failed"), command
+        context = RunContext(dataflow_id="0", run_dir="", prefix="", board="")
+        for config in plan(change.dataflow, context).configs.values():
+            for item in config.inputs:
+                assert item.source_rules.safe_state == rules.safe_state, command
+
+
+def test_a_safe_state_stays_after_the_last_input_with_its_condition_has_gone() -> None:
+    text = SAFE.replace("value: [0.0]", "value: [0.0], when: [deadline]").replace(
+        "inputs: {x: a/x}", "inputs: {x: {source: a/x, deadline: 200ms}}"
+    )
+    running = parse(text, working_dir="/w", environ={})
+    left = without_link(running, DisconnectOperation("a/x", "b/x")).dataflow
+    after = add(left, "{id: c, path: c.py}").dataflow
+    assert after.node("a").output_rules == running.node("a").output_rules
+
+
+@pytest.mark.parametrize("name", ["0", "1", "007", "01", "1.10", "1e3", "0x10", "True"])
+def test_a_name_that_looks_like_a_number_stays_as_it_is_written(name: str) -> None:
+    text = f"""
+nodes:
+  - {{id: {name}, path: a.py, outputs: [{name}, {{r.{name}: {{latched: 1}}}}]}}
+  - {{id: b, path: b.py, inputs: {{{name}: {name}/{name}, y: {name}/r.{name}}}}}
+  - id: r
+    operators:
+      - {{id: {name}, python: p.py, inputs: {{{name}: {name}/{name}}}, outputs: [{name}]}}
+      - {{id: q, python: q.py}}
+"""
+    running = parse(text, working_dir="/w", environ={})
+    assert document_fault(running) == ""
+    assert running.node("r").outputs == (f"{name}/{name}",)
+    kept = ReplaceOperation(name, "path: c.py", "new.yml")
+    changed = [
+        add(running, f"{{id: c, path: c.py, inputs: {{x: {name}/{name}}}}}").dataflow,
+        with_replaced(running, kept, {}).dataflow,
+        with_link(running, ConnectOperation(f"{name}/{name}", f"r/{name}/z")).dataflow,
+        without_link(running, DisconnectOperation(f"{name}/{name}", f"r/{name}/{name}")).dataflow,
+        without_node(running, "b"),
+    ]
+    for dataflow in changed:
+        assert dataflow.node(name).outputs == (name, f"r.{name}")
+        assert document_fault(dataflow) == ""
+        agrees(dataflow)
+
+
+def test_a_replacement_keeps_labels_and_the_version_of_python_as_they_are_written() -> None:
+    text = """
+nodes:
+  - id: a
+    path: a.py
+    deploy: {labels: {version: 1.10, gpu: True}}
+    parameters: {gain: 1.10}
+  - {id: b, path: b.py, args: [--version, 3.10], python: {version: 3.20}}
+"""
+    running = parse(text, working_dir="/w", environ={})
+    after = with_replaced(running, ReplaceOperation("a", "path: other.py", "new.yml"), {}).dataflow
+    assert after.node("a").deploy.labels == {"version": "1.10", "gpu": "True"}
+    first, second = running.descriptor["nodes"]
+    assert first["parameters"] == {"gain": 1.1}
+    assert (second["args"], second["python"]) == (["--version", "3.10"], {"version": "3.20"})
+
+
+def test_a_replacement_keeps_what_belongs_to_the_inputs_and_outputs_that_it_keeps() -> None:
+    text = """
+nodes:
+  - {id: s, path: s.py, outputs: [l, r]}
+  - id: a
+    path: a.py
+    inputs: {l: s/l, r: s/r}
+    sync: [{inputs: [l, r], tolerance: 5ms}]
+    outputs: [lines, log]
+    send_stdout_as: lines
+    send_logs_as: log
+    pattern: service-server
+"""
+    running = parse(text, working_dir="/w", environ={})
+    former = running.node("a")
+
+    def replaced(fields: str) -> NodeSpec:
+        operation = ReplaceOperation("a", f"{{path: other.py, {fields}}}", "new.yml")
+        return with_replaced(running, operation, {}).dataflow.node("a")
+
+    same = replaced("")
+    assert (same.syncs, same.log, same.pattern) == (former.syncs, former.log, former.pattern)
+    other_inputs = replaced("inputs: {l: s/l}")
+    assert (other_inputs.syncs, other_inputs.log, other_inputs.pattern) == ((), former.log, None)
+    other_outputs = replaced("outputs: [lines]")
+    assert (other_outputs.syncs, other_outputs.log) == (former.syncs, LogOptions())

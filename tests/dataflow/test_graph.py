@@ -298,3 +298,16 @@ def test_flowchart_with_words_that_mean_something_in_mermaid() -> None:
     assert 'node_end -->|"click → x"| node_a_b\n' in text
     names = [line.split("[")[0].strip() for line in text.splitlines() if "[" in line]
     assert len(set(names)) == 3
+
+
+def test_a_source_that_is_written_in_two_ways_is_one_box() -> None:
+    found = graph(
+        """
+        nodes:
+          - {id: a, path: a.py, inputs: {t: dora/timer/50ms, u: dora/timer/millis/50, l: dora/logs}}
+          - {id: b, path: b.py, inputs: {t: dora/timer/20hz, u: dora/timer/60ms, l: dora/logs/stdout}}
+        """
+    )
+    given = [box.id for box in found.boxes if box.kind in ("timer", "logs")]
+    assert sorted(given) == ["dora/logs", "dora/timer/50ms", "dora/timer/60ms"]
+    assert {edge.source for edge in found.edges} == set(given)

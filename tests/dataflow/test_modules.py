@@ -517,3 +517,90 @@ def test_a_module_can_be_checked_by_itself(project: Project) -> None:
     project.write(mods__detect=DETECT.replace("_mod/frames", "_mod/frmes"))
     with pytest.raises(DataflowError, match=r"(?s)^mods/detect.yml:9:26: error: .*mods/outer.yml:4:25"):
         dora.dataflow.check_module("mods/outer.yml")
+
+
+OPEN_PORT = """module:
+  name: fuse
+  inputs: [a, b]
+  inputs_optional: [c]
+nodes:
+  - id: fuse
+    path: fuse.py
+    inputs: {a: _mod/a, b: _mod/b, c: _mod/c}
+    input_types: {a: std/core/v1/Float32, c: std/core/v1/Float32}
+    sync:
+      - {inputs: [a, b, c], tolerance: 5ms, history: {b: [-2, 0], c: [-1, 0]}}
+  - id: pair
+    operator:
+      python: pair.py
+      inputs: {a: _mod/a, c: _mod/c}
+      sync: [{inputs: [c, a], tolerance: 5ms}]
+  - id: bridge
+    inputs: {a: _mod/a, c: _mod/c, d_e: _mod/c}
+    ros2:
+      topics:
+        - {topic: /one, message_type: std_msgs/String, direction: publish, input: a}
+        - {topic: /two, message_type: std_msgs/String, direction: publish, input: c}
+        - {topic: /d/e, message_type: std_msgs/String, direction: publish}
+"""
+
+
+def test_what_describes_an_open_port_is_left_out_with_the_input(project: Project) -> None:
+    flow = """strict_types: true
+nodes:
+  - {id: s, path: s.py, outputs: [a, b, c]}
+  - {id: open, module: fuse.yml, inputs: {a: s/a, b: s/b}}
+  - {id: full, module: fuse.yml, inputs: {a: s/a, b: s/b, c: s/c}}
+"""
+    dataflow = project.write(flow=flow, fuse=OPEN_PORT).load()
+    (group,) = dataflow.node("open.fuse").syncs
+    assert (group.inputs, group.history) == (("a", "b"), {"b": 2})
+    assert dataflow.node("open.pair").syncs == ()
+    bridges = {name: dataflow.node(f"{name}.bridge").ros2 for name in ("open", "full")}
+    ports = {name: [topic.ports for topic in block.topics] for name, block in bridges.items() if block}
+    assert ports == {"open": [("a",)], "full": [("a",), ("c",), ("d_e",)]}
+    assert [group.inputs for group in dataflow.node("full.fuse").syncs] == [("a", "b", "c")]
+    assert [group.inputs for group in dataflow.node("full.pair").syncs] == [("c", "a")]
+
+
+def test_budgets_and_the_black_box_name_outputs_of_a_module(project: Project) -> None:
+    flow = (
+        FLOW
+        + """paths:
+  - {from: pipe/boxes, to: plot/boxes, budget: 40ms}
+black_box: {outputs: [camera/image, pipe/boxes], leave_out: [pipe/boxes], save_on: [pipe/boxes]}
+"""
+    )
+    dataflow = project.write(flow=flow, mods__detect=DETECT).load()
+    source = str(next(item.source for item in dataflow.node("plot").inputs if item.id == "boxes"))
+    assert source.startswith("pipe.")
+    assert [str(path.source) for path in dataflow.paths] == [source]
+    box = dataflow.black_box
+    assert (box.outputs, box.leave_out, box.save_on) == (("camera/image", source), (source,), (source,))
+
+
+def test_a_wrong_output_of_a_module_is_named_as_it_is_written(project: Project) -> None:
+    project.write(flow=f"{FLOW}black_box: {{outputs: [pipe/boxs]}}\n", mods__detect=DETECT)
+    (problem,) = project.problems()
+    assert (problem.file, problem.line) == ("flow.yml", 11)
+    assert problem.message == "no node has the output `pipe/boxs`"
+
+
+@pytest.mark.parametrize(
+    ("written", "becomes"),
+    [
+        ("./repo", "./mods/repo"),
+        ("../repo", "./repo"),
+        ("../../repo", "./../repo"),
+        ("/srv/repo", "/srv/repo"),
+        ("https://example.com/repo.git", "https://example.com/repo.git"),
+        ("git@example.com:me/repo.git", "git@example.com:me/repo.git"),
+    ],
+)
+def test_a_repository_in_a_folder_is_relative_to_the_file_of_the_module(
+    project: Project, written: str, becomes: str
+) -> None:
+    module = f"module: {{name: m}}\nnodes:\n  - {{id: n, path: n.py, git: '{written}'}}\n"
+    flow = "nodes: [{id: m, module: mods/m.yml}]\n"
+    git = project.write(flow=flow, mods__m=module).load().node("m.n").git
+    assert git is not None and git.repository == becomes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dora.dataflow import parse
+from dora.dataflow.names import key_fault, value_fault
 from dora.errors import DataflowError
 
 
@@ -44,3 +45,9 @@ def test_an_invalid_parameter_is_shown_at_its_place(text: str, message: str) -> 
     (problem,) = raised.value.problems
     assert message in problem.message
     assert problem.line == 4
+
+
+def test_a_text_that_is_not_utf8_is_refused() -> None:
+    fault = "has a text that is not UTF-8"
+    assert [value_fault(value) for value in ("\ud800", ["\ud800"], {"\ud800": 1})] == [fault] * 3
+    assert key_fault("\ud800") == "is not UTF-8"

@@ -8,6 +8,7 @@ from dora.dataflow.edit import make_change
 from dora.dataflow.loader import parse
 from dora.dataflow.model import InputSpec, NodeOutput, NodeSpec, OperatorSpec
 from dora.dataflow.paths import DataGraph, budgets_of, most_passes
+from dora.errors import DataflowError
 from dora.wire.operations import ConnectOperation, DisconnectOperation, RemoveOperation
 
 
@@ -102,3 +103,20 @@ def test_a_budget_is_without_effect_while_its_path_is_cut(
     if isinstance(cut, DisconnectOperation):
         again = make_change(ConnectOperation(cut.source, cut.target), cut_off, {}).dataflow
         assert budgets_of(again) == budgets_of(running)
+
+
+def test_a_path_cannot_begin_at_an_output_of_captured_lines() -> None:
+    text = """nodes:
+  - {id: a, path: a.py, outputs: [x, lines, log], send_stdout_as: lines, send_logs_as: log}
+  - {id: b, path: b.py, inputs: {x: a/x, lines: a/lines, log: a/log}}
+paths:
+  - {from: a/x, to: b/x, budget: 40ms}
+  - {from: a/lines, to: b/lines, budget: 40ms}
+  - {from: a/log, to: b/log, budget: 40ms}
+"""
+    with pytest.raises(DataflowError) as caught:
+        parse(text, working_dir="/", environ={})
+    assert [(problem.line, problem.message) for problem in caught.value.problems] == [
+        (6, "no time is measured from `a/lines`, which carries lines of text"),
+        (7, "no time is measured from `a/log`, which carries lines of text"),
+    ]

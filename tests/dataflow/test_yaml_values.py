@@ -130,6 +130,7 @@ def test_sources(text: str, source: object) -> None:
         ("dora/timer/secs/-1", "`-1` is not a whole number of secs", "greater than zero"),
         ("dora/timer/secs/0", "cannot be zero", ""),
         ("dora/timer/secs/" + "9" * 25, "longer than a century", ""),
+        ("dora/timer/9999999999999999h", "longer than a century", ""),
         ("dora/timer/hz/0", "`0` is not a frequency", "greater than zero"),
         ("dora/timer/hz/-5", "`-5` is not a frequency", ""),
         ("dora/timer/hz/inf", "`inf` is not a frequency", ""),
@@ -159,6 +160,12 @@ def test_sources_that_cannot_be(text: str, message: str, hint: str) -> None:
         ("${A", "${A", []),
         ("cost: 5$, $5, $$A", "cost: 5$, $5, $A", []),
         ("~/x", "~/x", []),
+        ("${B:-${C:-cpu}}", "cpu", []),
+        ("${A:-${B}} ${A:-${C:-x}}", "1 1", []),
+        ("${B:-${C}-$A}", "${C}-1", ["C"]),
+        ("${B:-5$$}", "5$", []),
+        ("${B:-${C:-$A", "${B:-${C:-1", []),
+        ("a}b", "a}b", []),
     ],
 )
 def test_variables(text: str, expanded: str, unset: list[str]) -> None:
@@ -169,6 +176,8 @@ def test_path_knows_a_few_variables_only() -> None:
     environ = {"HOME": "/home/me", "SECRET": "x"}
     assert expand_path("$HOME/a.py", environ) == ("/home/me/a.py", [])
     assert expand_path("$SECRET/$USER", environ) == ("$SECRET/$USER", ["SECRET", "USER"])
+    assert expand_path("${SECRET:-a}/${USER:-b}", environ) == ("${SECRET:-a}/b", ["SECRET"])
+    assert expand_path("${SECRET:-${HOME}}/$$", environ) == ("${SECRET:-${HOME}}/$", ["SECRET"])
 
 
 @pytest.mark.parametrize("text", ["a", "camera_2", "a.b-c", "-x", "9"])

@@ -123,6 +123,7 @@ def localized(
         return msgspec.structs.replace(
             former,
             inputs=node.inputs,
+            output_rules=node.output_rules,
             operators=tuple(
                 _with_inputs(operator, operators[operator.id]) for operator in former.operators
             ),

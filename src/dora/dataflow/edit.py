@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -37,6 +37,15 @@ from dora.wire.operations import (
 
 RUNNING = "<the running dataflow>"
 COMMAND_LINE = "<command line>"
+
+_KEPT_WITH: Final = {
+    "sync": ("inputs",),
+    "send_stdout_as": ("outputs",),
+    "send_logs_as": ("outputs",),
+    "output_metadata": ("outputs",),
+    "pattern": ("inputs", "outputs"),
+}
+"""Fields that a replacement keeps together with the fields that they are about."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -83,7 +92,8 @@ def with_replaced(running: Dataflow, operation: ReplaceOperation, environ: Mappi
     """Exchange a node for the one that a YAML text describes; raises `DoraError`, `DataflowError`.
 
     It keeps the id, which the text need not repeat, and, where the text has none, inputs, outputs and
-    ``deploy``. ``environ``: as in `with_node`.
+    ``deploy``. Kept inputs stay in their groups, and kept outputs still get log entries. ``environ``: as in
+    `with_node`.
     """
     node_id, environ = operation.node, {**environ, **operation.env}
     former = find_node(running, node_id)
@@ -104,6 +114,7 @@ def with_replaced(running: Dataflow, operation: ReplaceOperation, environ: Mappi
     kept = ["deploy"]
     if not former.is_runtime and "operator" not in block.entries and "operators" not in block.entries:
         kept += ["inputs", "outputs", "input_types", "output_types"]
+        kept += (name for name, owners in _KEPT_WITH.items() if block.entries.keys().isdisjoint(owners))
     for name in kept:
         if name in before.entries and name not in block.entries:
             block.entries[name] = before.entries[name]
@@ -286,9 +297,11 @@ class _Edit:
     def change(self, nodes: tuple[NodeSpec, ...], node_id: str) -> Change:
         """Return the change to these nodes; ``node_id``: the node concerned."""
         warnings = [problem for problem in self.report.sorted() if problem.severity == "warning"]
+        checked = {node.id: node for node in self.checked.nodes}
+        nodes = tuple(_with_safe_states(node, checked[node.id]) for node in nodes)
         return Change(
             msgspec.structs.replace(
-                self._running, nodes=nodes, descriptor=self._root.plain(), types=self.checked.types
+                self._running, nodes=nodes, descriptor=DATAFLOW.stored(self._root), types=self.checked.types
             ),
             node_id,
             tuple(p for p in self.checked.programs if p.place.file == self.report.file),
@@ -402,7 +415,7 @@ def _drop_input(descriptor: dict[str, Any], node: NodeSpec, input_id: str) -> No
     if node.is_runtime:
         operator_id, short = node.split_port(input_id)
         block = block.get("operator") or next(
-            known for known in block["operators"] if known["id"] == operator_id
+            known for known in block["operators"] if str(known["id"]) == operator_id
         )
     block["inputs"].pop(short, None)
     if isinstance(block.get("input_types"), dict):
@@ -417,6 +430,19 @@ def _short_source(running: Dataflow, item: InputSpec) -> str:
         if node is not None and len(node.operators) == 1:
             return f"{source.node}/{source.output.removeprefix(node.operators[0].prefix)}"
     return str(source)
+
+
+def _with_safe_states(node: NodeSpec, checked: NodeSpec) -> NodeSpec:
+    """Return a node with the safe states that ``checked`` has, whose conditions follow from the receivers.
+
+    A safe state whose conditions have gone with their receivers is not in ``checked``, and stays.
+    """
+    rules = {
+        output: msgspec.structs.replace(known, safe_state=fresh)
+        for output, known in node.output_rules.items()
+        if (fresh := checked.rules_of_output(output).safe_state) is not None
+    }
+    return msgspec.structs.replace(node, output_rules={**node.output_rules, **rules})
 
 
 def _with_input(node: NodeSpec, fresh: InputSpec) -> NodeSpec:

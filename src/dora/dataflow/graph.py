@@ -98,8 +98,8 @@ class Graph(msgspec.Struct, frozen=True):
 def graph_of(dataflow: Dataflow) -> Graph:
     """Return the graph of a dataflow.
 
-    Every timer and every source of logs is one box, however many inputs listen to it. A runtime with
-    one unnamed operator is a box like a node's; other runtimes are groups.
+    Every timer and every source of logs is one box, however many inputs listen to it, and however they
+    write it. A runtime with one unnamed operator is a box like a node's; other runtimes are groups.
     """
     boxes: list[Box] = []
     groups = _modules(dataflow)
@@ -113,7 +113,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
         for node in dataflow.nodes
         for box, output, full in _outputs(node)
     }
-    given: dict[str, Box] = {}
+    given: dict[tuple[int | str | None, ...], Box] = {}  # by what makes two sources the same
     edges: list[Edge] = []
     nodes = {node.id: node for node in dataflow.nodes}
     for node in dataflow.nodes:
@@ -121,8 +121,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
             if isinstance(item.source, NodeOutput):
                 source, output = makers[item.source]
             else:
-                source, output = str(item.source), ""
-                given.setdefault(source, _given(item.source))
+                source, output = given.setdefault(_identity(item.source), _given(item.source)).id, ""
             edges.append(
                 Edge(
                     source=source,
@@ -270,6 +269,10 @@ def _sync(node: NodeSpec, input_id: str) -> str:
         if input_id in group.inputs:
             return f"{group.inputs[0].rpartition('/')[2]}: {described(group)}"
     return ""
+
+
+def _identity(source: TimerSource | LogSource) -> tuple[int | str | None, ...]:
+    return (source.interval_ns,) if isinstance(source, TimerSource) else (source.level, source.node)
 
 
 def _given(source: TimerSource | LogSource) -> Box:

@@ -108,7 +108,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 def text_outputs(node: NodeSpec) -> set[str]:
     """Return the outputs that the daemon feeds with captured lines or log entries."""
-    return {name for name in (node.log.send_stdout_as, node.log.send_logs_as) if name}
+    return set(node.log.outputs)
 
 
 def link_kind(nodes: Mapping[str, NodeSpec], node: NodeSpec, item: InputSpec) -> InputKind:

@@ -127,7 +127,7 @@ def parse(
             dataflow = assemble(
                 checked,
                 reader,
-                descriptor=root.plain(),
+                descriptor=DATAFLOW.stored(root),
                 file=file,
                 working_dir=working_dir,
                 env_overrides=env_overrides or {},

@@ -96,6 +96,11 @@ class LogOptions(msgspec.Struct, frozen=True):
     max_log_size: int | None = None  # bytes; None: no rotation
     max_rotated_files: int = 5
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs that the daemon feeds with captured lines or log entries."""
+        return tuple(output for output in (self.send_stdout_as, self.send_logs_as) if output)
+
 
 class RestartOptions(msgspec.Struct, frozen=True):
     """When a node is started again, and how soon."""

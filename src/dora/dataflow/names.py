@@ -72,7 +72,10 @@ def key_fault(key: str) -> str:
     """Return why a text cannot name a parameter, as the end of a sentence; "" if it can."""
     if not key.strip():
         return "is empty"
-    size = len(key.encode(errors="replace"))
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        return "is not UTF-8"
     return f"has {size} bytes, more than {MAX_KEY}" if size > MAX_KEY else ""
 
 
@@ -84,7 +87,10 @@ def value_fault(value: Any) -> str:
     """
     if strange := _not_json(value):
         return strange
-    size = len(msgspec.json.encode(value))
+    try:
+        size = len(msgspec.json.encode(value))
+    except UnicodeEncodeError:
+        return "has a text that is not UTF-8"
     return f"has {size} bytes as JSON, more than {MAX_VALUE}" if size > MAX_VALUE else ""
 
 

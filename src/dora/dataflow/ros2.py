@@ -27,6 +27,15 @@ Durability = Literal["volatile", "transient_local"]
 Liveliness = Literal["automatic", "manual_by_participant", "manual_by_topic"]
 
 
+def port_of_topic(topic: str) -> str:
+    """Return the input or output of a topic that names none.
+
+    >>> port_of_topic("~/camera/image")
+    'camera_image'
+    """
+    return topic.lstrip("~").strip("/").replace("/", "_")
+
+
 class Ros2BlockQos(msgspec.Struct, frozen=True, omit_defaults=True):
     """The quality of service that the block asks for. None: the rules of inputs and outputs decide."""
 

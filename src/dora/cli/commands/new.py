@@ -17,7 +17,7 @@ from dora.errors import DoraError, cannot_write
 KINDS = ("dataflow", "node", "operator")
 TEMPLATES = Path(PACKAGE, "templates")
 _TAKEN = {"demo", "tests", "demo-sender", "demo-receiver"}  # by other parts of the templates
-_USED = {"dora", "numpy", "pyarrow", "pytest"}  # a module of that name would hide theirs
+_USED = {"pytest"}  # by the templates, even where it is not installed
 _ELSEWHERE = {"rust", "c", "cxx"}
 
 
@@ -57,7 +57,10 @@ def module_name(name: str) -> str:
 
 def name_fault(name: str, kind: str) -> str:
     """Return why a name cannot be used, as the end of a sentence; "" if it can."""
+    from importlib.util import find_spec
     from keyword import iskeyword
+
+    from dora.dataflow.yaml.tree import resolve
 
     if "/" in name or os.sep in name:
         return "is a path; change to the parent folder and give only the name"
@@ -73,7 +76,10 @@ def name_fault(name: str, kind: str) -> str:
     module = module_name(name)
     if name in _TAKEN:
         return f"is the name of another part of the new {kind}"
-    if iskeyword(module) or module in sys.stdlib_module_names or module in _USED:
+    if not isinstance(resolve(name), str):
+        return "is no text in YAML, so it cannot be the id of a node"
+    # The new module would hide an installed one, which dora itself may import.
+    if iskeyword(module) or module in {*sys.stdlib_module_names, *_USED} or find_spec(module) is not None:
         return f"would make a Python module `{module}`, a name that is already taken"
     return ""
 

@@ -16,6 +16,8 @@ from functools import cached_property
 import msgspec
 
 from dora.dataflow.modules.check import MAX_NESTING, ModuleDefinition
+from dora.dataflow.modules.open_ports import change_entry, forget_inputs
+from dora.dataflow.parser.black_box import OUTPUT_LISTS
 from dora.dataflow.parser.resolve_inputs import PORTS
 from dora.dataflow.problems import Origin, ProblemReport, TextSpan
 from dora.dataflow.yaml.compose import MAX_VALUES
@@ -106,7 +108,11 @@ class Inliner:
         except _TooLarge:
             self.report.error(key, "with all its modules written out, this dataflow grows too large")
             return root
-        return MappingNode.of({**root.entries, "nodes": (key, SequenceNode.of(inlined, written))}, root)
+        entries = {**root.entries, "nodes": (key, SequenceNode.of(inlined, written))}
+        own = _ModuleScope(nodes, modules)
+        change_entry(entries, "paths", lambda paths: _with_outputs_in(paths, ("from",), own))
+        change_entry(entries, "black_box", lambda box: _with_outputs_in(box, OUTPUT_LISTS, own))
+        return MappingNode.of(entries, root)
 
     def _nodes(self, scope: _ModuleScope) -> Iterator[YamlNode]:
         for node in scope.nodes:
@@ -182,6 +188,7 @@ class Inliner:
         entries["id"] = (key, ScalarNode.of(scope.prefix + name.text, name))
         if "path" in entries and not _says_something(entries.get("git")):
             self._rebase(entries, "path", scope)
+        _rebase_repository(entries, scope)
         if "args" in entries:
             entries["args"] = (entries["args"][0], _substituted(entries["args"][1], scope))
         if not any(_says_something(entries.get(field)) for field in ("operator", "operators")):
@@ -236,6 +243,7 @@ class Inliner:
             if (source := _connected(value, scope)) is not None
         }
         entries["inputs"] = (key, MappingNode.of(connected, inputs))
+        forget_inputs(entries, inputs.entries.keys() - connected.keys())
 
     def _rebase(
         self, entries: dict[str, tuple[ScalarNode, YamlNode]], field: str, scope: _ModuleScope
@@ -266,6 +274,16 @@ class Inliner:
         entries[field] = (key, ScalarNode.of(rebased, path))
 
 
+def _rebase_repository(entries: dict[str, tuple[ScalarNode, YamlNode]], scope: _ModuleScope) -> None:
+    """Make the folder of a repository, if it is relative to the module's file, relative to the project."""
+    key, repository = entries.get("git", (None, None))
+    if key is None or not isinstance(repository, ScalarNode) or not scope.folder:
+        return
+    if repository.text.partition("/")[0] in (os.curdir, os.pardir):
+        folder = os.path.normpath(os.path.join(scope.folder, repository.text))
+        entries["git"] = (key, ScalarNode.of(os.path.join(os.curdir, folder), repository))
+
+
 def _value(entry: tuple[ScalarNode, YamlNode] | None) -> YamlNode | None:
     return None if entry is None else entry[1]
 
@@ -291,6 +309,25 @@ def _connected(value: YamlNode, scope: _ModuleScope) -> YamlNode | None:
     key = value.entries["source"][0]
     found = options.get("source", (key, source))[1]
     return MappingNode.of({**options, **value.entries, "source": (key, found)}, value)
+
+
+def _with_outputs_in(value: YamlNode, fields: Iterable[str], scope: _ModuleScope) -> YamlNode:
+    """Return a block, or a list of blocks, whose ``fields`` name outputs by their ids in the dataflow."""
+    if isinstance(value, SequenceNode):
+        return SequenceNode.of([_with_outputs_in(item, fields, scope) for item in value.items], value)
+    if not isinstance(value, MappingNode):
+        return value
+    entries = dict(value.entries)
+    for field in fields:
+        change_entry(entries, field, lambda named: _outputs(named, scope))
+    return MappingNode.of(entries, value)
+
+
+def _outputs(named: YamlNode, scope: _ModuleScope) -> YamlNode:
+    """Return the name of an output, or a list of names, by their ids in the dataflow."""
+    if isinstance(named, SequenceNode):
+        return SequenceNode.of([_outputs(item, scope) for item in named.items], named)
+    return (scope.source(named) or named) if isinstance(named, ScalarNode) else named
 
 
 def _substituted(value: YamlNode, scope: _ModuleScope) -> YamlNode:

@@ -14,6 +14,11 @@ from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock, Sh
 _OUTPUTS: Final = ListType(TextType("an output", may_be_empty=False), "outputs")
 _MOST_FILES: Final = 1000
 
+OUTPUT_LISTS: Final = ("outputs", "leave_out", "save_on")
+"""The fields that list outputs."""
+
+_OF_MESSAGES: Final = ("outputs", "save_on")
+
 BLACK_BOX: Final = ShortForm(
     SchemaBlock(
         "a black box",
@@ -57,13 +62,20 @@ def black_box_of(
     if block is None:
         return BlackBoxRules()
     known = [f"{node.id}/{output}" for node in nodes for output in node.outputs]
-    for field in ("outputs", "leave_out", "save_on"):
+    texts = {f"{node.id}/{output}" for node in nodes for output in node.log.outputs}
+    for field in OUTPUT_LISTS:
         for name in block.get(field) or ():
             if name not in known:
                 report.error(
                     block.place(field, name),
                     f"no node has the output `{name}`",
                     report.did_you_mean(name, known) or f"the outputs are {listed(known, MAX_LISTED)}",
+                )
+            elif name in texts and field in _OF_MESSAGES:
+                report.error(
+                    block.place(field, name),
+                    f"`{name}` carries lines of text, which a black box does not see",
+                    "name an output that the program sends to; the log file has the lines",
                 )
     settings = BlackBoxRules()
     return BlackBoxRules(

@@ -88,6 +88,13 @@ def _budget(
     if source is None or sink is None or block.get("budget") is None:
         return None
     output, (node_id, input_id) = NodeOutput(*source), sink
+    if output.output in graph.nodes[output.node].log.outputs:
+        report.error(
+            block.place("from"),
+            f"no time is measured from `{output}`, which carries lines of text",
+            "begin the path with an output that the program sends to",
+        )
+        return None
     item = next(item for item in graph.nodes[node_id].inputs if item.id == input_id)
     if not isinstance(item.source, NodeOutput):
         kind = "a timer feeds it" if isinstance(item.source, TimerSource) else "log entries feed it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import get_args
+from typing import Any, get_args
 
 from dora.dataflow.model import HERE, Deploy, OnMachineLost
 from dora.dataflow.names import MACHINE_ID, machine_id_fault
@@ -20,7 +20,7 @@ from dora.dataflow.yaml.field_types import (
     report_expected,
 )
 from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
-from dora.dataflow.yaml.tree import MappingNode, YamlNode
+from dora.dataflow.yaml.tree import MappingNode, YamlNode, texts_of
 
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_./-]*"
 
@@ -56,6 +56,9 @@ class Labels(FieldType[dict[str, str]]):
             elif text is not None:
                 labels[name] = text
         return labels if len(labels) == len(value.entries) else None
+
+    def stored(self, value: YamlNode) -> Any:
+        return texts_of(value)
 
     def schema(self) -> Schema:
         return {

@@ -13,6 +13,7 @@ from dora.dataflow.yaml.field_types import (
     ChoiceType,
     FieldType,
     FlagType,
+    MapType,
     Reader,
     Schema,
     TextType,
@@ -247,6 +248,9 @@ _LINK_CHECKS_OF_ALL: Final[tuple[_LinkCheck, ...]] = (_makes_wait,)
 _LINK_CHECKS: Final[dict[str, tuple[_LinkCheck, ...]]] = {"safe_state": (_waits_for_match,)}
 
 
+_WITH_RULES: Final = MapType(OUTPUT, "outputs")
+
+
 class Outputs(FieldType[dict[str, CheckedBlock]]):
     """The outputs of a node or operator: their names, and what each has of `OUTPUT`.
 
@@ -305,6 +309,14 @@ class Outputs(FieldType[dict[str, CheckedBlock]]):
         name = DATA.read(as_text(key), reader)
         options = OUTPUT.read(written, reader)
         return None if name is None or options is None else (name, options)
+
+    def stored(self, value: YamlNode) -> Any:
+        if not isinstance(value, SequenceNode):
+            return value.plain()
+        return [
+            _WITH_RULES.stored(item) if isinstance(item, MappingNode) else DATA.stored(item)
+            for item in value.items
+        ]
 
     def schema(self) -> Schema:
         options = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -103,6 +104,9 @@ class PythonOfNode(FieldType[CheckedBlock]):
             )
             return None
         return _ENVIRONMENT.read(value, reader)
+
+    def stored(self, value: YamlNode) -> Any:
+        return _ENVIRONMENT.stored(value)
 
     def schema(self) -> Schema:
         return _ENVIRONMENT.schema()

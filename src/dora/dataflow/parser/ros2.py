@@ -20,6 +20,7 @@ from dora.dataflow.ros2 import (
     Ros2BlockQos,
     Ros2BlockTopic,
     TransportKind,
+    port_of_topic,
 )
 from dora.dataflow.yaml.field_types import (
     DATA,
@@ -233,8 +234,7 @@ def ros2_of(
     for name in ("args", "git"):
         if checked.has(name):
             report.error(checked.keys[name], f"{owner} has `{name}` beside `ros2`, and runs no program")
-    of_log = (log.send_stdout_as, log.send_logs_as)
-    messages = [output for output in outputs if output not in of_log]
+    messages = [output for output in outputs if output not in log.outputs]
     # An input whose source is not found has an error of its own, and is there.
     others = {item.id for item in inputs if not isinstance(item.source, NodeOutput)}
     names = [name for name in checked.get("inputs") or () if name not in others]
@@ -387,7 +387,7 @@ class _Reading:
         if port is None:
             if item.failed(field) or not item.get("topic"):
                 return ()
-            port = item.get("topic").lstrip("~").strip("/").replace("/", "_")
+            port = port_of_topic(item.get("topic"))
         if port not in self._ports_for(item):
             self._undeclared(item.place(field) if item.has(field) else item.place("topic"), field, port)
         return (port,)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 
 from dora.dataflow.durations import parse_duration, parse_rate
@@ -90,11 +90,19 @@ def _built_in(text: str, rest: str) -> Source:
 
 def _timer(text: str, what: str) -> TimerSource:
     unit, slash, number = what.partition("/")
-    period = None if slash else _period_with_unit(what)
-    if period is not None:
-        if not period:
-            raise SourceFault("the interval of a timer cannot be zero", part=what, last=True)
-        return TimerSource(period, text)
+    interval: float | None = None if slash else _period_with_unit(what)
+    if interval is None:
+        interval = _interval_of(text, unit, number)
+    if not interval:
+        raise SourceFault("the interval of a timer cannot be zero", part=number or what, last=True)
+    if interval > MAX_INTERVAL_NS:
+        raise SourceFault(
+            f"the interval of the timer `{text}` is longer than a century", part=number or what, last=True
+        )
+    return TimerSource(int(interval), text)
+
+
+def _interval_of(text: str, unit: str, number: str) -> float:
     if unit != "hz" and unit not in UNITS:
         raise SourceFault(
             f"`{unit}` is not a unit of a timer" if unit else f"the timer `{text}` has no unit",
@@ -106,12 +114,7 @@ def _timer(text: str, what: str) -> TimerSource:
         raise SourceFault(
             f"the timer `{text}` has no interval", f"write the number, for example `dora/timer/{unit}/10`"
         )
-    interval = _period(number) if unit == "hz" else _interval(number, unit)
-    if interval > MAX_INTERVAL_NS:
-        raise SourceFault(
-            f"the interval of the timer `{text}` is longer than a century", part=number, last=True
-        )
-    return TimerSource(int(interval), text)
+    return _period(number) if unit == "hz" else _interval(number, unit)
 
 
 def _period_with_unit(text: str) -> int | None:
@@ -125,10 +128,7 @@ def _interval(number: str, unit: str) -> int:
         raise SourceFault(
             f"`{number}` is not a whole number of {unit}", _finer(number, unit), number, last=True
         )
-    interval = int(number) * UNITS[unit]
-    if interval == 0:
-        raise SourceFault("the interval of a timer cannot be zero", part=number, last=True)
-    return interval
+    return int(number) * UNITS[unit]
 
 
 def _finer(number: str, unit: str) -> str:
@@ -180,41 +180,81 @@ def _logs(text: str, what: str) -> LogSource:
 
 # --------------------------------------------------------------------------- $NAME, ${NAME:-default}
 
-_reference = re.compile(r"\$(?:\$|([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
-_without_braces = re.compile(r"\$(?:\$|([A-Za-z_][A-Za-z0-9_]*)|(?!)()())")  # the same groups
+_NAME: Final = "[A-Za-z_][A-Za-z0-9_]*"
+_parts = re.compile(rf"\$(?:\$|({_NAME})|\{{({_NAME})\}}|\{{({_NAME}):-)|\}}").finditer
 
 # `path` must mean the same wherever the dataflow runs, hence only what every machine has.
 PATH_VARIABLES = ("HOME", "USER", "PWD", "DORA_WORKSPACE", "CARGO_MANIFEST_DIR")
 
 
-def expand(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
+class _Expansion:
+    """The expansion of one text, part by part from its start."""
+
+    def __init__(self, environ: Mapping[str, str], names: Container[str] | None) -> None:
+        self.parts: list[str] = []
+        self.unset: list[str] = []
+        self._environ = environ
+        self._names = names
+        self._opened: list[tuple[str, int, int]] = []  # a default: its name, parts and unset before it
+        self._left_alone = 0  # how many defaults of other names are around this place
+
+    def take(self, match: re.Match[str]) -> None:
+        """Append what a reference, or the end of a default, stands for."""
+        written = match[0]
+        name = match[1] or match[2] or match[3]
+        if self._left_alone:
+            self._left_alone += 1 if match[3] else -1 if written == "}" else 0
+            self.parts.append(written)
+        elif name and self._names is not None and name not in self._names:
+            self._left_alone = 1 if match[3] else 0
+            self.unset.append(name)
+            self.parts.append(written)
+        elif match[3]:
+            self._opened.append((name, len(self.parts), len(self.unset)))
+            self.parts.append(written)  # stays if nothing closes the default
+        elif name:
+            if name not in self._environ:
+                self.unset.append(name)
+            self.parts.append(self._environ.get(name, written))
+        elif written == "}" and self._opened:
+            self._close(*self._opened.pop())
+        else:
+            self.parts.append("$" if written == "$$" else written)
+
+    def _close(self, name: str, parts: int, unset: int) -> None:
+        """Put the value in the place of a default, if there is one."""
+        self.parts[parts] = ""
+        if name in self._environ:
+            del self.parts[parts:], self.unset[unset:]
+            self.parts.append(self._environ[name])
+
+
+def expand(
+    text: str, environ: Mapping[str, str], names: Container[str] | None = None
+) -> tuple[str, list[str]]:
     """Return the text with all references replaced, and the names that are not set.
 
     ``$$`` is a dollar sign; a ``$`` that begins no reference stays as it is, and so does a
-    reference to a name that is not set.
+    reference to a name that is not set. A default may hold references. With ``names``, references to
+    other names stay as they are, and count as not set.
 
     >>> expand("${HOME}/$DIR/${MODE:-fast} costs 5$", {"HOME": "/root"})
     ('/root/$DIR/fast costs 5$', ['DIR'])
+    >>> expand("${DEVICE:-${FALLBACK:-cpu}}", {})
+    ('cpu', [])
     """
     if "$" not in text:
         return text, []
-    unset: list[str] = []
-
-    def replace(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        if name is None:
-            return "$"
-        value = environ.get(name, match[3])
-        if value is None:
-            unset.append(name)
-            return match[0]
-        return value
-
-    # Behind the last `}` nothing is closed any more: searching for it from every `${` would take too long.
-    end = text.rfind("}") + 1
-    return _reference.sub(replace, text[:end]) + _without_braces.sub(replace, text[end:]), unset
+    # One pass: to search for the end of each default would take too long where none is closed.
+    expansion = _Expansion(environ, names)
+    end = 0
+    for match in _parts(text):
+        expansion.parts.append(text[end : match.start()])
+        expansion.take(match)
+        end = match.end()
+    return "".join(expansion.parts) + text[end:], expansion.unset
 
 
 def expand_path(path: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
     """Expand the few variables that ``path`` may use; return also the names that were left alone."""
-    return expand(path, {name: environ[name] for name in PATH_VARIABLES if name in environ})
+    return expand(path, environ, PATH_VARIABLES)

@@ -18,7 +18,7 @@ from dora.dataflow.names import (
     node_id_fault,
 )
 from dora.dataflow.problems import ProblemReport, listed
-from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
+from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode, texts_of
 
 T = TypeVar("T")
 Schema = dict[str, Any]
@@ -38,6 +38,13 @@ class FieldType(ABC, Generic[T]):
     @abstractmethod
     def read(self, value: YamlNode, reader: Reader) -> T | None:
         """Return the checked value; None after reporting a problem."""
+
+    def stored(self, value: YamlNode) -> Any:
+        """Return a value that `read` accepts as the document of a dataflow keeps it.
+
+        Plain values, but a text is a text there whatever it looks like: the id ``007`` stays ``"007"``.
+        """
+        return value.plain()
 
     @abstractmethod
     def schema(self) -> Schema:
@@ -97,6 +104,9 @@ class TextType(FieldType[str]):
             return None
         return text
 
+    def stored(self, value: YamlNode) -> Any:
+        return texts_of(value)
+
     def schema(self) -> Schema:
         return dict(TEXT_SCHEMA) if self.may_be_empty else {**TEXT_SCHEMA, "pattern": r"\S"}
 
@@ -137,6 +147,9 @@ class IdentifierType(FieldType[str]):
             reader.report.error(value, f"the id `{shorten(text)}` {fault}", _tidied(text, self.fault))
             return None
         return text
+
+    def stored(self, value: YamlNode) -> Any:
+        return texts_of(value)
 
     def schema(self) -> Schema:
         schema = {**TEXT_SCHEMA, "pattern": f"^{self.pattern}$"}
@@ -223,6 +236,9 @@ class WordsType(FieldType[tuple[str, ...]]):
             return None
         return split_words(text, value, reader)
 
+    def stored(self, value: YamlNode) -> Any:
+        return texts_of(value)
+
     def schema(self) -> Schema:
         return {"anyOf": [dict(TEXT_SCHEMA), {"type": "array", "items": dict(TEXT_SCHEMA)}]}
 
@@ -259,6 +275,9 @@ class CommandsType(FieldType[tuple[str, ...]]):
         for words in checked:
             _warn_of_shell(words or (), value, reader)
         return None if None in checked else commands
+
+    def stored(self, value: YamlNode) -> Any:
+        return texts_of(value)
 
     def schema(self) -> Schema:
         return {"anyOf": [dict(TEXT_SCHEMA), {"type": "array", "items": dict(TEXT_SCHEMA)}]}
@@ -307,6 +326,11 @@ class ListType(FieldType[tuple[T, ...]]):
                 items[found] = None
         return tuple(items) if self.keeps_rest or not failed else None
 
+    def stored(self, value: YamlNode) -> Any:
+        if not isinstance(value, SequenceNode):
+            return value.plain()
+        return [self.item.stored(item) for item in value.items]
+
     def schema(self) -> Schema:
         return {"type": "array", "items": self.item.schema()}
 
@@ -343,6 +367,11 @@ class MapType(FieldType[dict[str, T]]):
             if named is not None and found is not None:
                 items[name] = found
         return items if self.keeps_rest or len(items) == len(value.entries) else None
+
+    def stored(self, value: YamlNode) -> Any:
+        if not isinstance(value, MappingNode):
+            return value.plain()
+        return {name: self.item.stored(item) for name, (_, item) in value.entries.items()}
 
     def schema(self) -> Schema:
         return {

@@ -128,6 +128,14 @@ class SchemaBlock(FieldType[CheckedBlock]):
                 )
         return checked
 
+    def stored(self, value: YamlNode) -> Any:
+        if not isinstance(value, MappingNode):
+            return value.plain()
+        return {
+            name: field.field_type.stored(item) if (field := self.fields.get(name)) else item.plain()
+            for name, (_, item) in value.entries.items()
+        }
+
     def _unknown(self, name: str, key: ScalarNode, checked: CheckedBlock, reader: Reader) -> None:
         if name in self.elsewhere:
             hint = f"`{name}` is a field of {self.elsewhere[name]}"
@@ -183,6 +191,9 @@ class ShortForm(FieldType[CheckedBlock]):
         checked.values[self.field] = found
         checked.nodes[self.field] = value
         return checked
+
+    def stored(self, value: YamlNode) -> Any:
+        return (self.block if isinstance(value, MappingNode) else self.field_type).stored(value)
 
     def schema(self) -> Schema:
         return {"anyOf": [self.field_type.schema(), self.block.schema()]}

@@ -70,7 +70,7 @@ _WIDTH = 88  # characters of a list or mapping that may stand on one line
 
 
 def to_yaml(root: MappingNode) -> str:
-    """Return the YAML text of a tree; numbers keep the notation of the file."""
+    """Return the YAML text of a tree; numbers and flags keep the notation of the file."""
     import yaml
 
     def events() -> Iterator[Any]:
@@ -238,14 +238,23 @@ class MappingNode(YamlNode):
 
 
 def as_written(value: YamlNode) -> Any:
-    """Return a value like `YamlNode.plain`, but numbers as scalars, which know their notation."""
+    """Return a value like `YamlNode.plain`, but numbers and flags as scalars, which know their notation."""
     if isinstance(value, MappingNode):
         return {name: as_written(item) for name, (_, item) in value.entries.items()}
     if isinstance(value, SequenceNode):
         return [as_written(item) for item in value.items]
     assert isinstance(value, ScalarNode)
-    is_number = isinstance(value.value, int | float) and not isinstance(value.value, bool)
-    return value if is_number else value.value
+    return value if isinstance(value.value, bool | int | float) else value.value
+
+
+def texts_of(value: YamlNode) -> Any:
+    """Return a value like `YamlNode.plain`, but numbers and flags as the texts in the file."""
+    if isinstance(value, MappingNode):
+        return {name: texts_of(item) for name, (_, item) in value.entries.items()}
+    if isinstance(value, SequenceNode):
+        return [texts_of(item) for item in value.items]
+    assert isinstance(value, ScalarNode)
+    return None if value.value is None else value.text
 
 
 def tree_of(value: Any, at: TextSpan) -> YamlNode:
