@@ -89,6 +89,24 @@ def test_a_file_begins_again_if_that_is_set(tmp_path: Path) -> None:
     assert (frame.width, frame.height) == (32, 24)
 
 
+def test_a_damaged_frame_of_a_file_is_an_error_with_the_name_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.avi"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mjpeg", rate=20)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(10):
+            picture = av.VideoFrame.from_ndarray(Pattern(64, 48).draw(number), format="rgb24")
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode(None))
+    images = path.read_bytes().split(b"\xff\xd8\xff")  # each begins so
+    images[5] = bytes(len(images[5]))
+    path.write_bytes(b"\xff\xd8\xff".join(images))
+    source = open_source(CameraSettings(str(path)))
+    with pytest.raises(DoraError, match=r"damaged\.avi cannot be read to its end: Invalid data"):
+        numbers(source.frames, 100)
+
+
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -11,14 +12,22 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import foxglove
+import pyarrow as pa
 import pytest
 from foxglove_client import FoxgloveClient
 from ports import free_port
+from recorded_files import message_of
+from rosbags.rosbag2 import StoragePlugin, Writer
 from waiting import TIMEOUT
 
 from dora.errors import DoraError
 from dora.nodes.foxglove.address import check_address
+from dora.nodes.foxglove.channels import ChannelMap, values_of
+from dora.nodes.foxglove.server import Published, _parameters, array_of
+from dora.ros2 import InterfaceLibrary
 
 PLAYING, ENDED = 0, 3
 
@@ -220,6 +229,10 @@ def test_with_control_a_client_publishes_and_sets_parameters(start: Start) -> No
         client.wait(lambda: any("`nobody`" in text for text in client.warnings), "refusal")
         client.publish("pilot/command", 1, "protobuf")
         client.wait(lambda: any("in JSON, not in protobuf" in text for text in client.warnings), "encoding")
+        client.publish("pilot/command", nested(70))
+        client.wait(lambda: any("Arrow cannot write" in text for text in client.warnings), "too deep lists")
+        client.publish("pilot/command", {"values": [3]})
+        run.until(r"command \[3\]")
 
 
 @pytest.mark.processes
@@ -297,6 +310,10 @@ nodes:
         run.until(r"command \[3\.5\]")
         client.publish("other", 1)
         client.wait(lambda: any("`other` is no output" in text for text in client.warnings), "refusal")
+        client.publish("command", nested(70))
+        client.wait(lambda: any("Arrow cannot write" in text for text in client.warnings), "too deep lists")
+        client.publish("command", {"values": [4.5]})
+        run.until(r"command \[4\.5\]")
 
 
 @pytest.mark.processes
@@ -337,6 +354,93 @@ def test_foxglove_plays_a_recording_and_jumps_in_it(folder: Path, start: Start) 
         assert client.playback == (1, third)
         client.play(1.0, begin, pause=True)
         client.wait(lambda: client.playback == (1, begin), "pause at the start")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (pa.array([1], pa.timestamp("ns")), ["1970-01-01 00:00:00.000000001"]),
+        (pa.array([2**62], pa.timestamp("s")), None),
+        (pa.array([1], pa.duration("ns")), ["1"]),
+        (pa.array([1], pa.time64("ns")), ["00:00:00.000000001"]),
+        (pa.array([{"at": 1}], pa.struct([("at", pa.timestamp("ns"))])), None),
+    ],
+)
+def test_values_that_python_lacks_are_shown_as_text(value: pa.Array[Any], shown: list[str] | None) -> None:
+    channels = ChannelMap(foxglove.Context())
+    channels.show("odd", message_of(value, {}, 1, 1))
+    assert "odd" in channels
+    found = values_of(value)
+    assert all(isinstance(item, str) for item in found)
+    assert shown is None or found == shown
+
+
+def test_a_message_that_no_drawer_expects_is_shown_as_plain_values(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    channels = ChannelMap(foxglove.Context())
+    metadata = {"primitive": "boxes2d", "color": [float("nan"), 0.0, 0.0]}
+    for _ in range(2):
+        channels.show("boxes", message_of(pa.array([1.0, 2.0, 3.0, 4.0]), metadata, 1, 1))
+    assert channels.not_drawn == {"boxes": 2}
+    assert caplog.text.count("`boxes` is shown as plain values: ValueError: ") == 1
+
+
+@pytest.mark.processes
+def test_messages_of_a_bag_that_cannot_be_read_are_left_out(folder: Path, start: Start) -> None:
+    string = InterfaceLibrary(prefixes=[], distribution="kilted").message("std_msgs/String")
+    messages = [string.encode({"data": f"{number}"}) for number in range(5)]
+    messages[2] = b"\x00\x01\x00\x00\xff\xff\xff\xff"
+    with Writer(folder / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as bag:
+        texts = {"/good": string.definition_text(), "/odd": "strange thing"}
+        for topic, text in texts.items():
+            connection = bag.add_connection(topic, f"a/msg/{topic[1:]}", msgdef=text, rihs01=string.hash)
+            for number, data in enumerate(messages):
+                bag.write(connection, 10**18 + number * 10**8, data)
+    player = start("foxglove", "--recording", "bag", "--address", "0")
+    with FoxgloveClient(player.address()) as client:
+        client.play(1.0)
+        client.wait(lambda: client.playback[0] == ENDED, "end")
+        found = {json.loads(shown.data)["values"][0]["data"] for shown in client.shown["good"]}
+        assert found == {"0", "1", "3", "4"}
+        client.wait(lambda: any("of `good`: a received" in text for text in client.warnings), "warning")
+    player.end()
+    said = "".join(player.said)
+    assert said.count("left out: the messages of `/odd` cannot be read") == 1
+    assert said.count("of `good`: a received message is no") == 1
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"values": ' + b"[" * 100_000, b'["\\ud800"]', b"\xff"])
+def test_a_text_that_is_no_array_is_refused(text: bytes) -> None:
+    with pytest.raises(DoraError, match="a message for `a/b` cannot be sent: "):
+        array_of(Published("a/b", text))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, None),
+        ([1.5, None], "[1.5, null]"),
+        ({"a": None}, '{"a": null}'),
+        (2**63, "9223372036854775808"),
+        ([-(2**63) - 1], "[-9223372036854775809]"),
+        ({"a": {"b": [2**64]}}, '{"a": {"b": [18446744073709551616]}}'),
+        ({"a": [1, {"b": "x"}]}, {"a": [1, {"b": "x"}]}),
+        (-(2**63), -(2**63)),
+        (True, True),
+    ],
+    ids=str,
+)
+def test_a_parameter_that_foxglove_has_no_form_for_is_its_json(value: Any, shown: Any) -> None:
+    (found,) = _parameters({"camera/gain": value})
+    assert (found.name, found.get_value()) == ("camera/gain", shown)
 
 
 def test_an_address_that_cannot_be_used_is_told() -> None:

@@ -81,11 +81,12 @@ class Recording:
     def episode(
         self, begin: float = 0.0, seconds: float = 1.0, end: str = "end", start: str = "start"
     ) -> None:
-        """Record an episode."""
+        """Record an episode; each source also sends once after its end."""
         self.run(begin - 0.1, 0.1)
         self.take(command(begin, start))
         self.run(begin, seconds)
         self.take(command(begin + seconds, end))
+        self.run(begin + seconds, 0.01, first=round(seconds * 30))
 
     def close(self) -> None:
         self.recorder.close()

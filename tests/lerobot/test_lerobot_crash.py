@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_recording import Recording, check_whole
+from made_recording import Recording, check_whole, command
+from waiting import wait_until
 
 from dora.nodes.lerobot.dataset import SCRATCH, Dataset
 
@@ -91,6 +92,75 @@ def test_a_full_disk_while_an_episode_is_saved(step: int, tmp_path: Path, moves:
         assert [report["saved"] for report in recording.reports] == [True, False, True]
         assert recording.recorder.lost == 1
     check_whole(recording.root, 2)
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> list[int]:
+    """Make the next call of a method of `Dataset` fail; return a list that each call makes longer."""
+    calls: list[int] = []
+    method = getattr(Dataset, name)
+
+    def failing(*args: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) == 1:
+            raise error
+        return method(*args)
+
+    monkeypatch.setattr(Dataset, name, failing)
+    return calls
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_episode_that_cannot_be_saved_leaves_the_video_of_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Recording(tmp_path) as recording:
+        saver = recording.recorder._saver
+        saved: list[Any] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(saver, "save", saved.append)
+            recording.episode(0)
+        recording.run(1.9, 0.1)
+        recording.take(command(2, "start"))
+        recording.run(2, 0.5)
+        videos = recording.root / SCRATCH
+        wait_until(lambda: len(list(videos.glob("1-*.mp4"))) == 1, "the next video")
+        fail_once(monkeypatch, "_write_table", FULL)
+        saver._save(saved[0])
+        assert [video.name[0] for video in videos.glob("*.mp4")] == ["1"]
+        recording.run(2.5, 0.5)
+        recording.take(command(3, "end"))
+    assert [report["saved"] for report in recording.reports] == [False, True]
+    check_whole(recording.root, 1)
+
+
+def test_a_disk_that_stays_full_costs_only_the_episodes_for_which_it_has_no_room(
+    tmp_path: Path, moves: Moves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves.error = FULL
+    with Recording(tmp_path) as recording:
+        add(recording, 0)
+        for begin in (2, 4):
+            fail_once(monkeypatch, "_clean_places", FULL)  # no room to remove what is there either
+            moves.fail_at = moves.count + STEPS
+            add(recording, begin)
+        assert recording.recorder.lost == 2
+        moves.fail_at = -1
+    check_whole(recording.root, 1)
+
+
+def test_an_error_that_nobody_expects_costs_one_episode_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_once(monkeypatch, "_add", ValueError("odd"))
+    with Recording(tmp_path) as recording:
+        recording.episode(0)
+        recording.episode(2)
+    assert [report["saved"] for report in recording.reports] == [False, True]
+    assert recording.reports[0]["reason"] == "ValueError: odd"
+    assert recording.recorder.lost == 1
+    check_whole(recording.root, 1)
 
 
 def test_all_steps_are_tested(tmp_path: Path, moves: Moves) -> None:

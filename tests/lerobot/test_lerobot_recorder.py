@@ -277,6 +277,38 @@ def test_a_data_set_of_other_features_is_not_continued(tmp_path: Path) -> None:
     check_whole(recording.root, 1)
 
 
+def test_a_data_set_is_not_continued_with_other_names_of_numbers(tmp_path: Path) -> None:
+    def record(begin: float, names: list[str] | None, resume: bool = True) -> None:
+        features = {"state": {"names": names}}
+        with Recording(tmp_path, "state episode", resume=resume, features=features) as recording:
+            recording.episode(begin)
+
+    record(0, ["shoulder", "elbow"], resume=False)
+    with pytest.raises(DatasetError, match=r"\['shoulder', 'elbow'\], .* is \['elbow', 'shoulder'\]"):
+        record(2, ["elbow", "shoulder"])
+    record(4, ["shoulder", "elbow"])
+    record(6, None)
+    check_whole(tmp_path / "dataset", 3)
+
+
+def test_images_count_for_the_statistics_by_their_rows(tmp_path: Path) -> None:
+    """A camera at half the rate of the rows has a new image in none, or in few of the rows that count."""
+    with Recording(tmp_path, "front episode", features={"front": {"rate": 15}}) as recording:
+        for number in range(-1, 301):
+            brightness = 0 if number < 1 else 200
+            data = pa.array(np.full(64 * 48 * 3, brightness, np.uint8))
+            if number % 2:
+                recording.take(
+                    message("front", number / 30 - 0.005, data, width=64, height=48, encoding="rgb8")
+                )
+            if not number:
+                recording.take(command(0, "start"))
+        recording.take(command(10, "end"))
+    statistics = msgspec.json.decode((recording.root / "meta/stats.json").read_bytes())[FRONT]
+    assert statistics["count"] == [31]
+    assert statistics["mean"][0][0][0] == pytest.approx(30 / 31 * 200 / 255)
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "letter.txt").write_text("dear all")
@@ -383,6 +415,55 @@ def test_a_data_set_without_true_times_is_read_at_its_nominal_ones(tmp_path: Pat
         assert times == pytest.approx([index / 30 for index in range(31)], abs=1e-5)
     with pytest.raises(DatasetError, match="was not recorded by dora: it has no `capture_time`"):
         Recording(tmp_path, resume=True)
+
+
+def data_set_of_lerobot(root: Path, features: dict[str, Any], columns: dict[str, Any]) -> Episode:
+    """Return an episode of two rows, as LeRobot's own recorder writes it without videos."""
+    indexes = {"timestamp": [0.0, 1 / 30], "frame_index": [0, 1], "episode_index": [0, 0]}
+    for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
+        (root / folder).mkdir(parents=True)
+    info = {"codebase_version": "v3.0", "fps": 30, "total_episodes": 1, "video_path": None}
+    (root / "meta/info.json").write_bytes(msgspec.json.encode({**info, "features": features}))
+    row = {"episode_index": 0, "length": 2, "data/chunk_index": 0, "data/file_index": 0}
+    pq.write_table(pa.Table.from_pylist([row]), root / "meta/episodes/chunk-000/file-000.parquet")
+    pq.write_table(pa.table({**indexes, **columns}), root / "data/chunk-000/file-000.parquet")
+    return Episode(root, 0)
+
+
+def test_names_of_numbers_may_be_a_mapping(tmp_path: Path) -> None:
+    names = {"motors": ["shoulder", "elbow"]}
+    features = {"action": {"dtype": "float32", "shape": [2], "names": names, "info": None}}
+    episode = data_set_of_lerobot(tmp_path, features, {"action": [[0.0, 1.0], [2.0, 3.0]]})
+    found = [item.numbers for item in episode.items("action")]
+    assert [numbers.tolist() for numbers in found if numbers is not None] == [[0, 1], [2, 3]]
+
+
+def test_images_may_be_files_in_the_table_or_beside_it(tmp_path: Path) -> None:
+    pictures = [image_of(image("front", 0, number)).frame() for number in (3, 4)]
+    files = [encode_jpeg(picture, 2) for picture in pictures]
+    features = {FRONT: {"dtype": "image", "shape": [48, 64, 3], "names": ["height", "width", "channels"]}}
+    cells = [{"bytes": files[0], "path": "0.jpg"}, {"bytes": None, "path": "images/1.jpg"}]
+    episode = data_set_of_lerobot(tmp_path, features, {FRONT: cells})
+    with pytest.raises(
+        DatasetError, match=rf"an image of the feature `{FRONT}` .* cannot be read: No such"
+    ):
+        list(episode.items(FRONT))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.jpg").write_bytes(files[1])
+    found = [item.frame for item in episode.items(FRONT)]
+    assert [number_of(to_array(frame)) for frame in found if frame is not None] == [3, 4]
+    (tmp_path / "images/1.jpg").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        list(episode.items(FRONT))
+
+
+def test_a_feature_of_another_type_is_named(tmp_path: Path) -> None:
+    features = {"label": {"dtype": "string", "shape": [1]}, "gone": {"dtype": "float32", "shape": [1]}}
+    episode = data_set_of_lerobot(tmp_path, features, {"label": ["a", "b"]})
+    with pytest.raises(DatasetError, match=r"the feature `label` .* has the type `string` and is no array"):
+        list(episode.items("label"))
+    with pytest.raises(DatasetError, match="has no column for its feature `gone`"):
+        list(episode.items("gone"))
 
 
 @pytest.mark.parametrize("codec", ["h264", "av1"])

@@ -85,6 +85,18 @@ def test_the_end_ends_the_wait() -> None:
     assert observations.next() == (None, False)
 
 
+@pytest.mark.parametrize("on_request", [False, True])
+def test_an_observation_that_waits_at_the_end_is_given_unless_the_node_is_stopped(on_request: bool) -> None:
+    for stopped in (False, True):
+        observations = Observations(("state",), {}, on_request=on_request)
+        observations.add(messages(("state", 0.0, [1]))[0])
+        observations.request()
+        observations.end(drop=stopped)
+        if not stopped:
+            assert next_of(observations).values["state"].tolist() == [1]
+        assert observations.next() == (None, False)
+
+
 def test_with_a_tick_an_observation_is_given_for_each_request() -> None:
     observations = Observations(("state",), {}, on_request=True)
     observations.add(messages(("state", 0.0, [1]))[0])

@@ -19,7 +19,9 @@ from alone_flow import AloneFolder, recorded_folder
 from ports import free_port
 from waiting import TIMEOUT, wait_until
 
+from dora.errors import DoraError
 from dora.recording.opening import open_recording
+from dora.testing import run_recorded
 
 pytestmark = pytest.mark.processes
 
@@ -162,6 +164,15 @@ def test_nothing_to_shrink_is_said_in_a_sentence(
     folder: AloneFolder, options: list[str], said: str
 ) -> None:
     assert said in error_of(folder.dora("shrink", "a.mcap", "sane", *options, status=1))
+
+
+def test_an_expression_about_an_output_that_is_not_there_is_an_error_in_a_test_too(
+    folder: AloneFolder,
+) -> None:
+    recording = str(folder.folder / "a.mcap")
+    assert run_recorded(recording, "sane", expect="output.box[0] < 640")["box"]
+    with pytest.raises(DoraError, match=r"node `sane` has no output `boks`; it has `box`"):
+        run_recorded(recording, "sane", expect="output.boks[0] < 640")
 
 
 def with_sources(folder: AloneFolder, name: str, **sources: str) -> None:

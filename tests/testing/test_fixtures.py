@@ -69,6 +69,19 @@ def test_an_unseen_failure_fails_the_test(dora_dataflow):
         raise RuntimeError("unseen")
 
     dora_dataflow(FLOW, nodes={"b": fail, "a": double})
+
+
+def test_an_unseen_failure_of_the_first_dataflow_fails_the_test(dora_dataflow):
+    def fail(node):
+        raise RuntimeError("first")
+
+    dora_dataflow(FLOW, nodes={"b": fail, "a": double})
+    dora_dataflow(FLOW, nodes={"b": double}, play=["a"])
+
+
+def test_a_dataflow_after_a_failure(dora_dataflow):
+    dora_dataflow(FLOW, nodes={"b": double}, play=["a"])
+    dora_dataflow(FLOW, nodes={"b": double}, play=["a"]).close()
 """
 
 
@@ -87,8 +100,10 @@ def test_the_fixtures(tmp_path: Path) -> None:
         text=True,
         timeout=60,
     )
-    assert "5 passed, 1 error" in done.stdout, done.stdout
+    assert "7 passed, 2 errors" in done.stdout, done.stdout
     assert "RuntimeError: unseen" in done.stdout
+    assert "RuntimeError: first" in done.stdout
+    assert "another virtual dataflow is open" not in done.stdout
 
 
 @pytest.mark.processes

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,67 @@ def test_a_failing_node_is_an_event_for_the_others() -> None:
     with pytest.raises(LookupError, match="lost"):
         run_dataflow(CHAIN, nodes={"source": fail, "double": watch})
     assert events == ["NODE_FAILED", "INPUT", "INPUT_CLOSED", "STOP"]
+
+
+PARALLEL = """
+nodes:
+  - id: source
+    path: source.py
+    inputs: {tick: dora/timer/millis/100}
+    outputs: [number]
+  - id: expected
+    path: expected.py
+    inputs: {number: source/number}
+  - id: odd
+    path: odd.py
+    inputs: {number: source/number}
+"""
+
+
+def fails_at(count: int, error: Exception) -> Callable[[Node], None]:
+    """Return a node that raises an error at an input."""
+
+    def run(node: Node) -> None:
+        for number, _ in enumerate(event for event in node if event["type"] == "INPUT"):
+            if number == count:
+                raise error
+
+    return run
+
+
+def sends_at_ticks(node: Node) -> None:
+    for event in node:
+        if event["type"] == "INPUT":
+            node.send_output("number", b"1")
+
+
+def test_a_failure_that_was_expected_hides_no_other() -> None:
+    nodes = {
+        "source": sends_at_ticks,
+        "expected": fails_at(0, ValueError("expected")),
+        "odd": fails_at(5, RuntimeError("odd")),
+    }
+    with VirtualDataflow(PARALLEL, nodes=nodes) as flow:
+        with pytest.raises(ValueError, match="expected"):
+            flow.advance(0.2)
+        flow.advance(0.2)
+        with pytest.raises(RuntimeError, match="odd"):
+            flow.advance(1)
+        flow.advance(1)
+        flow.run(stop_after=3)
+    with (
+        pytest.raises(RuntimeError, match="odd"),
+        VirtualDataflow(PARALLEL, nodes=nodes) as flow,
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            flow.advance(0.2)
+        flow.run(stop_after=3)
+
+
+def test_a_node_that_the_end_of_a_test_kills_has_not_failed() -> None:
+    flow = VirtualDataflow(CHAIN, nodes={"double": double}, play=["source"])
+    flow.close()
+    flow.raise_failure()
 
 
 def test_a_node_is_restarted_with_its_delay_and_its_state() -> None:

@@ -77,6 +77,32 @@ def test_messages_come_at_their_moments_and_queues_drop_as_in_reality() -> None:
     assert (link.sent, link.received, link.dropped) == (10, 4, 6)
 
 
+def ids_with_times(node: Node) -> None:
+    for event in node:
+        if event["type"] == "INPUT":
+            node.send_output("got", pa.array([event["id"]]))
+
+
+def test_messages_with_moments_come_in_the_order_of_their_moments() -> None:
+    left = [at(0.0, "left", b"1"), at(1.0, "left", b"2")]
+    right = [at(0.5, "right", b"1"), at(1.0, "right", b"2")]
+    run = run_node(ids_with_times, left + right)
+    assert times(run.outputs["got"]) == [0, 0.5, 1, 1]
+    assert values(run.outputs["got"]) == [["left"], ["right"], ["left"], ["right"]]
+    with pytest.raises(ValueError, match=r"a message at 0\.5 s comes after one at 1 s"):
+        run_node(ids_with_times, [at(1.0, "left", b"1"), ("left", b"2"), at(0.5, "right", b"3")])
+    mixed = run_node(ids_with_times, [at(0.5, "left", b"1"), ("right", b"2"), at(1.0, "left", b"3")])
+    assert times(mixed.outputs["got"]) == [0.5, 0.5, 1]
+
+
+def test_a_sleep_takes_the_nearest_nanosecond() -> None:
+    def sleep(node: Node) -> None:
+        time.sleep(2.01)  # as a binary fraction, a little less
+        node.send_output("done", b"")
+
+    assert times(run_node(sleep).outputs["done"]) == [2.01]
+
+
 def test_timers_run_on_the_virtual_clock() -> None:
     def clock(node: Node) -> None:
         for event in node:

@@ -78,7 +78,8 @@ class VirtualDataflow:
         self._played: dict[str, Node] = {}
         self._play = tuple(play)
         self._registered = Flag()
-        self._reported = False  # the failure, to the test
+        self._seen = 0  # failures that the test knows
+        self._at_close: int | None = None  # failures so far; `close` kills nodes, which is none
         given = dict(nodes or {})
         ids = [node.id for node in checked.nodes]
         for node_id in (*given, *self._play):
@@ -157,7 +158,7 @@ class VirtualDataflow:
     def advance(self, seconds: float) -> None:
         """Advance virtual time, with everything that happens up to and including the new moment.
 
-        Raises the exception of the first node that failed.
+        Raises the exception of the first failed node that the test does not know yet.
         """
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"time can advance by a number of seconds, at least 0, not by {seconds!r}")
@@ -173,7 +174,8 @@ class VirtualDataflow:
 
         Nodes that the test plays are closed first. ``stop_after``: seconds of virtual time from the
         start, after which all nodes are asked to stop. With ``check``, raises the exception of the first
-        node that failed, or `DataflowFailed` with the report. Raises `VirtualTimeError` if it does not end.
+        failed node that the test does not know yet, or `DataflowFailed` with the report. Raises
+        `VirtualTimeError` if it does not end.
         """
         for node in self._played.values():
             node.close()
@@ -187,13 +189,14 @@ class VirtualDataflow:
             scheduler.wait(self._daemon.done, None, "the dataflow to end")
         if check:
             self.raise_failure()
-        self._reported = True
+        self._seen = len(self._daemon.supervisor.state.failures)
         return self.result
 
     def close(self) -> None:
         """Kill the nodes that still run, and restore clock and streams. A second call does nothing."""
         if self in _open:
             _open.remove(self)
+            self._at_close = len(self._daemon.supervisor.state.failures)
             self._daemon.close()
 
     def __enter__(self) -> VirtualDataflow:
@@ -207,18 +210,23 @@ class VirtualDataflow:
             self.close()
 
     def raise_failure(self) -> None:
-        """Raise the exception of the first node that failed, once."""
-        failures = self._daemon.supervisor.state.failures
-        if not failures or self._reported:
-            return
-        first = failures[0]
-        error = self._daemon.errors.get(first.node_id)
-        if error is None:
-            from dora.daemon.report import failure_report
+        """Raise the exception of the first failed node that the test does not know yet.
 
-            error = DataflowFailed(failure_report(self.result, None))
-        self._reported = True
-        raise error
+        So each failure is raised once; nodes that failed only because another one did are left out.
+        """
+        failures = self._daemon.supervisor.state.failures[: self._at_close]
+        while self._seen < len(failures):
+            failure = failures[self._seen]
+            self._seen += 1
+            if failure.kind == "cascading" and self._seen > 1:
+                continue
+            error = self._daemon.errors.get(failure.node_id)
+            if error is None:
+                from dora.daemon.report import failure_report
+
+                self._seen = len(failures)  # the report has all of them
+                error = DataflowFailed(failure_report(self.result, None))
+            raise error
 
     # ------------------------------------------------------------------ nodes that the test plays
 

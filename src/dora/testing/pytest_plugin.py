@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,8 +61,10 @@ def dora_dataflow() -> Iterator[Callable[..., VirtualDataflow]]:
         return made[-1]
 
     yield make
-    for flow in made:
-        try:
-            flow.raise_failure()
-        finally:
-            flow.close()
+    with ExitStack() as stack:
+        # Called last to first: all are closed before a failure is raised, since an open one would break
+        # the tests that follow. If several have failed, the failure of the first one is raised.
+        for flow in made:
+            stack.callback(flow.raise_failure)
+        for flow in made:
+            stack.callback(flow.close)

@@ -28,8 +28,9 @@ def run_recorded(
     its outputs, as for ``dora shrink --expect``.
 
     Raises what the node raises, ``AssertionError`` if an output is not as expected or the program exits
-    with another status than 0, and `DoraError` for a node that cannot run alone. ``time`` of a sent message
-    is in seconds from the first message of the recording.
+    with another status than 0, and `DoraError` for a node that cannot run alone and for an expression about
+    an output that the node lacks. ``time`` of a sent message is in seconds from the first message of the
+    recording.
     """
     __tracebackhide__ = True  # pytest shows the test, then the program
     expectation = None if expect is None else Expectation(expect)
@@ -40,6 +41,8 @@ def run_recorded(
             file=None if dataflow is None else os.fspath(dataflow),
             folder=None if folder is None else os.path.abspath(os.fspath(folder)),
         )
+        if expectation is not None:
+            expectation.check_outputs(node_id, [output.id for output in node.config.outputs])
         watch = _Outputs(node, expectation)
         outcome = run_alone(node, NodeProgram(node), watch)
     error = outcome.error

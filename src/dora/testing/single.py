@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from dora.builder import DataflowBuilder, Operator
@@ -68,12 +69,14 @@ def run_node(
 
     ``node``: a function (without parameters, or one that takes the `dora.Node`; ``async`` too), a script,
     or the command of an installed package. ``inputs``: ``(id, data)``, ``(id, data, metadata)``, or with a
-    moment `at`. Without a moment, a message is sent once the node has received the one before, so none is
-    dropped. After the last message the inputs close. ``timers``: input → ``"dora/timer/…"``. ``options``:
-    input → its options as in YAML, such as ``queue_size``. ``sync``: groups of inputs, as in YAML.
-    ``outputs``: those that it may use; None: any. With timers, ``stop_after`` (seconds) ends it.
+    moment `at`, in any order if all have one. Without a moment, a message is sent once the node has
+    received the one before, so none is dropped. After the last message the inputs close. ``timers``: input
+    → ``"dora/timer/…"``. ``options``: input → its options as in YAML, such as ``queue_size``. ``sync``:
+    groups of inputs, as in YAML. ``outputs``: those that it may use; None: any. With timers,
+    ``stop_after`` (seconds) ends it.
 
-    Raises the exception of the node, unless ``check`` is False; `VirtualTimeError` if it does not end.
+    Raises the exception of the node, unless ``check`` is False; `VirtualTimeError` if it does not end;
+    ``ValueError`` for a moment before the moment of an earlier message, if some have none.
     """
     builder, messages = _bench(inputs, options or {}, timers or {})
     subject = builder.add_node(_SUBJECT, path="dynamic", args=list(args), env=dict(env or {}))
@@ -124,7 +127,7 @@ def _bench(
     inputs: Inputs, options: Mapping[str, Mapping[str, Any]], timers: Mapping[str, str]
 ) -> tuple[DataflowBuilder, list[At]]:
     """Return a dataflow with a node that feeds the inputs, and the messages that it sends."""
-    messages = [item if isinstance(item, At) else At(None, *item) for item in inputs]
+    messages = _in_order([item if isinstance(item, At) else At(None, *item) for item in inputs])
     builder = DataflowBuilder("test")
     fed = dict.fromkeys(
         [*(message.id for message in messages), *(name for name in options if name not in timers)]
@@ -134,6 +137,20 @@ def _bench(
         for input_id in fed:
             feeder.add_output(input_id)
     return builder, messages
+
+
+def _in_order(messages: list[At]) -> list[At]:
+    """Return messages as they are sent; raises ``ValueError`` if their moments contradict their order."""
+    moments = [message.time for message in messages if message.time is not None]
+    if len(moments) == len(messages):
+        return sorted(messages, key=lambda message: message.time or 0.0)
+    for before, after in pairwise(moments):
+        if after < before:
+            raise ValueError(
+                f"a message at {after:g} s comes after one at {before:g} s; put the messages in the order "
+                "of their moments, or give each of them a moment"
+            )
+    return messages
 
 
 def _connect(

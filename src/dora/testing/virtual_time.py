@@ -49,7 +49,7 @@ def _sleep(seconds: float) -> None:
         return
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")
-    found[0].sleep(int(seconds * 1e9), f"time.sleep({seconds:g}) to end")
+    found[0].sleep(round(seconds * 1e9), f"time.sleep({seconds:g}) to end")
 
 
 def _signal(number: int, handler: Any) -> Any:

@@ -98,7 +98,7 @@ def _file(path: str, settings: CameraSettings) -> FrameSource:
 
     def frames() -> Iterator[Frame]:
         while True:
-            for image in container.decode(stream):
+            for image in _decoded(container.decode(stream), f"{path} cannot be read to its end"):
                 yield Frame(_scaled(image, settings))
             if not settings.loop:
                 return
@@ -129,7 +129,7 @@ def read_device(path: str, kind: str, options: dict[str, str], settings: CameraS
     container = _open(path, kind, options, f"the camera {path} cannot be opened")
 
     def frames() -> Iterator[Frame]:
-        for image in container.decode(video=0):
+        for image in _decoded(container.decode(video=0), f"the camera {path} gives no images any more"):
             now = time.time()
             stamp = image.time
             own = stamp is not None and abs(stamp - now) < _CLOCKS_DIFFER
@@ -150,6 +150,13 @@ def _open(path: str, kind: str | None, options: dict[str, str], trouble: str) ->
         }.get(number or 0, "")
         reason = getattr(error, "strerror", None) or str(error)
         raise DoraError(f"{trouble}: {reason}{remedy}") from None
+
+
+def _decoded(images: Iterator[av.VideoFrame], trouble: str) -> Iterator[av.VideoFrame]:
+    try:
+        yield from images
+    except (OSError, ValueError, av.FFmpegError) as error:
+        raise DoraError(f"{trouble}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _scaled(image: av.VideoFrame, settings: CameraSettings) -> av.VideoFrame:

@@ -41,7 +41,7 @@ class ChannelMap:
     def __init__(self, context: foxglove.Context) -> None:
         self._context = context
         self._open: dict[str, _Open] = {}
-        self.not_drawn: dict[str, int] = {}  # topic → messages that lack the form of their primitive
+        self.not_drawn: dict[str, int] = {}  # topic → messages that are no drawing
 
     def __contains__(self, topic: str) -> bool:
         """Return whether a topic has a channel; its first message opens one."""
@@ -50,7 +50,7 @@ class ChannelMap:
     def show(self, topic: str, message: Message) -> None:
         """Send a message, in the most specific schema of Foxglove that it fits.
 
-        A message that lacks the form of its primitive goes out as plain values and is counted in
+        A message that cannot be drawn as its primitive goes out as plain values and is counted in
         ``not_drawn``. The first one of a topic is logged.
         """
         event = Input.make(topic, message)
@@ -65,6 +65,8 @@ class ChannelMap:
                 return
             except NotDrawable as fault:
                 self._not_drawn(topic, str(fault))
+            except Exception as fault:  # noqa: BLE001 - messages of others may have anything in them
+                self._not_drawn(topic, f"{type(fault).__name__}: {fault}")
         form = form_of(message)
         if form.schema == ARROW_FORM:
             self._show_values(topic, event, message.time_ns)
@@ -93,7 +95,7 @@ class ChannelMap:
             for drawn in text(DrawableMessage(topic, event.value, event.metadata)):
                 self.send(topic, drawn, time_ns)
             return
-        values = plain(event.value[:MOST_VALUES].to_pylist(), full=True)
+        values = plain(values_of(event.value[:MOST_VALUES]), full=True)
         data = json.dumps({"values": values}, allow_nan=False).encode()
         self._channel(topic, "dora.Values", lambda: VALUES, "json").log(data, log_time=time_ns)
 
@@ -120,6 +122,20 @@ class ChannelMap:
         for opened in self._open.values():
             opened.channel.close()
         self._open.clear()
+
+
+def values_of(array: pa.Array[Any]) -> list[Any]:
+    """Return the items of an array. Where Python has no such value they are texts, as Arrow writes them.
+
+    Times with nanoseconds need pandas, and a year after 9999 or a duration may be too large.
+    """
+    try:
+        return array.to_pylist()
+    except (ArithmeticError, ValueError, ImportError, pa.ArrowException):
+        try:
+            return array.cast(pa.string()).to_pylist()
+        except pa.ArrowException:  # lists and structs have no text each
+            return [str(array)]
 
 
 def _body(message: Message) -> bytes:

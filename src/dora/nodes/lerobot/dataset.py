@@ -31,6 +31,7 @@ from dora.nodes.lerobot.stats import Statistics
 from dora.wire.decoders import DecodeError, from_json
 
 SCRATCH: Final = ".recording"
+_MADE: Final = "file"  # a file in the scratch folder before it is moved to its place
 _METADATA: Final = "meta/episodes"
 _ROWS: Final = 100  # episodes in a file of metadata: it is written anew for each of them
 
@@ -92,6 +93,7 @@ class Dataset:
         self._rows: list[dict[str, Any]] = []  # of the file of metadata that is being filled
         self._place = FilePlace(0, -1)  # of this file; the first episode begins one
         self._last: dict[str, Any] | None = None  # the row of the last episode
+        self._unclean = False  # whether a failed `add` has left files
         try:
             self._open(resume)
         except OSError as error:
@@ -115,11 +117,16 @@ class Dataset:
         try:
             return self._add(episode, from_json(msgspec.json.encode(info), Info))
         except OSError as error:
-            self._clean()
+            self._undo(episode)
             raise DatasetError(f"{self.root}: {error.strerror or error}") from None
+        except Exception:
+            self._undo(episode)
+            raise
 
     def close(self) -> None:
         """Remove the scratch folder, and the data set's folder too if it has no episode."""
+        if self._unclean:
+            self._undo(None)
         shutil.rmtree(self.scratch, ignore_errors=True)
         os.close(self._lock)
         if not self.episodes:
@@ -177,9 +184,32 @@ class Dataset:
     def _clean(self) -> str:
         """Remove all that belongs to no saved episode; return what that was, for the log."""
         files = [file for file in self.scratch.rglob("*") if file.is_file() and file.name != "lock"]
-        count = len(files)
         for file in files:
             file.unlink()
+        count = len(files) + self._clean_places()
+        return f"{count} files of an episode that was interrupted" if count else ""
+
+    def _undo(self, episode: EpisodeData | None) -> None:
+        """Remove what a failed `add` has made. If that fails too, `close` tries again.
+
+        The scratch folder also has the videos of the episodes that come next: they stay.
+        """
+        videos = [] if episode is None else [source.video for source in episode.sources.values()]
+        try:
+            for file in (self.scratch / _MADE, *videos):
+                if file is not None:
+                    file.unlink(missing_ok=True)
+            self._clean_places()
+            if self._stats:
+                self._write_json(stats.to_lists(self._stats), layout.STATS)
+        except Exception:  # noqa: BLE001 - a full disk, for example; the next episode may have room
+            self._unclean = True
+        else:
+            self._unclean = False
+
+    def _clean_places(self) -> int:
+        """Remove from the places of files all that belongs to no saved episode; return how many it was."""
+        count = 0
         for pattern, column in (("data/*/*.parquet", "data"), *self._video_patterns()):
             for file in sorted(self.root.glob(pattern)):
                 if self._last is None or _numbers_of(file) > FilePlace.of(self._last, column):
@@ -197,7 +227,7 @@ class Dataset:
         ):
             self._stats = self._merged_stats()
             self._write_json(stats.to_lists(self._stats), layout.STATS)
-        return f"{count} files of an episode that was interrupted" if count else ""
+        return count
 
     def _merged_stats(self) -> dict[str, Statistics]:
         """Return the statistics of all saved episodes, by the metadata of each."""
@@ -311,7 +341,7 @@ class Dataset:
         self._write(path, lambda made: Path(made).write_bytes(text))
 
     def _write(self, path: str, write: Callable[[str], Any]) -> None:
-        made = self.scratch / "file"
+        made = self.scratch / _MADE
         write(str(made))
         self._move(made, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dora.nodes.lerobot.dataset import DatasetError, read_episodes, read_info
@@ -53,12 +55,12 @@ class Episode:
     def items(self, name: str) -> Iterator[Item]:
         """Yield the samples of a source; one that several rows show is yielded once."""
         times, new = self._times(name)
-        if not self._info.features[name].is_video:
-            rows = self._table[name].to_pylist()
-            dtype = self._info.features[name].dtype
-            for time, row, is_new in zip(times, rows, new, strict=True):
+        feature = self._info.features[name]
+        if not feature.is_video:
+            read = self._frame if feature.dtype == "image" else self._numbers
+            for time, cell, is_new in zip(times, self._column(name), new, strict=True):
                 if is_new:
-                    yield Item(float(time), np.atleast_1d(np.array(row, dtype)))
+                    yield read(name, float(time), cell.as_py())
             return
         column = f"videos/{name}"
         place = FilePlace.of(self._row, column)
@@ -72,11 +74,44 @@ class Episode:
         except (OSError, ValueError, av.FFmpegError) as error:
             raise DatasetError(f"the video {path} cannot be read: {error}") from None
 
+    def _column(self, name: str) -> pa.ChunkedArray[Any]:
+        try:
+            return self._table[name]
+        except KeyError:
+            raise DatasetError(
+                f"the data set {self._root} has no column for its feature `{name}`"
+            ) from None
+
+    def _numbers(self, name: str, time: float, cell: Any) -> Item:
+        feature = self._info.features[name]
+        try:
+            kind = np.dtype(feature.dtype)
+            if kind.kind in "biuf":
+                return Item(time, np.atleast_1d(np.array(cell, kind)))
+        except (TypeError, ValueError):
+            pass
+        raise DatasetError(
+            f"the feature `{name}` of the data set {self._root} has the type `{feature.dtype}` and is no "
+            "array of numbers; take another output"
+        )
+
+    def _frame(self, name: str, time: float, cell: Any) -> Item:
+        """Return an image that is a file in the table, or beside it."""
+        try:
+            data = cell["bytes"] or (self._root / cell["path"]).read_bytes()
+            with av.open(io.BytesIO(data), "r") as file:
+                return Item(time, frame=next(iter(file.decode(video=0))))
+        except (OSError, ValueError, LookupError, TypeError, StopIteration, av.FFmpegError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "it has no image"
+            raise DatasetError(
+                f"an image of the feature `{name}` of the data set {self._root} cannot be read: {reason}"
+            ) from None
+
     def _times(self, name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Return the time of capture of each row, and whether its sample differs from the one before."""
         nominal = np.array(self._table["timestamp"].to_pylist(), np.float64)
         names = self._info.features[CAPTURE_TIME].names if CAPTURE_TIME in self._info.features else None
-        if not names or name not in names:
+        if not isinstance(names, list) or name not in names:
             return nominal, np.ones(len(nominal), np.bool_)
         column = np.array(self._table[CAPTURE_TIME].to_pylist(), np.float64)
         times = column.reshape(len(nominal), -1)[:, names.index(name)]

@@ -34,12 +34,16 @@ _OBSERVATION: Final = "observation."
 
 
 class Feature(msgspec.Struct, frozen=True):
-    """A column of the data set. ``dtype`` is a NumPy type, or ``video``; ``shape`` is one of an item."""
+    """A column of the data set. ``dtype`` is a NumPy type, ``video`` or ``image``.
+
+    ``shape`` is one of an item. ``names`` is a list in the data sets of dora; other recorders also write
+    mappings.
+    """
 
     dtype: str
     shape: tuple[int, ...]
-    names: list[str] | None = None
-    info: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    names: Any = None
+    info: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
 
     @property
     def is_video(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -92,6 +93,18 @@ class OpenEpisode(NamedTuple):
     task: str
 
 
+class Ending(NamedTuple):
+    """The end of an episode whose last messages may still be under way.
+
+    ``when`` is in nanoseconds since 1970 (UTC). The recorder waits until ``deadline`` at most, in seconds
+    of the monotonic clock.
+    """
+
+    outcome: str
+    when: int
+    deadline: float
+
+
 class EpisodeRecorder:
     """Takes messages and commands; the data set grows by an episode at each ``end`` or ``success``.
 
@@ -121,7 +134,11 @@ class EpisodeRecorder:
         self._ticked = 0
         # An episode that waits for its first samples: when it was asked for, and its task.
         self._asked: OpenEpisode | None = None
-        if CONTROL not in inputs:
+        self._ending: Ending | None = None  # of the episode that is open
+        self._next: OpenEpisode | None = None  # begins as soon as that one has ended
+        self._closed: set[str] = set()  # inputs that have ended
+        self._controlled = CONTROL in inputs
+        if not self._controlled:
             self._asked = OpenEpisode(0, settings.task)
 
     @property
@@ -129,12 +146,32 @@ class EpisodeRecorder:
         """How many episodes could not be saved, for want of disk space or the like."""
         return self._saver.lost
 
+    @property
+    def wait(self) -> float | None:
+        """How many seconds to wait for a message before `tick`; None: any time."""
+        return None if self._ending is None else max(0.0, self._ending.deadline - time.monotonic())
+
+    def tick(self) -> None:
+        """Save the episode that ends, if all its messages are there or enough time has passed."""
+        ending = self._ending
+        if ending is None:
+            return
+        newest = [source.newest or 0 for source in self._sources.values() if source.id not in self._closed]
+        patience = round(self._settings.patience * SECOND)
+        if (
+            all(time >= ending.when for time in newest)
+            or self._now() >= ending.when + patience
+            or time.monotonic() >= ending.deadline
+        ):
+            self._finish()
+
     def take(self, event: Input) -> None:
         """Take a message; raises `DatasetError` if the input does not fit the data set at all."""
         if event.id == CONTROL:
             self._command(event)
             return
         source = self._sources[event.id]
+        self._closed.discard(event.id)
         try:
             value = image_of(event) if self._is_camera(source, event) else _numbers(event)
             if source.track is None:
@@ -156,6 +193,7 @@ class EpisodeRecorder:
             )
         self._begin_if_ready()
         self._make_rows()
+        self.tick()
 
     def _make_rows(self) -> None:
         """Make the rows that are complete, by the newest time of capture."""
@@ -169,15 +207,27 @@ class EpisodeRecorder:
     def input_closed(self, input_id: str) -> None:
         """End the episode if one of its inputs ends: rows without it are not complete."""
         source = self._sources.get(input_id)
-        if source is not None and self._episode is not None:
+        if source is None:
+            return
+        self._closed.add(input_id)
+        if self._next is not None or (self._asked is not None and self._controlled):
+            self._next = self._asked = None
+            self._tell_closed()
+        if self._ending is not None:
+            self.tick()
+        elif self._episode is not None:
             log.info("input `%s` has ended, and so the episode", input_id)
             self._end("end", source.newest or 0)
 
     def close(self) -> None:
         """Save the episode that is being recorded, and close the data set."""
         try:
+            if self._ending is not None:
+                self._finish()
             if self._episode is not None:
                 self._end("stopped", self._now())
+                if self._ending is not None:
+                    self._finish()
             elif self._asked is not None:
                 self._tell_missing()
         finally:
@@ -193,12 +243,14 @@ class EpisodeRecorder:
         words = event.value.to_pylist()
         text = str(words[0]).strip() if words else ""
         command, _, task = text.partition(" ")
+        if self._next is not None and command in COMMANDS[1:]:
+            self._finish()  # the command is for the episode that comes next
         if command not in COMMANDS:
             hint = did_you_mean(command, COMMANDS) or f"there are {listed(COMMANDS)}"
             log.error("input `%s`: `%s` is no command; %s", CONTROL, text, hint)
         elif command == "start":
             self._start(captured_at(event), task.strip() or self._settings.task)
-        elif self._episode is None:
+        elif self._episode is None or self._ending is not None:
             self._tell_missing()
             self._asked = None
         elif command == "discard":
@@ -211,8 +263,14 @@ class EpisodeRecorder:
             self._end(command, captured_at(event))
 
     def _start(self, when: int, task: str) -> None:
-        if self._episode is not None:
+        if self._next is not None or (self._episode is not None and self._ending is None):
             log.warning("an episode is being recorded already: `start` is ignored until its end")
+            return
+        if self._closed:
+            self._tell_closed()
+            return
+        if self._ending is not None:
+            self._next = OpenEpisode(max(when, self._now(), self._ending.when), task)
             return
         self._asked = OpenEpisode(when, task)
         self._begin_if_ready()
@@ -226,6 +284,15 @@ class EpisodeRecorder:
         else:
             log.warning("no episode is being recorded; `start` begins one")
 
+    def _tell_closed(self) -> None:
+        one = len(self._closed) == 1
+        log.error(
+            "no episode begins: %s %s; send `start` again once %s",
+            "the input " + listed(sorted(self._closed)),
+            "has ended" if one else "have ended",
+            "it sends" if one else "they send",
+        )
+
     def _now(self) -> int:
         return max(source.newest or 0 for source in self._sources.values())
 
@@ -236,11 +303,13 @@ class EpisodeRecorder:
         if self._asked is None or self._silent():
             return
         asked, self._asked = self._asked, None
+        self._begin(max(asked.start, self._now()), asked.task)
+
+    def _begin(self, start: int, task: str) -> None:
         features = {source.name: source.track.feature for source in self._sources.values() if source.track}
         self._check_features(features)
-        start = max(asked.start, self._now())
         self._ticked = start
-        self._episode = OpenEpisode(start, asked.task)
+        self._episode = OpenEpisode(start, task)
         for source in self._sources.values():
             assert source.track is not None
             source.lost = self._dropped(source.id)
@@ -257,19 +326,32 @@ class EpisodeRecorder:
         log.info("an episode begins: %s", self._episode.task)
 
     def _end(self, outcome: str, when: int) -> None:
-        assert self._episode is not None
+        """Make no row after ``when``; the rows before still wait for their messages."""
+        for source in self._sources.values():
+            assert source.track is not None
+            source.track.drop(self._dropped(source.id) - source.lost)
+            source.track.limit(when)
+        self._ending = Ending(outcome, when, time.monotonic() + self._settings.patience)
+        self.tick()
+
+    def _finish(self) -> None:
+        """Save the episode that ends, with what is there; begin the next one if it was asked for."""
+        assert self._episode is not None and self._ending is not None
+        outcome, when, _ = self._ending
         rows = {}
         features = {}
         for source in self._sources.values():
             assert source.track is not None
-            source.track.drop(self._dropped(source.id) - source.lost)
             rows[source.name] = source.track.end(when)
             features[source.name] = source.track.feature
         start, task = self._episode
         length = rows_between(start, when, self._settings.fps)
         unsaved = Unsaved(start, length, task, outcome, rows, layout.all_features(features))
-        self._episode = None
+        self._episode = self._ending = None
         self._saver.save(unsaved)
+        if self._next is not None:
+            following, self._next = self._next, None
+            self._begin(*following)
 
     # ------------------------------------------------------------------ sources
 
@@ -320,6 +402,14 @@ class EpisodeRecorder:
                 raise DatasetError(
                     f"the data set {self._settings.dataset} has `{name}` {has}, and the inputs have it of "
                     f"shape {list(feature.shape)}; record to another folder"
+                )
+        for source in self._sources.values():
+            given, expected = self._settings.feature(source.id).names, there[source.name]
+            if given is not None and not expected.is_video and given != expected.names:
+                raise DatasetError(
+                    f"the data set {self._settings.dataset} has `{source.name}` with the names "
+                    f"{expected.names}, and the parameter `features.{source.id}.names` is {given}; write "
+                    "the same names, or record to another folder"
                 )
 
     def _check_settings(self, inputs: list[str]) -> None:
@@ -393,11 +483,12 @@ def run(node: Node) -> None:
 
     recorder = EpisodeRecorder(read_parameters(RecorderSettings, node.parameters), inputs, report, dropped)
     try:
-        for event in node:
+        while (event := node.next(recorder.wait)) is not None:
             if isinstance(event, Input):
                 recorder.take(event)
             elif isinstance(event, InputClosed):
                 recorder.input_closed(event.id)
+            recorder.tick()
     finally:
         recorder.close()
     if recorder.lost:

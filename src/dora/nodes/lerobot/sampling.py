@@ -87,6 +87,7 @@ class Sampler(Generic[Value]):
         self._waiting: deque[Sample[Value]] = deque()
         self._shown: Sample[Value] | None = None
         self._start: int | None = None
+        self._last: int | None = None  # no row of the episode is later
         self._row = 0
         self.counts = Counts()
 
@@ -102,19 +103,32 @@ class Sampler(Generic[Value]):
             return
         if self._start is None:
             self._waiting.clear()
-        else:
+        elif self._last is None or time <= self._last:
             self._count(time)
         self._waiting.append(Sample(time, value))
 
     def begin(self, start: int) -> None:
-        """Begin an episode whose first row is at ``start``; at least one sample has to be there."""
-        self._start, self._row, self._shown = start, 0, None
-        self.counts = Counts(last=self._waiting[-1].time)
+        """Begin an episode whose first row is at ``start``; at least one sample has to be there.
+
+        Samples after ``start`` may be there as well, and belong to the episode.
+        """
+        while len(self._waiting) > 1 and self._waiting[1].time <= start:
+            self._waiting.popleft()
+        self._start, self._last, self._row, self._shown = start, None, 0, None
+        self.counts = Counts(last=self._waiting[0].time)
+        for sample in list(self._waiting)[1:]:
+            self._count(sample.time)
+
+    def limit(self, end: int) -> None:
+        """Make no row after the time ``end``; samples that are under way may still come."""
+        self._last = end
 
     def rows(self, now: int) -> Iterator[Pick[Value]]:
         """Yield the samples of the rows that are complete at the time ``now``."""
         while self._start is not None:
             time = self._time()
+            if self._last is not None and time > self._last:
+                return
             decided = self._waiting and self._waiting[-1].time > time + self._half
             if not decided and now < time + self._half + self._patience:
                 return
@@ -128,14 +142,14 @@ class Sampler(Generic[Value]):
         self.discard()
 
     def discard(self) -> None:
-        """End the episode without further rows."""
+        """End the episode without further rows.
+
+        Its last sample and those that came after it stay, for an episode that begins at once.
+        """
         self._start = None
-        if self._waiting:  # only the newest, for the episode that comes next
-            newest = self._waiting.pop()
-            self._waiting.clear()
-            self._waiting.append(newest)
-        elif self._shown is not None:
-            self._waiting.append(self._shown)
+        if self._shown is not None:
+            self._waiting.appendleft(self._shown)
+            self._shown = None
 
     def refuse(self, pick: Pick[Value], instead: Sample[Value]) -> Pick[Value]:
         """Return a pick with the sample ``instead``, because the one chosen turned out to be unusable."""

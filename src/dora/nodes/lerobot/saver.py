@@ -50,7 +50,10 @@ class Saver:
 
     def _run(self) -> None:
         while (unsaved := self._waiting.get()) is not None:
-            self._save(unsaved)
+            try:
+                self._save(unsaved)
+            except Exception as error:  # noqa: BLE001 - the other episodes are to be saved nevertheless
+                self._lost(f"{type(error).__name__}: {error}")
 
     def _save(self, unsaved: Unsaved) -> None:
         sources: dict[str, SourceData] = {}
@@ -67,11 +70,11 @@ class Saver:
         elif not episode.length:
             log.error("the episode has no frames, and is not saved")
             self._remove_videos(episode)
-            self._report({"saved": False, "reason": "no frames"})
+            self._tell({"saved": False, "reason": "no frames"})
         elif self._on_gap == "discard" and episode.has_gaps:
             log.warning("the episode is discarded, because it has gaps: %s", describe(sources))
             self._remove_videos(episode)
-            self._report({"saved": False, "reason": "gaps", "frames": episode.length})
+            self._tell({"saved": False, "reason": "gaps", "frames": episode.length})
         else:
             self._add(episode, unsaved.features)
 
@@ -90,9 +93,7 @@ class Saver:
             episode.outcome,
             describe(episode.sources),
         )
-        self._report(
-            {"saved": True, "episode": number, "frames": episode.length, "outcome": episode.outcome}
-        )
+        self._tell({"saved": True, "episode": number, "frames": episode.length, "outcome": episode.outcome})
 
     def _lost(self, reason: str) -> None:
         self.lost += 1
@@ -101,12 +102,21 @@ class Saver:
             reason,
             self._dataset.episodes,
         )
-        self._report({"saved": False, "reason": reason})
+        self._tell({"saved": False, "reason": reason})
+
+    def _tell(self, report: Mapping[str, Any]) -> None:
+        try:
+            self._report(report)
+        except Exception as error:  # noqa: BLE001 - what became of the episode does not change
+            log.warning("the status of the episode cannot be sent: %s", error)
 
     def _remove_videos(self, episode: EpisodeData) -> None:
         for source in episode.sources.values():
             if source.video is not None:
-                source.video.unlink(missing_ok=True)
+                try:
+                    source.video.unlink(missing_ok=True)
+                except OSError:
+                    pass  # the end of the recorder removes the folder
 
 
 def describe(sources: Mapping[str, SourceData]) -> str:

@@ -51,6 +51,7 @@ class Track(Protocol):
     def drop(self, count: int) -> None: ...
     def begin(self, start: int, path: Path) -> None: ...
     def tick(self, now: int) -> None: ...
+    def limit(self, end: int) -> None: ...
     def end(self, end: int) -> Future[SourceData]: ...
     def discard(self) -> None: ...
     def close(self) -> None: ...
@@ -87,6 +88,10 @@ class NumberTrack:
     def tick(self, now: int) -> None:
         """Make the rows that are complete at the time ``now``."""
         self._take(self._sampler.rows(now))
+
+    def limit(self, end: int) -> None:
+        """Make no row after the time ``end``."""
+        self._sampler.limit(end)
 
     def end(self, end: int) -> Future[SourceData]:
         """End the episode at the time ``end``; return its rows, once they are ready."""
@@ -189,6 +194,10 @@ class CameraTrack:
         """Make the rows that are complete at the time ``now``."""
         self._todo.put(lambda: self._encoder.take(self._sampler.rows(now)))
 
+    def limit(self, end: int) -> None:
+        """Make no row after the time ``end``."""
+        self._todo.put(lambda: self._sampler.limit(end))
+
     def end(self, end: int) -> Future[SourceData]:
         """End the episode; its rows are ready once all are encoded. The future may raise ``OSError``."""
         done: Future[SourceData] = Future()
@@ -241,6 +250,7 @@ class _Encoder:
     def begin(self, start: int, path: Path) -> None:
         self._sampler.begin(start)
         self._rows, self._pixels = Rows(), PixelStatistics()
+        self._counted = -_STATISTICS_OF  # the row that counted last for the statistics
         self._frame: av.VideoFrame | None = None
         self._path, self._failure = path, None
         self._attempt(self._open)
@@ -312,6 +322,10 @@ class _Encoder:
                 if self._frame is None:
                     raise OSError(f"the first image of the episode cannot be used: {error}") from None
                 pick = self._sampler.refuse(pick, self._shown)
+        row = len(self._rows.times)
+        if row - self._counted >= _STATISTICS_OF:
+            self._counted = row
+            self._pixels.add(to_array(self._image))
         self._rows.add(pick)
         assert self._writer is not None
         self._writer.write(self._frame)
@@ -323,6 +337,5 @@ class _Encoder:
                 f"an image has {frame.width} × {frame.height} pixels, and the video {self._width} × "
                 f"{self._height}; set up the camera for one size"
             )
-        if len(self._rows.times) % _STATISTICS_OF == 0 or self._frame is None:
-            self._pixels.add(to_array(frame))
+        self._image = frame
         return to_video(frame)

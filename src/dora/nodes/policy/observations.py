@@ -87,10 +87,13 @@ class Observations:
             self._resets = True
             self._condition.notify()
 
-    def end(self) -> None:
-        """Report that no message comes any more."""
+    def end(self, drop: bool = False) -> None:
+        """Report that no message comes any more. ``drop``: the observation that waits is not wanted."""
         with self._condition:
             self._ended = True
+            if drop:
+                self._history.clear()
+                self._set = None
             self._condition.notify()
 
     # ------------------------------------------------------------------ the thread that computes
@@ -102,13 +105,13 @@ class Observations:
         """
         with self._condition:
             while True:
-                if self._ended:
-                    return None, False
                 found = self._join() if self._requested or not self._on_request else None
                 if found is not None:
                     resets, self._resets, self._requested = self._resets, False, False
                     self._used_ns = found[1]
                     break
+                if self._ended:
+                    return None, False
                 self._condition.wait()
         return _observation(*found), resets
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from dora.errors import DoraError
-from dora.node.events import Input, Synced
+from dora.node.events import Input, Stop, Synced
 from dora.node.node import Node
 from dora.nodes.parameters import WrongParameter, read_parameters
 from dora.nodes.policy.inference import Inference
@@ -101,9 +101,12 @@ def _check(parameters: PolicyParameters, policy: Policy, inputs: list[str], outp
 
 def _receive(node: Node, observations: Observations) -> None:
     """Take all events, in a thread of its own."""
+    stopped = False
     try:
         for event in node:
-            if isinstance(event, Synced):
+            if isinstance(event, Stop):
+                stopped = event.id == "MANUAL"
+            elif isinstance(event, Synced):
                 observations.add(event)
             elif not isinstance(event, Input):
                 continue
@@ -114,7 +117,7 @@ def _receive(node: Node, observations: Observations) -> None:
             elif "safe_state" not in event.metadata:
                 observations.add(event)
     finally:
-        observations.end()
+        observations.end(drop=stopped)
 
 
 class Failures:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from dora.dataflow.problems import listed
 from dora.errors import DoraError
 from dora.recording.alone.host import SentMessage
 from dora.recording.alone.run import Violated
@@ -62,6 +63,12 @@ class Expectation:
         if not self.outputs:
             raise DoraError(f"`{text}` names no output; write for example {_EXAMPLE}")
         self._code = compile(ast.fix_missing_locations(_Lookup().visit(tree)), "<expectation>", "eval")
+
+    def check_outputs(self, node_id: str, outputs: Sequence[str]) -> None:
+        """Raise `DoraError` if the expression names an output that is not one of a node's ``outputs``."""
+        for name in self.outputs:
+            if name not in outputs:
+                raise DoraError(f"node `{node_id}` has no output `{name}`; it has {listed(outputs)}")
 
     def check(self, sent: SentMessage) -> None:
         """Raise `Violated` if the expression is false with this message, and the newest of the others.
