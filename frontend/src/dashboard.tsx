@@ -28,14 +28,19 @@ function App() {
   const [locked, setLocked] = useState<string | null>(null); // what the login page says
   const [chosen, setChosen] = useState(location.hash.slice(1));
   const [server, setServer] = useState(""); // "run": it shows one run, and nothing else; "view": recordings
+  const known = useRef<string | null>(null); // the same, once the server has said it
   const listedOnce = useRef(false);
   const gone = useRef(false); // the server, after the end of this run
-  const views = useRef(false); // the server shows recordings
 
   const refresh = useCallback(async () => {
     try {
-      setList(await dataflows());
-      listedOnce.current = true;
+      // It says so only to a browser that is let in.
+      known.current ??= (await ask<{ kind?: string }>("GET", "/api/status")).kind ?? "";
+      setServer(known.current);
+      if (known.current !== "view") {
+        setList(await dataflows());
+        listedOnce.current = true;
+      }
       setProblem("");
       setLocked(null);
     } catch (error) {
@@ -51,13 +56,10 @@ function App() {
   useEffect(() => {
     const begin = async () => {
       if (kind === "token") await logIn(decodeURIComponent(secret!)).catch((error: Error) => setLocked(error.message));
-      const status = await ask<{ kind?: string }>("GET", "/api/status").catch(() => ({ kind: "" }));
-      setServer(status.kind ?? "");
-      views.current = status.kind === "view";
-      if (status.kind !== "view") await refresh();
+      await refresh();
     };
     void begin();
-    const timer = setInterval(() => document.hidden || gone.current || views.current || void refresh(), POLL);
+    const timer = setInterval(() => document.hidden || gone.current || known.current === "view" || void refresh(), POLL);
     const follow = () => setChosen(location.hash.slice(1));
     addEventListener("hashchange", follow);
     return () => {
@@ -75,7 +77,7 @@ function App() {
   const only = server === "run";
   const uuid = only ? (list?.[0]?.uuid ?? "") : chosen;
   const listed = list?.find((item) => item.uuid === uuid) ?? null;
-  if (uuid) return <Dataflow key={uuid} uuid={uuid} listed={listed} problem={problem} onHome={only ? null : () => open("")} onOpen={open} onGone={() => (gone.current = true)} />;
+  if (uuid) return <Dataflow key={uuid} uuid={uuid} listed={listed} problem={problem} onHome={only ? null : () => open("")} onOpen={open} onGone={only ? () => (gone.current = true) : null} />;
   return (
     <>
       <header>
@@ -94,14 +96,15 @@ function Dataflow(props: {
   problem: string;
   onHome: (() => void) | null;
   onOpen: (uuid: string) => void;
-  onGone: () => void;
+  onGone: (() => void) | null; // null: the server outlives its dataflows
 }) {
   const { uuid, listed } = props;
   const [told, setTold] = useState<About | null>(null);
   const [problem, setProblem] = useState("");
   const chosen = useChosen();
   const [latency, setLatency] = useStored("latency", false, sessionStorage); // a page that is loaded again goes on
-  const live = useMemo(() => new Live(uuid), [uuid]);
+  const alone = props.onGone !== null;
+  const live = useMemo(() => new Live(uuid, alone), [uuid, alone]);
   const recorded = listed !== null && (listed.status === "Finished" || listed.status === "Failed");
   const ended = recorded || live.outcome !== null;
   const title = listed ? titleOf(listed) : "dora";
@@ -118,7 +121,7 @@ function Dataflow(props: {
     if (recorded) ask<Listed>("GET", `/api/dataflows/${uuid}`).then((record) => live.finish(record), () => {});
   }, [live, recorded]);
   useEffect(() => {
-    if (live.gone) props.onGone();
+    if (live.gone) props.onGone?.();
   }, [live.gone]);
   useEffect(() => {
     document.title = `${title} · dora`;
@@ -157,7 +160,7 @@ function Dataflow(props: {
             {failed[0].id} {failed[0].failure!.reason}
           </button>
         )}
-        {listed && <Facts listed={listed} machines={told?.machines ?? []} />}
+        {listed && <Facts listed={live.outcome ?? listed} machines={told?.machines ?? []} />}
         <ToastPlace />
         <nav>
           {running && <IconButton path="M8 4.500V8l2.500 1.500M8 1.500a6.500 6.500 0 1 0 .01 0z" label="Measure latencies" pressed={latency} onClick={() => setLatency(!latency)} />}

@@ -51,6 +51,7 @@ export interface Preview {
 export interface Found {
   ticket: number;
   total: number;
+  complete?: boolean; // false: there are more, which were not counted
   entries: Line[];
 }
 

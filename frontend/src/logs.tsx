@@ -7,6 +7,17 @@ import { clock, LEVELS, type Line, whole } from "./model";
 import type { Feed } from "./feed";
 
 const SHOWN = 500; // entries in the page
+const SEARCH_AFTER = 250; // milliseconds after the last change of the filter
+const SEARCH_AGAIN = 2000; // milliseconds after an answer, if lines have come that the page did not get
+
+/** What a search has found, and how far the page was when it asked. */
+interface Old {
+  entries: Line[];
+  total: number;
+  complete?: boolean;
+  arrived: number;
+  skipped: number;
+}
 
 interface Filter {
   node: string;
@@ -20,31 +31,40 @@ export function LogPane(props: { feed: Feed; nodes: string[]; node: string; onNo
   useFeed(feed, "connection");
   const [level, setLevel] = useState("stdout");
   const [text, setText] = useState("");
-  const [old, setOld] = useState<{ entries: Line[]; total: number; from: number } | null>(null);
+  const [old, setOld] = useState<Old | null>(null);
   const [follow, setFollow] = useState(true);
   const list = useRef<HTMLDivElement>(null);
   const filter: Filter = { node: props.node, level, text };
   const filtered = props.node !== "" || level !== "stdout" || text !== "";
 
-  useEffect(() => {
-    setOld(null);
-    if (!filtered || feed.gone) return; // the page searches what it has
+  const search = (wait: number) => {
     let wanted = true;
     const timer = setTimeout(() => {
-      const from = feed.arrived;
-      void feed.search(props.node, level, text).then(({ entries, total }) => wanted && setOld({ entries, total, from }));
-    }, 250);
+      const { arrived, skipped } = feed;
+      void feed.search(props.node, level, text).then((answer) => wanted && setOld({ ...answer, arrived, skipped }));
+    }, wait);
     return () => {
       wanted = false;
       clearTimeout(timer);
     };
-  }, [feed, feed.gone, props.node, level, text]);
+  };
+  useEffect(() => {
+    setOld(null);
+    if (filtered && !feed.gone) return search(SEARCH_AFTER); // otherwise the page searches what it has
+  }, [feed, props.node, level, text]);
+  const unseen = unseenLines(feed, old);
+  useEffect(() => {
+    if (old && unseen && !feed.gone) return search(SEARCH_AGAIN);
+  }, [feed, feed.gone, props.node, level, text, old, unseen > 0]);
 
-  const recent = old ? feed.lines.slice(feed.lines.length - Math.min(feed.arrived - old.from, feed.lines.length)) : feed.lines;
+  const recent = old ? feed.lines.slice(feed.lines.length - Math.min(feed.arrived - old.arrived, feed.lines.length)) : feed.lines;
   const fitting = filtered ? recent.filter((line) => fits(line, filter)) : recent;
   const last = old?.entries[old.entries.length - 1]?.time ?? -1;
   const all = old ? [...old.entries, ...fitting.filter((line) => line.time > last)] : fitting;
   const shown = all.slice(-SHOWN);
+  // Nodes may have come since the start, and the log has those that went.
+  const ids = new Set([...props.nodes, ...(feed.state?.nodes ?? []).map(({ id }) => id), props.node]);
+  const nodes = [...ids].filter((id) => id !== "" && id !== "dora");
 
   useLayoutEffect(() => {
     if (follow && list.current) list.current.scrollTop = list.current.scrollHeight;
@@ -61,7 +81,7 @@ export function LogPane(props: { feed: Feed; nodes: string[]; node: string; onNo
         <h2>Logs</h2>
         <select aria-label="Node" value={props.node} onChange={(event) => props.onNode(event.currentTarget.value)}>
           <option value="">all nodes</option>
-          {[...props.nodes, "dora"].map((node) => (
+          {[...nodes, "dora"].map((node) => (
             <option key={node} value={node}>{node}</option>
           ))}
         </select>
@@ -72,12 +92,11 @@ export function LogPane(props: { feed: Feed; nodes: string[]; node: string; onNo
         </select>
         <input type="search" placeholder="Text" aria-label="Text" value={text} onInput={(event) => setText(event.currentTarget.value)} />
         <span class="quiet" role="status">
-          {old ? `${whole(old.total)} found` : ""}
-          {feed.skipped && !filtered ? `${whole(feed.skipped)} not shown` : ""}
+          {(filtered ? [old && found(old), unseen > 0 && notLookedAt(unseen)] : [feed.skipped > 0 && `${whole(feed.skipped)} not shown`]).filter(Boolean).join(", ")}
         </span>
         {!follow && <button class="button" onClick={() => setFollow(true)}>Follow</button>}
       </div>
-      <div class="lines" style={{ "--names": `${Math.max(4, ...props.nodes.map((id) => id.length), ...(props.nodes.length ? [] : shown.map(({ node }) => node?.length ?? 0)))}ch` }} ref={list} onScroll={onScroll} tabIndex={0} role="log" aria-live="off">
+      <div class="lines" style={{ "--names": `${Math.max(4, ...nodes.map((id) => id.length), ...(nodes.length ? [] : shown.map(({ node }) => node?.length ?? 0)))}ch` }} ref={list} onScroll={onScroll} tabIndex={0} role="log" aria-live="off">
         {shown.length === 0 && <p class="hint">{filtered ? "Nothing fits." : feed.isPast ? "Nothing was logged up to this moment." : "Nothing was logged yet."}</p>}
         {shown.map((line, index) => (
           <Entry key={`${line.time} ${all.length - shown.length + index} ${line.node}`} line={line} onNode={props.onNode} />
@@ -86,6 +105,17 @@ export function LogPane(props: { feed: Feed; nodes: string[]; node: string; onNo
     </section>
   );
 }
+
+/** Return how many lines neither a search nor the page has looked at. */
+function unseenLines(feed: Feed, old: Old | null): number {
+  const left = feed.skipped - (old?.skipped ?? 0);
+  if (!old || feed.isPast) return left;
+  // Those that the page has had, and does not keep.
+  return left + Math.max(0, feed.arrived - old.arrived - feed.lines.length);
+}
+
+const found = ({ total, complete }: Old) => `${complete === false ? "more than " : ""}${whole(total)} found`;
+const notLookedAt = (count: number) => `${whole(count)} line${count > 1 ? "s" : ""} not looked at`;
 
 function fits(line: Line, filter: Filter): boolean {
   return (

@@ -207,13 +207,13 @@ export function endedState(state: State, outcome: Listed): State {
       ...node,
       status: failureOf(node) ? "Failed" : "Stopped",
       failure: failureOf(node),
-      ...{ pid: null, cpu: null, memory: null, sent_hz: 0, bytes_per_second: 0, waiting: 0 },
+      ...({ pid: null, cpu: null, memory: null, sent_hz: 0, bytes_per_second: 0, waiting: 0 } satisfies Partial<NodeState>),
     })),
     links: state.links.map((link) => {
       const report = reports.get(`${link.source} -> ${link.target}`);
       return {
         ...link,
-        ...{ hz: 0, bytes_per_second: null, waiting: null, dropping_hz: 0, latency: null, overdue: false, in_safe_state: false },
+        ...({ hz: 0, bytes_per_second: null, waiting: null, dropping_hz: 0, latency: null, flags: [] } satisfies Partial<LinkState>),
         dropped: report?.dropped ?? link.dropped,
       };
     }),

@@ -85,7 +85,11 @@ export class Live extends Feed {
   private interrupted = new Set<string>(); // topics whose curves have a gap now
   private onVisible = () => this.tell();
 
-  constructor(private uuid: string) {
+  /** `alone`: the server shows nothing else, and ends with the dataflow. */
+  constructor(
+    private uuid: string,
+    private alone: boolean,
+  ) {
     super();
     document.addEventListener("visibilitychange", this.onVisible);
     this.open();
@@ -123,7 +127,7 @@ export class Live extends Feed {
       this.lines = [];
       this.sent = "";
       this.looked.forEach((topic) => this.interrupted.add(topic));
-      this.connection = "open";
+      this.connection = this.outcome ? "ended" : "open";
       this.tell();
       // Repeat the queries that the former connection has not answered.
       for (const { query } of this.searches.values()) this.send(query);
@@ -132,7 +136,7 @@ export class Live extends Feed {
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.take(data) : this.takePreview(data));
     socket.onclose = () => {
       if (this.closed) return;
-      if (this.outcome) {
+      if (this.outcome && this.alone) {
         this.gone = true;
         this.emit("connection");
         return;

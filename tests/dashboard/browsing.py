@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,9 +68,22 @@ class Running:
         return self.address.partition("open?")[0]
 
     @property
+    def ticket(self) -> str:
+        """What lets a browser in."""
+        return self.address.partition("ticket=")[2]
+
+    @property
+    def uuid(self) -> str:
+        """The UUID of the dataflow."""
+        request = urllib.request.Request(f"{self.base}api/dataflows", headers=self.headers)
+        with urllib.request.urlopen(request) as response:
+            (listed,) = json.loads(response.read())
+        return str(listed["uuid"])
+
+    @property
     def headers(self) -> dict[str, str]:
         """What lets in who is no browser."""
-        return bearer(self.address.partition("ticket=")[2])
+        return bearer(self.ticket)
 
     def end(self) -> None:
         if self.process.poll() is None:

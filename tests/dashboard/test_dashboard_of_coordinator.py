@@ -108,6 +108,31 @@ def test_how_a_dataflow_failed_can_be_read_afterwards(system: System, visit: Any
     wait_for_line(page, "exited with status 1: ValueError: out of ideas")
 
 
+def test_the_list_goes_on_after_the_page_of_an_ended_dataflow_has_lost_its_connection(
+    system: System, visit: Any
+) -> None:
+    import psutil
+
+    file = system.dataflow("robot", arm=FOREVER)
+    system.dora("up")
+    system.start(file, "--name", "kitchen")
+    page = visit(address(system), ready=".listed")
+    page.click(".listed")
+    page.locator(".entry .message", has_text="got INPUT").first.wait_for()
+    system.dora("stop", "kitchen")
+    page.locator(".outcome").wait_for()
+    (watcher,) = psutil.Process(system.coordinator()).children()
+    watcher.terminate()
+    watcher.wait(TIMEOUT / 1000)
+    # The page connects again: the log can be searched.
+    page.get_by_label("Text", exact=True).fill("got INPUT")
+    page.wait_for_selector("text=/[1-9][0-9]* found/")
+    page.wait_for_selector('header .chip >> text="Finished"')
+    page.get_by_role("button", name="All dataflows").click()
+    system.start(file, "--name", "garage")
+    page.locator(".listed", has_text="garage").wait_for()
+
+
 def test_a_restart_leads_to_the_page_of_the_new_run(system: System, visit: Any) -> None:
     file = system.dataflow("robot", arm=FOREVER)
     system.dora("up")

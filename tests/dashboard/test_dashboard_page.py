@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 import textwrap
 import time
 import urllib.error
@@ -120,6 +122,28 @@ SLOW = """
         pass
     sys.exit(3)
     """
+NOISE = """
+    from pathlib import Path
+    from dora import Node
+    for event in Node():
+        if event["type"] == "INPUT" and not Path("quiet").exists():
+            print("\\n".join(["noise"] * 600), flush=True)
+    """
+TROUBLE = """
+    import logging
+    from pathlib import Path
+    from dora import Node
+    count = 0
+    for event in Node():
+        if event["type"] == "INPUT" and not Path("quiet").exists():
+            count += 1
+            logging.error("trouble %d", count)
+    """
+NOISY = """
+nodes:
+  - {id: noise, path: noise.py, inputs: {tick: dora/timer/hz/10}}
+  - {id: trouble, path: trouble.py, inputs: {tick: dora/timer/hz/4}}
+"""
 LOSES = """
 nodes:
   - {id: many, path: many.py, inputs: {tick: dora/timer/secs/1}, outputs: [number]}
@@ -288,6 +312,77 @@ def test_a_search_ends_although_the_connection_breaks(robot: Running, visit: Any
     assert len(cut) == 1
 
 
+def test_a_filtered_log_has_the_lines_that_came_too_fast(
+    start: Callable[..., Running], tmp_path: Path, visit: Any
+) -> None:
+    (tmp_path / "noise.py").write_text(textwrap.dedent(NOISE))
+    (tmp_path / "trouble.py").write_text(textwrap.dedent(TROUBLE))
+    page = visit(start(NOISY).address)
+    status = page.locator(".logs [role=status]")
+    status.filter(has_text=re.compile("^[0-9,]+ not shown$")).wait_for()
+    page.get_by_label("Level", exact=True).select_option("error")
+    status.filter(has_text=re.compile("^[0-9,]+ found, [0-9,]+ lines? not looked at$")).wait_for()
+    (tmp_path / "quiet").touch()
+    status.filter(has_text=re.compile("^[0-9,]+ found$")).wait_for()
+
+    def numbers() -> list[int]:
+        texts = page.locator(".entry .message").all_text_contents()
+        return [int(text.removeprefix("trouble ")) for text in texts]
+
+    found = int(status.inner_text().removesuffix(" found"))
+    wait_until(lambda: len(numbers()) >= found, page, "all that was found")
+    assert numbers() == list(range(1, len(numbers()) + 1))
+
+
+def test_a_search_says_that_there_are_more_than_it_has_counted(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+
+    def between(socket: Any) -> None:
+        def pass_on(message: str | bytes) -> None:
+            if isinstance(message, str) and "found" in (values := json.loads(message)):
+                values["found"] = [{**one, "total": 1000, "complete": False} for one in values["found"]]
+                message = json.dumps(values)
+            socket.send(message)
+
+        socket.connect_to_server().on_message(pass_on)
+
+    page.route_web_socket(re.compile("/live$"), between)
+    page.reload()
+    page.wait_for_selector("body.ready")
+    page.get_by_label("Text", exact=True).fill("onerror")
+    page.locator(".logs [role=status] >> text='more than 1,000 found'").wait_for()
+
+
+def test_the_log_can_be_filtered_by_a_node_that_was_added(
+    start: Callable[..., Running], tmp_path: Path, visit: Any
+) -> None:
+    running = start("nodes: [{id: arm, path: sink.py, inputs: {tick: dora/timer/secs/1}}]")
+    page = visit(running.address)
+    wait_for_line(page, "gain None")  # it runs
+    (tmp_path / "more.yml").write_text("id: hand\npath: sink.py\ninputs: {tick: dora/timer/secs/1}\n")
+    command = ("-m", "dora", "node", "add", "--from-yaml", "more.yml", "-d", running.uuid)
+    subprocess.run([sys.executable, *command], cwd=tmp_path, check=True)
+    page.get_by_label("Node", exact=True).select_option("hand")
+    page.wait_for_selector("text=/[1-9][0-9]* found/")
+    wait_until(
+        lambda: set(page.locator(".entry .node").all_inner_texts()) == {"hand"}, page, "only its lines"
+    )
+
+
+def test_the_ticket_in_the_form_leads_to_the_page_of_the_run(robot: Running, visit: Any) -> None:
+    page = visit(robot.base, ready="#token")
+    other = page.context.new_page()
+    other.goto(robot.base)
+    other.get_by_label("Token").fill(robot.ticket)
+    other.get_by_role("button", name="Log in").click()
+    # It lets in the whole browser.
+    for one in (other, page):
+        one.locator('header h1 >> text="robot"').wait_for()
+        one.locator("nav").get_by_role("button", name="Stop", exact=True).wait_for()
+        assert one.get_by_role("button", name="All dataflows").count() == 0
+        assert one.get_by_role("button", name="Restart", exact=True).count() == 0
+
+
 def test_the_file_beside_the_graph(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     page.click('.box[data-id="sink"]')
@@ -453,6 +548,28 @@ def test_stop_and_the_end(start: Callable[..., Running], visit: Any) -> None:
     now = page.evaluate("performance.now()")
     page.wait_for_function("now => performance.now() > now + 2500", arg=now)  # it asks no server again
     assert "onnection" not in page.inner_text("body")
+
+
+def test_after_the_end_nothing_is_late_and_the_clock_stands(
+    start: Callable[..., Running], visit: Any
+) -> None:
+    running = start(
+        """
+        nodes:
+          - {id: once, path: once.py, outputs: [word]}
+          - {id: sink, path: sink.py, inputs: {word: {source: once/word, deadline: 100ms}}}
+        """
+    )
+    page = visit(running.address)
+    page.wait_for_selector('.remark >> text="late"', state="attached")
+    page.wait_for_selector(".facts-of-run >> text=/^up [0-9]+ (s|min)$/")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_role("button", name="Really stop?").click()
+    page.locator(".outcome").wait_for()
+    page.wait_for_selector('.remark >> text="late"', state="detached")
+    assert page.locator('.edge[data-tone="bad"]').count() == 0
+    time_of = page.wait_for_selector(".facts-of-run >> text=/^ran [0-9]+ (s|min)$/").inner_text()
+    assert time_of.removeprefix("ran ") in page.locator(".outcome").inner_text()
 
 
 def test_a_hidden_page_gets_the_end_with_its_losses(

@@ -91,6 +91,15 @@ def moment_of(page: Any) -> float:
     return float(page.locator(".axis").get_attribute("aria-valuenow")) / 1000
 
 
+def test_the_ticket_in_the_form_leads_to_the_recording(viewing: Viewing, visit: Any) -> None:
+    base, _, ticket = viewing.address.partition("open?ticket=")
+    page = visit(base, ready="#token")
+    page.get_by_label("Token").fill(ticket)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_selector("body.ready")
+    page.locator('header h1 >> text="drive.mcap"').wait_for()
+
+
 def test_a_click_on_the_axis_shows_the_messages_of_that_moment(visit: Any, viewing: Viewing) -> None:
     page = visit(viewing.address)
     wait_for_number(page, "camera/image", 1)
