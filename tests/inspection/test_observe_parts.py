@@ -133,7 +133,9 @@ def test_a_message_that_cannot_be_decoded_is_reported() -> None:
     assert "unknown format" in json.loads(shown.as_json("a/b"))["error"]
 
 
-@pytest.mark.parametrize("text", ["{", "NaN1", "[1, {}]", '[1, "a"]'])
+@pytest.mark.parametrize(
+    "text", ["{", "NaN1", "[1, {}]", '[1, "a"]', pytest.param("[" * 100_000, id="a hundred thousand lists")]
+)
 def test_a_text_that_is_no_array_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not JSON|has no Arrow type"):
         values.parse_data(text)

@@ -178,7 +178,6 @@ def test_types_of_a_ros_install_are_found(
         ),
         (pa.array([1, 2]), {"ros2_type": STRING}, "std_msgs/msg/String: expected"),
         (b"12", {**SIZE, "encoding": "bgr8"}, "expected 24 bytes for 4 × 2 pixels of bgr8"),
-        (pa.array([1]), {"ros2_type": "no type"}, "'no type' is no name of a type"),
     ],
 )
 def test_a_value_that_does_not_fit_is_told(
@@ -187,9 +186,49 @@ def test_a_value_that_does_not_fit_is_told(
     recording = write_recording(tmp_path / "run.mcap", [("a/x", 0.0, data, metadata)])
     assert export(recording, tmp_path / "bag") == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: message 1 of `a/x`: ")
+    assert error.startswith("error: no message fits its type, so no bag is written; message 1 of `a/x`: ")
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_a_type_whose_name_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = ("a/x", 0.0, pa.array([1]), {"ros2_type": "no type"})
+    recording = write_recording(tmp_path / "run.mcap", [message])
+    assert export(recording, tmp_path / "bag") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: message 1 of `a/x`: 'no type' is no name of a type")
+    assert error.count("\n") == 1
+
+
+def test_of_a_node_that_passes_on_metadata_only_what_fits_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    chatter = {"ros2_type": STRING, "ros2_topic": "/chatter"}
+    camera = {"ros2_type": IMAGE, "ros2_topic": "/camera", **SIZE, "encoding": "bgr8"}
+    pixels = np.arange(24, dtype=np.uint8)
+    recording = write_recording(
+        tmp_path / "run.mcap",
+        [
+            ("detector/boxes", 0.0, np.array([1.0, 2.0]), camera),
+            ("camera/image", 0.1, pixels, camera),
+            ("detector/boxes", 0.2, np.array([3.0, 4.0]), camera),
+            ("edges/image", 0.3, pixels[::-1].copy(), camera),
+            ("ros/chatter", 0.4, row(STRING, {"data": "hello"}), chatter),
+            ("parrot/text", 0.5, row(STRING, {"data": "HELLO"}), chatter),
+            ("parrot/text", 0.6, pa.array([{"data": 5}]), chatter),
+            ("ros/chatter", 0.7, row(STRING, {"data": "again"}), chatter),
+        ],
+    )
+    assert export(recording, tmp_path / "bag") == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'bag'}: 5 messages\n"
+    assert "left out: 2 messages of detector/boxes" in captured.err
+    assert "left out: 1 message of parrot/text" in captured.err
+    topics = [topic for topic, _, _ in read(tmp_path / "bag")]
+    assert topics == ["/camera", "/edges/image", "/chatter", "/parrot/text", "/chatter"]
+    boxes, text = caplog.messages
+    assert boxes.startswith("left out: message 1 of `detector/boxes`: field 'data' of ")
+    assert text.startswith("left out: message 2 of `parrot/text`: field 'data' of std_msgs/msg/String")
 
 
 def test_what_exists_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,7 +269,7 @@ def test_an_export_that_fails_leaves_everything_as_it_was(
 ) -> None:
     sent: list[Any] = [("a/x", 0.0, row(STRING, {"data": "1"}), {"ros2_type": STRING})]
     good = write_recording(tmp_path / "good.mcap", sent)
-    bad = write_recording(tmp_path / "bad.mcap", [*sent, ("a/x", 0.1, b"", {"ros2_type": STRING})])
+    bad = write_recording(tmp_path / "bad.mcap", [*sent, ("a/x", 0.1, b"", {"ros2_type": "a/msg/None"})])
     assert export(bad, tmp_path / "bag") == 1
     assert "message 2 of `a/x`" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mcap", "good.mcap"]

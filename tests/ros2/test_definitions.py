@@ -69,6 +69,12 @@ def test_the_parts_of_services_and_actions_become_messages() -> None:
     assert names == ["a/action/Count_Goal", "a/action/Count_Result", "a/action/Count_Feedback"]
 
 
+def test_numbers_may_begin_with_zeros_or_have_a_base() -> None:
+    found = read_message("uint8 A=07\nint32 B=-010\nbyte C=0x1f\nuint8[2] few [01, 0b10]", "a/msg/B")
+    assert [constant.value for constant in found.constants] == [7, -10, 31]
+    assert found.fields[0].default == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -183,6 +189,9 @@ def test_an_idl_says_the_same() -> None:
         ("enum B { A };", "expected a module, struct, const or typedef, got 'enum'"),
         ("const long A = B;", "expected a value, got 'B'"),
         ("module " * 9000, "B.idl cannot be read"),
+        ('struct B { @default(value="{[]:1}") sequence<long> x; };', "unhashable"),
+        (f"module B_Constants {{ const double X = 1{'0' * 400}; }};", "too large"),
+        (f'struct B {{ @default(value="{"(" * 5000}") sequence<long> x; }};', "B.idl cannot be read"),
     ],
 )
 def test_a_wrong_idl_is_told_with_its_line(text: str, said: str) -> None:

@@ -50,6 +50,23 @@ def test_big_endian_pixels_become_little_endian() -> None:
 
 
 @pytest.mark.parametrize(
+    ("encoding", "dtype"),
+    [("16UC3", "u2"), ("16SC1", "i2"), ("32FC1", "f4"), ("32SC2", "i4"), ("64FC2", "f8")],
+)
+def test_pixels_of_opencv_have_values_of_several_bytes_and_channels(encoding: str, dtype: str) -> None:
+    channels = int(encoding[-1])
+    values = np.arange(2 * 2 * channels, dtype=f">{dtype}")
+    row = values.itemsize * 2 * channels
+    padded = np.pad(values.view(np.uint8).reshape(2, row), ((0, 0), (0, 3))).ravel()
+    fields = {"height": 2, "width": 2, "encoding": encoding, "step": row + 3, "data": padded}
+    data, metadata = image_of(received(is_bigendian=1, **fields))
+    assert data.to_numpy().view(f"<{dtype}").tolist() == values.tolist()
+    assert metadata == {"width": 2, "height": 2, "encoding": encoding}
+    with pytest.raises(ValueMismatch, match=f"expected {2 * row} bytes for 2 × 2 pixels of {encoding}"):
+        image_message(padded, metadata)
+
+
+@pytest.mark.parametrize(
     ("text", "encoding"),
     [
         *(("jpeg", "jpeg"), ("png", "png"), ("JPG", "jpeg"), ("rgb8; jpeg compressed bgr8", "jpeg")),

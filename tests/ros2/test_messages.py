@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -551,6 +552,80 @@ def test_a_value_that_does_not_fit_is_named_with_its_field(name: str, value: Any
         message(name).encode(value)
     assert said in str(error.value)
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+
+
+NO_UTF8 = pa.Array.from_buffers(
+    pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], "i4")), pa.py_buffer(b"\xff\xff")]
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "std_msgs/Int32",
+            pa.array([{"data": 5}], pa.struct([("data", pa.timestamp("ns"))])),
+            "field 'data' of std_msgs/msg/Int32: expected int32 (-2147483648 to 2147483647), got",
+        ),
+        (
+            "std_msgs/Int32",
+            pa.array([{"data": 5}], pa.struct([("data", pa.duration("ns"))]))[0],
+            "field 'data' of std_msgs/msg/Int32: expected int32",
+        ),
+        (
+            "std_msgs/Float64",
+            pa.array([{"data": 2**62}], pa.struct([("data", pa.timestamp("s"))])),
+            "field 'data' of std_msgs/msg/Float64: expected float64, got",
+        ),
+        (
+            "std_msgs/Float64",
+            pa.array([{"data": 0}], pa.struct([("data", pa.timestamp("s", "No/Where"))])),
+            "field 'data' of std_msgs/msg/Float64: expected float64, got",
+        ),
+        (
+            "std_msgs/String",
+            pa.array([{"data": 5}], pa.struct([("data", pa.time64("ns"))])),
+            "field 'data' of std_msgs/msg/String: expected a string, got",
+        ),
+        (
+            "std_msgs/String",
+            pa.StructArray.from_arrays([NO_UTF8], names=["data"]),
+            "field 'data' of std_msgs/msg/String: expected a string, got an Arrow array of string that",
+        ),
+        (
+            "sensor_msgs/JointState",
+            pa.StructArray.from_arrays([pa.ListArray.from_arrays([0, 1], NO_UTF8)], names=["name"]),
+            "field 'name' of sensor_msgs/msg/JointState: expected a list of strings, got",
+        ),
+        (
+            "sensor_msgs/JointState",
+            {"name": NO_UTF8},
+            "field 'name' of sensor_msgs/msg/JointState: expected a list of strings, got",
+        ),
+        (
+            "geometry_msgs/PoseArray",
+            {"poses": pa.array([5], pa.timestamp("ns"))},
+            "field 'poses' of geometry_msgs/msg/PoseArray: expected a list of messages, got",
+        ),
+        (
+            "geometry_msgs/PoseArray",
+            pa.array(
+                [{"poses": [{"position": {"x": 5}}]}],
+                pa.struct(
+                    [("poses", pa.list_(pa.struct([("position", pa.struct([("x", pa.duration("ns"))]))])))]
+                ),
+            ),
+            "field 'poses[0].position.x' of geometry_msgs/msg/PoseArray: expected float64, got",
+        ),
+    ],
+    ids=map(str, count()),
+)
+def test_a_value_that_python_has_no_form_for_is_named_with_its_field(
+    name: str, value: Any, said: str
+) -> None:
+    with pytest.raises(ValueMismatch) as error:
+        message(name).encode(value)
+    assert said in str(error.value)
 
 
 # Bytes of strangers.

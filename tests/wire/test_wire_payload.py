@@ -70,6 +70,15 @@ def test_arrays_that_arrow_has_no_type_for_are_a_type_error(data: Any) -> None:
         encode(data)
 
 
+@pytest.mark.parametrize("depth", [70, 900])
+def test_lists_that_nest_too_deep_for_arrow_are_a_type_error(depth: int) -> None:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    with pytest.raises(TypeError, match="Arrow cannot write an array of its type: "):
+        encode(pa.array(value))
+
+
 @pytest.mark.processes
 def test_bytes_and_numpy_need_no_pyarrow() -> None:
     script = (

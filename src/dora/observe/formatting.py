@@ -109,11 +109,11 @@ def parse_data(text: str) -> Any:
 
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from None
     try:
         return pa.array(value if isinstance(value, list) else [value])
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"has no Arrow type: {error}") from None
 
 

@@ -7,6 +7,7 @@ message takes longer than to store it, while a recorder must not be late.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter
@@ -16,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dora.errors import DoraError, cannot_write
+from dora.errors import DoraError, UnsupportedData, cannot_write
 from dora.recording.bags.bag import METADATA
 from dora.recording.bags.restore import ChannelReader, cdr_of
 from dora.recording.mcap.process_folder import process_folder
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from dora.ros2.types.message_type import MessageType
 
+_log = logging.getLogger("dora.recording")
 _VERSION: Final = 8  # of the metadata; ROS 2 from Iron on reads it
 _TOPIC: Final = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _NO_TOPIC: Final = re.compile(r"\w+/(srv|action)/\w+")  # a part of a service or an action, with no topic
@@ -43,7 +45,7 @@ _MAX_STAMP: Final = 2**31 - 1  # seconds
 
 @dataclass
 class Exported:
-    """The bag. ``left_out``: by topic, how many messages are none of ROS."""
+    """The bag. ``left_out``: by topic, how many messages are none of ROS, or do not fit their type."""
 
     path: str
     messages: int = 0
@@ -64,12 +66,14 @@ def export_ros2(
     """Write a folder with ``metadata.yaml`` and a file of MCAP.
 
     Written are messages whose metadata has `ros2_type`, as ``ros2:`` nodes and replayed bags send them, and
-    images in dora's form. The topic is the one in `ros2_topic`, or ``/node/output``. Of a bag, all messages
+    images in dora's form. The topic is the one in `ros2_topic`, or ``/node/output``. Nodes may pass on the
+    metadata of their inputs: so `ros2_topic` counts for the first output that has it, and a message that
+    does not fit its type is left out, with a warning for the first one of an output. Of a bag, all messages
     are written as they are.
 
     Raises `DoraError` if the extra is not installed, if there is nothing to write, for a type that is not
-    found, for a value that does not fit its type, and for a folder that exists, unless ``force`` and it is
-    a bag. After an error, the folder is as it was before.
+    found, and for a folder that exists, unless ``force`` and it is a bag. After an error, the folder is as
+    it was before.
     """
     check_bag(folder, force=force)
     if os.path.dirname(os.path.realpath(recording.path)) == os.path.realpath(folder):
@@ -105,8 +109,15 @@ def _write(
 ) -> None:
     find_type = cache(InterfaceLibrary().message)
     connections: dict[tuple[str, str], Any] = {}
+    owners: dict[str, str] = {}
+    misfits: dict[str, str] = {}  # by topic: why the first message that does not fit is left out
     for recorded in recording.messages(topics):
-        ready = _ready(recorded, find_type)
+        ready = None
+        try:
+            ready = _ready(recorded, find_type, owners)
+        except UnsupportedData as error:
+            reason = f"message {recorded.sequence} of `{recorded.topic}`: {error}"
+            misfits.setdefault(recorded.topic, reason)
         if ready is None:
             exported.left_out[recorded.topic] += 1
             continue
@@ -120,8 +131,13 @@ def _write(
         writer.write(connections[key], recorded.time_ns, ready.data)
         exported.messages += 1
     if not exported.messages:
+        if misfits:
+            reason = next(iter(misfits.values()))
+            raise DoraError(f"no message fits its type, so no bag is written; {reason}")
         raise DoraError(f"{recording.path} has no messages of ROS and no images, so no bag is written")
     writer.close()
+    for reason in misfits.values():
+        _log.warning("left out: %s", reason)
 
 
 def check_bag(folder: str, *, force: bool) -> None:
@@ -144,10 +160,13 @@ def check_bag(folder: str, *, force: bool) -> None:
         raise DoraError(f"{folder} is no bag, so it is not written over; choose another folder")
 
 
-def _ready(recorded: RecordedMessage, find_type: Callable[[str], MessageType]) -> _Ready | None:
-    """Return the message to write, None if it is none of ROS; raises `DoraError`.
+def _ready(
+    recorded: RecordedMessage, find_type: Callable[[str], MessageType], owners: dict[str, str]
+) -> _Ready | None:
+    """Return the message to write, None if it is none of ROS.
 
-    Messages of a bag stay as they are.
+    Messages of a bag stay as they are. ``owners`` has the output of each topic that `ros2_topic` has named;
+    a new one is added. Raises `UnsupportedData` for a value that does not fit its type, `DoraError`.
     """
     reader = recorded.restore
     if isinstance(reader, ChannelReader):
@@ -160,14 +179,19 @@ def _ready(recorded: RecordedMessage, find_type: Callable[[str], MessageType]) -
             return None
         kind = find_type(found[0])
         data = kind.encode(found[1])
+    except UnsupportedData:
+        raise
     except (*BAD_MESSAGE, DoraError) as error:
         hint = ""
         if isinstance(error, TypeNotFound):
             hint = "; AMENT_PREFIX_PATH may name folders with `share/PACKAGE/msg/NAME.msg`"
         raise DoraError(f"message {recorded.sequence} of `{recorded.topic}`: {error}{hint}") from None
     topic = metadata.get(ROS2_TOPIC)
-    named = isinstance(topic, str) and _TOPIC.fullmatch(topic)
-    return _Ready(str(topic) if named else _topic(recorded.topic), kind, data)
+    name = _topic(recorded.topic)
+    if isinstance(topic, str) and _TOPIC.fullmatch(topic):
+        is_first = owners.setdefault(topic, recorded.topic) == recorded.topic
+        name = topic if is_first else name
+    return _Ready(name, kind, data)
 
 
 def _value(message: Message, metadata: Mapping[str, Any]) -> tuple[str, Any] | None:

@@ -383,6 +383,26 @@ class RosContext(metaclass=ABCMeta):
         self.nodes: set[RosNode] = set()  # those that are open
         self._lock = threading.RLock()
         self._closed = False
+        self._failure: TransportError | None = None
+        self._on_failure: Callable[[TransportError], None] | None = None
+
+    def set_on_failure(self, callback: Callable[[TransportError], None] | None) -> None:
+        """Set what any thread calls with the reason when the engine ends without `close`.
+
+        It is called at once if that has happened. Only the process of rclpy may end so.
+        """
+        with self._lock:
+            self._on_failure, failure = callback, self._failure
+        if callback is not None and failure is not None:
+            callback(failure)
+
+    def _fail(self, reason: str) -> None:
+        """Keep the reason why the engine has ended without `close`, and hand it to the callback."""
+        with self._lock:
+            self._failure = failure = TransportError(reason)
+            callback = self._on_failure
+        if callback is not None:
+            callback(failure)
 
     @property
     def malformed(self) -> int:

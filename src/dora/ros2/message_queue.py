@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger("dora.ros2")
 _MAX_PUBLISHERS: Final = 1024  # whose last sequence numbers are remembered; the longest silent one goes
+_RESTART: Final = 1 << 31  # a jump of so many numbers is no loss: at 1 MHz it would take 36 minutes
 
 Delivery = Callable[[], None]
 """Sends what has come from ROS, in the thread that receives the events of the node."""
@@ -125,18 +126,25 @@ class MessageQueue(Generic[T]):
 
 
 class SequenceGaps:
-    """Finds messages that never came, by the numbers that each publisher gives its messages."""
+    """Finds messages that never came, by the numbers that each publisher gives its messages.
+
+    A publisher whose number jumps by `_RESTART` or more, up or down, has begun to count anew.
+    """
 
     def __init__(self) -> None:
         self._last: OrderedDict[bytes, int] = OrderedDict()  # id of a publisher → its newest number
 
     def missing(self, publisher: bytes, number: int) -> int:
-        """Return how many messages of a publisher are missing before this one; 0 for its first."""
+        """Return how many messages of a publisher are missing before this one; 0 for its first, and after
+        it has begun to count anew."""
         last = self._last.get(publisher)
         if last is None:
             self._last[publisher] = number
             if len(self._last) > _MAX_PUBLISHERS:
                 self._last.popitem(last=False)
+            return 0
+        if abs(number - last) >= _RESTART:
+            self._last[publisher] = number
             return 0
         if number <= last:  # an older one that came late, as from the history of a publisher
             return 0

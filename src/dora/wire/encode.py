@@ -260,14 +260,17 @@ def _encode_ipc(array: Any) -> Payload:
     import pyarrow as pa
 
     batch = batch_of(array)
-    schema = schema_section(batch)
-    if schema:
-        size = pa.ipc.get_record_batch_size(batch)
-        if size < STREAM_THRESHOLD:
-            message = batch.serialize()
-            return Payload(Encoding.BATCH, schema, message.size, message.address, message)
-    counter = pa.MockOutputStream()
-    _write_stream(counter, batch)
+    try:
+        schema = schema_section(batch)
+        if schema:
+            size = pa.ipc.get_record_batch_size(batch)
+            if size < STREAM_THRESHOLD:
+                message = batch.serialize()
+                return Payload(Encoding.BATCH, schema, message.size, message.address, message)
+        counter = pa.MockOutputStream()
+        _write_stream(counter, batch)
+    except (pa.ArrowException, RecursionError) as error:  # such as lists that nest 70 deep
+        raise UnsupportedData(f"Arrow cannot write an array of its type: {error}") from None
     return Payload(
         Encoding.STREAM,
         b"",

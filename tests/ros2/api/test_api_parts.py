@@ -15,6 +15,7 @@ from waiting import TIMEOUT, wait_until
 
 from dora import Ros2ActionServer, Ros2Context, Ros2ServiceServer, TransportError
 from dora.ros2 import InterfaceLibrary
+from dora.ros2.api.answers import AnswerThread
 from dora.ros2.api.parameters import RosParameters
 from dora.ros2.api.reports import DroppedMessages, MismatchWatch
 from dora.ros2.engine import RequestId, ServiceRequest
@@ -128,7 +129,42 @@ def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> N
     server.ask(b"here", asked)
     wait_until(lambda: server.answered == [b"here"], "the answer")
     assert server.counters.malformed == 1
+    assert server.forgotten == [b"odd"]
     assert warnings == ["node /robot has dropped a message: this client has gone"]
+    parameters.close()
+
+
+def test_an_answer_that_raises_costs_no_other_client_its_answer(
+    warnings: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    node: Any = EngineNode()
+    type = LIBRARY.service("std_srvs/SetBool")
+
+    def answer(request: RequestId, asked: Any) -> dict[str, Any]:  # noqa: ARG001
+        if request.client_gid == b"unlucky":
+            raise ZeroDivisionError("a bug")
+        return {"success": True, "message": 5 if request.client_gid == b"odd" else ""}
+
+    answers = AnswerThread(node, SERVICES, DroppedMessages("the server of /lamp", warnings.append))
+    server: Any = answers.serve("/lamp", type, answer)
+    answers.start("answers")
+    for client in (b"unlucky", b"odd", b"here"):
+        server.ask(client, type.request.encode({"data": True}))
+    wait_until(lambda: server.answered == [b"here"], "the answer")
+    assert server.forgotten == [b"unlucky", b"odd"]
+    assert warnings == ["the server of /lamp has dropped a message: a bug"]
+    assert caplog.messages == ["a request of /lamp cannot be answered"] * 2
+    answers.close()
+
+
+def test_a_text_that_ros_cannot_send_does_not_end_a_change_of_parameters(warnings: list[str]) -> None:
+    node: Any = EngineNode()
+    parameters = RosParameters({"name": "arm"})
+    parameters.serve(node, LIBRARY, time.time_ns, DroppedMessages("node /robot", warnings.append))
+    parameters.set("name", "\ud800")
+    assert "half of a surrogate pair" in warnings[0]
+    parameters.set("name", "leg")
+    assert parameters.get("name") == "leg"
     parameters.close()
 
 

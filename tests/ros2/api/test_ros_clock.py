@@ -9,7 +9,7 @@ from waiting import TIMEOUT, wait_until
 
 from dora import Ros2NodeOptions, Ros2Publisher, Ros2QosPolicies
 from dora.ros2 import InterfaceLibrary
-from dora.ros2.api.clock import NodeClock
+from dora.ros2.api.clock import NodeClock, stamp_of
 from dora.ros2.message_queue import MessageCounters, MessageQueue
 
 if TYPE_CHECKING:
@@ -63,6 +63,19 @@ def test_a_simulated_time_begins_at_zero_and_is_the_last_one_that_came() -> None
     assert clock.time_ns() > 1_700_000_000 * 10**9
     clock.follow(True)
     assert clock.time_ns() == 0
+
+
+def test_a_time_with_a_second_of_nanoseconds_is_malformed_and_the_last_one_stays() -> None:
+    subscription: Any = Subscription()
+    clock = NodeClock(lambda: (subscription, CLOCK))
+    clock.follow(True)
+    subscription.say(1000)
+    assert clock.time_ns() == 1000 * 10**9 + 5
+    subscription.put(CLOCK.encode({"clock": {"sec": 2**31 - 1, "nanosec": 2**32 - 1}}))
+    assert clock.time_ns() == 1000 * 10**9 + 5
+    assert subscription.counters.malformed == 1
+    subscription.put(CLOCK.encode({"clock": {"sec": 2**31 - 1, "nanosec": 10**9 - 1}}))
+    assert stamp_of(clock.time_ns()) == {"sec": 2**31 - 1, "nanosec": 10**9 - 1}
 
 
 def publish_until(publisher: Ros2Publisher, seconds: int, node: Any) -> None:

@@ -21,11 +21,14 @@ from dora.ros2.api.reports import DroppedMessages
 from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
 from dora.ros2.bridge import actions, services
 from dora.ros2.bridge.actions import MAX_OPEN as MAX_GOALS
-from dora.ros2.bridge.actions import CalledAction
+from dora.ros2.bridge.actions import CalledAction, ServedAction
+from dora.ros2.bridge.run import EngineFailures, Losses
 from dora.ros2.bridge.services import MAX_OPEN, CalledService, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
 from dora.ros2.engine import RequestId, ServiceRequest
 from dora.ros2.message_queue import MessageCounters, MessageQueue
+from dora.transport.board import WORDS
+from dora.wire.counters import ROS2_LOST
 
 LIBRARY = InterfaceLibrary(prefixes=[], distribution="kilted")
 IMAGE = LIBRARY.message("sensor_msgs/Image")
@@ -529,6 +532,129 @@ def test_goals_of_a_server_that_has_gone_end_and_make_room(clock: Clock) -> None
     assert called.due() == clock.now + RESULT_TIMEOUT / 2
     called.handle(event("goal", pa.array([{"order": 1}]), goal_id="next"))
     assert len(called._open) == 2
+
+
+def test_a_goal_with_the_id_of_an_open_one_is_left_out() -> None:
+    node, server = DoraSide(), FarServer()
+    called = fibonacci(node, server)
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    called.handle(event("goal", pa.array([{"order": 2}]), goal_id="mine"))
+    assert node.warnings == ["action /fibonacci has an open goal mine; another one with its id is left out"]
+    server.accepts.set()
+    deliver_next(called)
+    wait_until(lambda: "ros-1" in server.results, "the question for the result")
+    server.results["ros-1"].set_exception(CallFailed("the server has gone"))
+    deliver_next(called)
+    assert [metadata["error"] for _, _, metadata in node.sent] == ["the server has gone"]
+    called.handle(event("goal", pa.array([{"order": 3}]), goal_id="mine"))
+    assert list(called._open) == ["mine"]
+
+
+def test_a_late_result_does_not_end_the_next_goal_of_its_id() -> None:
+    node, server = DoraSide(), FarServer()
+    called = fibonacci(node, server)
+    server.accepts.set()
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    deliver_next(called)
+    late: Future[bytes] = server.request_result("ros-0")
+    late.set_exception(CallFailed("too late"))
+    called._result("mine", "ros-0", late)
+    assert list(server.results) == ["ros-1"]
+    assert (list(called._open), node.sent) == (["mine"], [])
+
+
+@pytest.mark.parametrize("odd", [["mine"], {"a": 1}, 5, b"mine"], ids=str)
+def test_an_id_that_is_no_text_counts_as_none(odd: Any) -> None:
+    node, server = DoraSide(), FarServer()
+    called = fibonacci(node, server)
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id=odd))
+    called.handle(event("cancel", pa.array([], pa.uint8()), goal_id=odd))
+    assert list(called._open) == ["goal-1"]
+    assert node.warnings == ["action /fibonacci has no open goal  to cancel"]
+    server.accepts.set()
+    side: Any = DoraSide()
+    engine: Any = Callers()
+    lamp = Ros2ServiceServer(engine, SET_BOOL, DroppedMessages("the server of /lamp", side.log_warn))
+    ports = {"request": "request", "response": "response"}
+    served = ServedService(side, side.ros, Ros2BlockCalls("/lamp", SET_BOOL.name, "server", ports), lamp)
+    served.handle(event("response", pa.array([{"success": True}]), request_id=odd))
+    assert side.warnings[0].endswith("a response on input `response` belongs to no open request")
+
+
+def test_a_goal_that_the_client_cannot_send_ends() -> None:
+    node, server = DoraSide(), FarServer()
+
+    def send_goal(value: Any) -> str:  # noqa: ARG001
+        raise ZeroDivisionError("a bug")
+
+    server.send_goal = send_goal  # type: ignore[method-assign]
+    called = fibonacci(node, server)
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    deliver_next(called)
+    assert called._open == {}
+    assert [metadata["error"] for _, _, metadata in node.sent] == ["a bug"]
+
+
+class ActionServer:
+    """A server of an action, which checks results."""
+
+    type = FIBONACCI
+
+    def __init__(self) -> None:
+        self.results: list[tuple[str, Any, str | None]] = []
+
+    def send_result(self, goal_id: str, result: Any, status: str | None) -> None:
+        self.type.result.encode(result)
+        if goal_id != "open":
+            raise TransportError(f"there is no open goal {goal_id}")
+        self.results.append((goal_id, result, status))
+
+    def send_feedback(self, goal_id: str, feedback: Any) -> None:
+        self.type.feedback.encode(feedback)
+        raise TransportError(f"there is no open goal {goal_id}")
+
+
+def test_a_goal_whose_result_does_not_fit_is_aborted() -> None:
+    node = DoraSide()
+    side: Any = node
+    server: Any = ActionServer()
+    ports = {"goal": "goal", "feedback": "feedback", "result": "result"}
+    calls = Ros2BlockCalls("/fibonacci", FIBONACCI.name, "server", ports)
+    served = ServedAction(side, side.ros, calls, server)
+    served.handle(event("feedback", pa.array([{"wrong": 1}]), goal_id="open"))
+    assert server.results == []
+    served.handle(event("result", pa.array([{"wrong": 1}]), goal_id="open", goal_status="succeeded"))
+    assert server.results == [("open", {}, "aborted")]
+    assert len(node.lost) == 2
+    served.handle(event("result", pa.array([{"wrong": 1}]), goal_id="ended"))
+    served.handle(event("result", pa.array([], pa.null()), goal_id=["open"]))
+    served.handle(event("result", pa.array([], pa.null()), goal_id="open", goal_status=["odd"]))
+    assert server.results[1:] == [("open", {}, "aborted")]
+
+
+def test_an_engine_that_has_ended_is_told_in_the_thread_of_the_node() -> None:
+    rung: list[int] = []
+    failures = EngineFailures()
+    failures.set_on_message(lambda: rung.append(1))
+    assert failures.next(0) is None
+    failures.add(TransportError("the process 5, which has rclpy, has ended"))
+    assert rung == [1]
+    deliver = failures.next(0)
+    assert deliver is not None
+    with pytest.raises(TransportError, match="the process 5, which has rclpy, has ended"):
+        deliver()
+    assert failures.next(0) is None
+
+
+def test_losses_beyond_the_room_on_the_board_keep_the_highest_number() -> None:
+    words = memoryview(bytearray(WORDS * 8)).cast("Q")
+    node: Any = SimpleNamespace(
+        _session=SimpleNamespace(board=SimpleNamespace(words=words)), _config=SimpleNamespace(node_slot=0)
+    )
+    losses = Losses(node)
+    for _ in range(3):
+        losses.add(2**63 - 1)
+    assert words[ROS2_LOST.word] == 2**64 - 1
 
 
 def test_feedback_of_a_goal_whose_result_has_failed_does_nothing() -> None:

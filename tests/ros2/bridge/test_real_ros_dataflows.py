@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from flow_peer import connect, peer_of
@@ -227,3 +230,31 @@ def test_actions_go_both_ways_with_cancellation(
     assert peer.fibonacci_goal(action="/ours", order=2) == [4, [2, 2], [[2]]]
     assert peer.fibonacci_goal(action="/ours", order=1000, cancel=True) == [5, [1], [[1000]]]
     flow.stop()
+
+
+def test_a_node_whose_rclpy_process_has_died_is_restarted(
+    rclpy_flow: RosFlow, request: pytest.FixtureRequest
+) -> None:
+    rclpy_flow.ros2(
+        "from_ros",
+        STRING,
+        outputs=["text"],
+        restart_policy="on-failure",
+    )
+    rclpy_flow.node("listener", LISTENER, inputs={"text": "from_ros/text"})
+    rclpy_flow.start()
+    peer = peer_of(rclpy_flow, request)
+    peer.publisher(topic="/chatter")
+    connect(peer, "/chatter", rclpy_flow)
+    peer.publish(topic="/chatter", texts=["one"])
+    wait_until(lambda: heard_after_begin(rclpy_flow) == ["one"], rclpy_flow.log)
+    bridge = rclpy_flow.pid_of("from_ros")
+    (server,) = Path(f"/proc/{bridge}/task/{bridge}/children").read_text().split()
+    os.kill(int(server), signal.SIGKILL)
+    rclpy_flow.wait_for_log(f"the process {server}, which has rclpy, has ended")
+    (rclpy_flow.folder / "heard").write_text("")
+    connect(peer, "/chatter", rclpy_flow)
+    assert rclpy_flow.pid_of("from_ros") != bridge
+    peer.publish(topic="/chatter", texts=["two"])
+    wait_until(lambda: heard_after_begin(rclpy_flow)[-1:] == ["two"], rclpy_flow.log)
+    rclpy_flow.stop()

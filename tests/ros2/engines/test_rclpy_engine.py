@@ -134,3 +134,17 @@ def test_messages_that_rclpy_has_lost_are_counted(engine: Meeting) -> None:
         return counters.lost > 0 and counters.received + counters.lost > 200
 
     wait_until(told, lambda: f"losses: {counters}")
+
+
+def test_the_end_of_the_process_is_told_and_a_close_is_not(engine: Meeting) -> None:
+    closed, killed = engine.open(), engine.open()
+    told: list[str] = []
+    for context in (closed, killed):
+        context.set_on_failure(lambda error: told.append(str(error)))
+    closed.close()
+    os.kill(killed.process.pid, signal.SIGKILL)
+    reason = f"the process {killed.process.pid}, which has rclpy, has ended"
+    wait_until(lambda: told, "the end of the process")
+    assert told == [reason]
+    killed.set_on_failure(lambda error: told.append(str(error)))  # one that comes late
+    assert told == [reason] * 2

@@ -62,6 +62,12 @@ def test_gaps_are_counted_for_each_publisher() -> None:
     assert [gaps.missing(*item) for item in numbers] == [0, 0, 0, 2, 0, 0, 0]
 
 
+def test_a_publisher_whose_number_jumps_far_has_begun_to_count_anew() -> None:
+    gaps = SequenceGaps()
+    numbers = [0, 2**63 - 2, 2**63 - 1, 3, 5, 5 + 2**31, 4 + 2**32]
+    assert [gaps.missing(b"a", number) for number in numbers] == [0, 0, 0, 0, 1, 0, 2**31 - 2]
+
+
 def test_publishers_that_come_and_go_take_no_memory() -> None:
     gaps = SequenceGaps()
     for number in range(5000):

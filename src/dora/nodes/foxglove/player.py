@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from threading import Condition
@@ -12,11 +13,13 @@ from foxglove.websocket import PlaybackCommand, PlaybackControlRequest, Playback
 from dora.errors import DoraError
 from dora.nodes.foxglove.channels import ChannelMap
 from dora.nodes.foxglove.server import FoxgloveServer
+from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.recording import RecordedMessage, Recording
 
 _TURN_NS: Final = 50_000_000  # of the recording, at most, between two looks at the controls
 _MOMENT_NS: Final = 500_000_000  # before a jump's time, in which the newest messages show the moment
 _SPEEDS: Final = (0.01, 100.0)
+log: Final = logging.getLogger("dora.nodes.foxglove")
 
 
 class RecordingPlayer:
@@ -33,6 +36,7 @@ class RecordingPlayer:
         self._speed = 1.0
         self._now = self._begin
         self._jumped = True  # `messages` begins at another time
+        self._unreadable: set[str] = set()  # topics with a message that was left out
         self.server = FoxgloveServer(name, address, play=self._control, times=(self._begin, self._end))
         self._channels = ChannelMap(self.server.context)
 
@@ -40,7 +44,7 @@ class RecordingPlayer:
         """Play for ever; ``KeyboardInterrupt`` ends it."""
         for topic in self._recording.topics:  # so that clients know all topics from the start
             for first in self._recording.messages([topic]):
-                self._channels.show(topic, first.message)
+                self._show(first)
                 break
         messages: Iterator[RecordedMessage] = iter(())
         waiting: RecordedMessage | None = None
@@ -64,7 +68,7 @@ class RecordingPlayer:
                     break
                 if waiting.time_ns > target:
                     break
-                self._channels.show(waiting.topic, waiting.message)
+                self._show(waiting)
                 waiting = None
             self._advance(at, target, ended or target == self._end)
             pause = (target - at) / 1e9 / speed - (time.monotonic() - begun)
@@ -75,8 +79,20 @@ class RecordingPlayer:
     def _show_moment(self, at: int) -> None:
         """Show the newest message of each topic up to a time: a player that stands still shows it, too."""
         newest = {each.topic: each for each in self._recording.messages(None, at - _MOMENT_NS, at + 1)}
-        for topic, message in newest.items():
-            self._channels.show(topic, message.message)
+        for message in newest.values():
+            self._show(message)
+
+    def _show(self, recorded: RecordedMessage) -> None:
+        """Show a message, unless it cannot be read; the first one of a topic is a warning."""
+        try:
+            message = recorded.message
+        except NotARecording as error:
+            if recorded.topic not in self._unreadable:
+                self._unreadable.add(recorded.topic)
+                log.warning("left out: %s", error)
+                self.server.warn(str(error))
+            return
+        self._channels.show(recorded.topic, message)
 
     def close(self) -> None:
         """Close the connections to all clients."""

@@ -41,6 +41,7 @@ class SetParameters(NamedTuple):
 
 
 ClientRequest = Published | SetParameters
+_INT64: Final = 1 << 63
 _MOST_WAITING: Final = 1000  # messages that clients have published, and that no node has sent
 
 
@@ -207,7 +208,28 @@ class FoxgloveServer(ServerListener):
 
 
 def _parameters(values: Mapping[str, Any]) -> list[Parameter]:
-    return [Parameter(name, value=value) for name, value in values.items()]
+    """Return parameters of Foxglove; one that Foxglove has no form for is its JSON as a text."""
+    found = []
+    for name, value in values.items():
+        try:
+            if _has_large_number(value):
+                raise OverflowError
+            found.append(Parameter(name, value=value))
+        except (TypeError, ValueError, OverflowError):  # such as a null in a list
+            found.append(Parameter(name, value=json.dumps(value, default=str)))
+    return found
+
+
+def _has_large_number(value: Any) -> bool:
+    """Return whether a value has an int beyond 64 bits, of which Foxglove would make a float."""
+    match value:
+        case int():
+            return not -_INT64 <= value < _INT64
+        case list() | tuple():
+            return any(map(_has_large_number, value))
+        case dict():
+            return any(map(_has_large_number, value.values()))
+    return False
 
 
 def array_of(published: Published) -> pa.Array[Any]:
@@ -222,6 +244,6 @@ def array_of(published: Published) -> pa.Array[Any]:
         if isinstance(found, dict) and found.keys() == {"values"}:
             text = json.dumps(found["values"])
         array: pa.Array[Any] = parse_data(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DoraError(f"a message for `{published.topic}` cannot be sent: {error}") from None
     return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from dora.ros2.engine import RequestId, RosNode, ServiceServer
     from dora.ros2.qos import Qos
     from dora.ros2.types.message_type import ServiceType
+
+_log = logging.getLogger("dora.ros2")
 
 Answer = Callable[["RequestId", Any], dict[str, Any] | None]
 """Gets a request, as a struct array of one row; returns the response, or None if it comes later."""
@@ -59,8 +62,18 @@ class AnswerThread:
                     response = answer(request.id, type.request.decode(request.data))
                     if response is not None:
                         server.send_response(request.id, type.response.encode(response))
-                except MalformedMessage as error:
-                    server.counters.malformed += 1
-                    self._dropped.add(str(error))
                 except TransportError as error:  # this client has gone; others come
                     self._dropped.add(str(error))
+                except MalformedMessage as error:
+                    server.counters.malformed += 1
+                    self._give_up(server, request.id, str(error))
+                except Exception as error:  # noqa: BLE001  # other clients get their answers from this thread
+                    _log.exception("a request of %s cannot be answered", server.service)
+                    self._give_up(server, request.id, str(error))
+
+    def _give_up(self, server: ServiceServer, request: RequestId, reason: str) -> None:
+        self._dropped.add(reason)
+        try:
+            server.forget(request)
+        except TransportError:
+            pass  # the engine has ended

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CLOCK_TOPIC: Final = "/clock"
 CLOCK_TYPE: Final = "rosgraph_msgs/msg/Clock"
 CLOCK: Final = Qos(reliability=Reliability.BEST_EFFORT, depth=1)  # as in rclcpp
+_SECOND: Final = 1_000_000_000
 
 
 def stamp_of(time_ns: int) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def stamp_of(time_ns: int) -> dict[str, Any]:
     >>> stamp_of(1_500_000_000)
     {'sec': 1, 'nanosec': 500000000}
     """
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    seconds, nanoseconds = divmod(time_ns, _SECOND)
     return {"sec": seconds, "nanosec": nanoseconds}
 
 
@@ -33,6 +34,8 @@ class NodeClock:
     """Tells the time of a node, from any thread.
 
     Of the messages on `/clock` only the last one matters, so it is read when somebody asks for the time.
+    A message with a whole second or more in its nanoseconds counts as malformed: its time may fit into no
+    stamp.
     """
 
     def __init__(self, subscribe: Callable[[], tuple[RosSubscription, MessageType]]) -> None:
@@ -66,5 +69,8 @@ class NodeClock:
                     subscription.counters.malformed += 1
                     continue
                 time_of = found["clock"]
-                self._last = time_of["sec"] * 1_000_000_000 + time_of["nanosec"]
+                if time_of["nanosec"] >= _SECOND:
+                    subscription.counters.malformed += 1
+                    continue
+                self._last = time_of["sec"] * _SECOND + time_of["nanosec"]
             return self._last

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 from weakref import WeakSet
 
-from dora.errors import CallTimedOut, ConnectError
+from dora.errors import CallTimedOut, ConnectError, TransportError
 from dora.ros2.api.actions import Ros2ActionClient, Ros2ActionServer
 from dora.ros2.api.clock import CLOCK, CLOCK_TOPIC, CLOCK_TYPE, NodeClock
 from dora.ros2.api.parameters import ParameterValue, RosParameters
@@ -59,6 +59,7 @@ class Ros2Context:
         self._lock = threading.RLock()
         self._open: list[tuple[RosContext, MismatchWatch]] = []
         self._nodes: set[Ros2Node] = set()
+        self._on_failure: Callable[[TransportError], None] | None = None
         self._closed = False
 
     @property
@@ -110,9 +111,21 @@ class Ros2Context:
             transport = self._transport or Ros2Transport("")
             choice = choose(transport.kind or None, services=services)
             context = transport.open(choice, self.domain_id)
+            context.set_on_failure(self._on_failure)
             found = context, MismatchWatch(context)
             self._open.append(found)
             return found
+
+    def set_on_failure(self, callback: Callable[[TransportError], None]) -> None:
+        """Set what any thread calls with the reason when an engine ends without `close`.
+
+        That is the process of rclpy. The callback is called at once if it has ended already.
+        """
+        with self._lock:
+            self._on_failure = callback
+            opened = [context for context, _ in self._open]
+        for context in opened:
+            context.set_on_failure(callback)
 
     def close(self) -> None:
         """Leave the domain, with all nodes; a second time it does nothing."""

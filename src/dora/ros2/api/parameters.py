@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from dora.errors import DoraError, TransportError
+from dora.errors import DoraError, TransportError, UnsupportedData
 from dora.ros2.api.answers import AnswerThread
 from dora.ros2.api.clock import stamp_of
 from dora.ros2.names import full_node_name
@@ -291,6 +291,7 @@ class _ParameterServer:
         self._parameters = parameters
         self._node = full_node_name(node.name, node.namespace)
         self._now = now
+        self._dropped = dropped
         self._event = library.message("rcl_interfaces/ParameterEvent")
         self._events: RosPublisher = node.create_publisher("/parameter_events", self._event, PARAMETERS)
         self._answers = AnswerThread(node, PARAMETERS, dropped)
@@ -317,6 +318,8 @@ class _ParameterServer:
             self._events.publish(self._event.encode(event))
         except TransportError:
             pass  # the node is about to close
+        except UnsupportedData as error:  # such as half of a surrogate pair in a text
+            self._dropped.add(str(error))
 
     def close(self) -> None:
         self._answers.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -62,17 +62,36 @@ class ServedAction:
 
     def handle(self, event: Input) -> None:
         metadata = event["metadata"]
-        goal_id = metadata.get(GOAL_ID, "")
+        goal_id = _goal_id(metadata)
+        is_result = event["id"] == self._ports["result"]
         try:
-            if event["id"] == self._ports["result"]:
+            if is_result:
                 status = "aborted" if metadata.get(ERROR) else metadata.get(GOAL_STATUS)
+                if not isinstance(status, str | None):
+                    status = "aborted"
                 # A goal without a result, such as one that was aborted, has the defaults of its type.
                 value: Any = event["value"] if len(event["value"]) else {}
                 self._server.send_result(goal_id, value, status)
             else:
                 self._server.send_feedback(goal_id, event["value"])
-        except (UnsupportedData, TransportError) as error:
+        except TransportError as error:
             self._dropped.add(str(error))
+        except UnsupportedData as error:
+            self._dropped.add(str(error))
+            if is_result:  # the node sends no other one, and the client waits
+                self._abort(goal_id)
+
+    def _abort(self, goal_id: str) -> None:
+        try:
+            self._server.send_result(goal_id, {}, "aborted")
+        except TransportError as error:
+            self._dropped.add(str(error))
+
+
+def _goal_id(metadata: Mapping[str, Any]) -> str:
+    """Return the id of the goal that a message belongs to; empty if it has none, or one that is no text."""
+    found = metadata.get(GOAL_ID)
+    return found if isinstance(found, str) else ""
 
 
 @dataclass
@@ -88,7 +107,8 @@ class CalledAction(Deliveries):
     """Sends goals of an input to a server of ROS, and feedback and results to outputs.
 
     Goals that cannot be sent end as ``aborted``, with `error` in the metadata of the result. So do goals
-    whose server is silent for `RESULT_TIMEOUT`: most engines do not tell that it has gone.
+    whose server is silent for `RESULT_TIMEOUT`: most engines do not tell that it has gone. A goal with the
+    id of one that has not ended is left out, with a warning: the result of one would end the other, too.
     """
 
     def __init__(
@@ -107,9 +127,12 @@ class CalledAction(Deliveries):
     def handle(self, event: Input) -> None:
         metadata = event["metadata"]
         if event["id"] == self._ports.get("cancel"):
-            self._cancel(metadata.get(GOAL_ID, ""))
+            self._cancel(_goal_id(metadata))
             return
-        key = metadata.get(GOAL_ID) or f"goal-{event.sequence}"
+        key = _goal_id(metadata) or f"goal-{event.sequence}"
+        if key in self._open:
+            self._warn(f"action {self._name} has an open goal {key}; another one with its id is left out")
+            return
         if len(self._open) >= MAX_OPEN:
             self._fail(key, f"{MAX_OPEN} goals have not ended yet")
             return
@@ -124,7 +147,7 @@ class CalledAction(Deliveries):
                 self.put(partial(self._fail, key, "the server refuses the goal"))
                 return
             future = self._client.request_result(goal_id)
-        except DoraError as error:
+        except Exception as error:  # noqa: BLE001  # else the goal would never end, and keep its place
             self.put(partial(self._fail, key, str(error)))
             return
         self.put(partial(self._accepted, key, goal_id))
@@ -132,7 +155,9 @@ class CalledAction(Deliveries):
         future.add_done_callback(lambda done: self.put(partial(self._result, key, goal_id, done)))
 
     def _accepted(self, key: str, goal_id: str) -> None:
-        goal = self._open[key]
+        goal = self._open.get(key)
+        if goal is None:
+            return  # it has ended
         goal.ros_id, goal.deadline = goal_id, time.monotonic() + RESULT_TIMEOUT
         if goal.is_canceled:
             self._cancel(key)
@@ -157,8 +182,8 @@ class CalledAction(Deliveries):
 
     def _feedback(self, key: str, goal_id: str) -> None:
         output, goal = self._ports.get("feedback"), self._open.get(key)
-        if goal is None:
-            return  # it has ended
+        if goal is None or goal.ros_id != goal_id:
+            return  # it has ended, and another one may have its id
         while (found := self._client.take_feedback(goal_id, 0)) is not None:
             goal.deadline = time.monotonic() + RESULT_TIMEOUT
             if output is not None:
@@ -168,6 +193,10 @@ class CalledAction(Deliveries):
     def _result(self, key: str, goal_id: str, future: Future[bytes]) -> None:
         if future.cancelled():
             return  # it was given up
+        goal = self._open.get(key)
+        if goal is None or goal.ros_id != goal_id:
+            self._client.forget(goal_id)
+            return  # it has ended, and another one may have its id
         self._feedback(key, goal_id)
         try:
             status, result = self._client.read_result(goal_id, future.result(0))

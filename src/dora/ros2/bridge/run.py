@@ -7,10 +7,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from functools import partial
+from typing import Final, Protocol
 
 from dora.dataflow.ros2 import Ros2Block, Ros2BlockCalls, Ros2BlockTopic
-from dora.errors import ConnectError
+from dora.errors import ConnectError, TransportError
 from dora.node.events import Input, ParamDeleted, ParamUpdate
 from dora.node.external import External
 from dora.node.node import Node
@@ -23,8 +24,11 @@ from dora.ros2.bridge.parameters import BridgeParameters
 from dora.ros2.bridge.qualities import calls_qos, publisher_qos, subscription_qos
 from dora.ros2.bridge.services import CalledService, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
+from dora.ros2.message_queue import Delivery
 from dora.transport.board import WORDS
 from dora.wire.counters import ROS2_LOST
+
+_HIGHEST: Final = (1 << 64) - 1  # in a word of the board
 
 Handler = Callable[[Input], None]
 
@@ -42,8 +46,8 @@ class Timed(Protocol):
 def run(block: Ros2Block) -> None:
     """Carry messages until the dataflow ends.
 
-    Raises `ConnectError` if the engine does not get to the others, `TypeNotFound`, and ``ValueError`` for a
-    name that ROS does not have.
+    Raises `ConnectError` if the engine does not get to the others, `TransportError` if the engine ends
+    before the dataflow, `TypeNotFound`, and ``ValueError`` for a name that ROS does not have.
     """
     context = open_context(block)
     failure = None
@@ -63,6 +67,9 @@ def run(block: Ros2Block) -> None:
         options = Ros2NodeOptions(rosout=True)
         ros_node = context.new_node(block.name_of(node.id), block.namespace, options, parameters.ros)
         ros_node.on_loss = Losses(node).add
+        failures = EngineFailures()
+        node.merge_external_events(failures)
+        context.set_on_failure(failures.add)
         BridgeNode(node, ros_node, block, parameters).run()
 
 
@@ -172,6 +179,39 @@ class BridgeNode:
         return max(min(times) - time.monotonic(), 0.0) if times else None
 
 
+class EngineFailures:
+    """Raises in the thread of the node that an engine has ended: only a new process gets another one.
+
+    A source of external events of the node, without a lock: the node looks into it at each event.
+    """
+
+    def __init__(self) -> None:
+        self._failure: TransportError | None = None
+        self._wake: Callable[[], None] | None = None
+
+    def add(self, error: TransportError) -> None:
+        """Take the reason, from any thread."""
+        self._failure = error
+        if self._wake is not None:
+            self._wake()
+
+    def next(self, timeout: float | None = None) -> Delivery | None:  # noqa: ARG002
+        """Return what raises the reason, or None. It does not wait."""
+        if self._failure is None:
+            return None
+        failure, self._failure = self._failure, None
+        return partial(_raise, failure)
+
+    def set_on_message(self, callback: Callable[[], None] | None) -> None:
+        self._wake = callback
+        if callback is not None and self._failure is not None:
+            callback()
+
+
+def _raise(error: TransportError) -> None:
+    raise error
+
+
 class Losses:
     """Counts on the board what the node has lost. Any thread may add."""
 
@@ -181,9 +221,9 @@ class Losses:
         self._lock = threading.Lock()  # to read and add is not one step
 
     def add(self, count: int) -> None:
-        """Count messages."""
+        """Count messages; the highest number that the board has room for stays."""
         with self._lock:
-            self._words[self._word] += count
+            self._words[self._word] = min(self._words[self._word] + count, _HIGHEST)
 
 
 class _LogOfNode(logging.Handler):

@@ -64,7 +64,7 @@ class ServedService:
     def handle(self, event: Input) -> None:
         metadata = event["metadata"]
         request_id = metadata.get(REQUEST_ID) or next(iter(self._open), "")
-        found = self._open.pop(request_id, None)
+        found = self._open.pop(request_id, None) if isinstance(request_id, str) else None
         if found is None:
             self._dropped.add(f"a response on input `{self._input}` belongs to no open request")
             return

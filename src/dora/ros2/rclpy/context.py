@@ -70,12 +70,14 @@ class RclpyContext(RosContext):
         self.graph.replace(nodes, endpoints)
 
     def _on_end(self) -> None:
-        if not self._closed:
-            pid = self.process.pid
-            _log.error(f"the process {pid}, which has rclpy, has ended; this context gets no more messages")
+        reason = "" if self._closed else f"the process {self.process.pid}, which has rclpy, has ended"
+        if reason:
+            _log.error(f"{reason}; this context gets no more messages")
         for endpoint in list(self.endpoints.values()):
             endpoint.wake()
         self.graph.close()
+        if reason:
+            self._fail(reason)
 
     def _make_node(self, node: NodeName) -> RclpyNode:
         return RclpyNode(self, node)

@@ -55,7 +55,8 @@ class Encoder:
 
     def _columns(self, value: Any) -> list[Any]:
         if isinstance(value, pa.StructScalar):
-            value = value.as_py()
+            # Not `as_py`: Python has no form for some values, such as times of nanoseconds.
+            value = pa.array([value], value.type) if value.is_valid else None
         if isinstance(value, Mapping):
             return self._gatherer.from_rows([value], _here)
         if isinstance(value, pa.RecordBatch):

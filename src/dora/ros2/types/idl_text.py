@@ -50,6 +50,12 @@ _WORDS: Final = {word for words in _BASE for word in words}
 _NOT_SENT: Final = ("wchar", "any", "fixed", "map", "union", "enum", "bitmask", "bitset", "valuetype")
 
 
+_UNREADABLE: Final = (
+    *(ValueError, IndexError, SyntaxError, TypeError),
+    *(OverflowError, MemoryError, RecursionError),  # of the value of a default
+)
+
+
 def read_idl(text: str, file: str) -> list[MessageDefinition]:
     """Return all structs of an IDL text, with their constants; ``file`` is for errors.
 
@@ -57,7 +63,7 @@ def read_idl(text: str, file: str) -> list[MessageDefinition]:
     """
     try:
         return _IdlReader(text).read()
-    except (ValueError, IndexError, SyntaxError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise DefinitionError(f"{file} cannot be read: {error}") from None
 
 

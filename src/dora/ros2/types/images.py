@@ -5,6 +5,7 @@ Published nodes, the page, Rerun and recordings know this form.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,17 +30,18 @@ _FROM_ROS: Final = {
 }
 _TO_ROS: Final = {"yuyv": "yuv422_yuy2"}
 
-# Bytes of a pixel.
+# Bytes of a pixel, besides the encodings of OpenCV: 8 to 64 bits, their kind, and the number of channels.
+_OPENCV: Final = re.compile(r"(8|16|32|64)[USF]C(\d{1,4})", re.ASCII)
 _PIXELS: Final = {
-    **dict.fromkeys(("mono8", "8SC1"), 1),
-    **dict.fromkeys(("mono16", "16SC1", "yuyv", "yuv422"), 2),
+    "mono8": 1,
+    **dict.fromkeys(("mono16", "yuyv", "yuv422"), 2),
     **dict.fromkeys(("rgb8", "bgr8"), 3),
-    **dict.fromkeys(("rgba8", "bgra8", "32FC1", "32SC1"), 4),
+    **dict.fromkeys(("rgba8", "bgra8"), 4),
     **dict.fromkeys(("rgb16", "bgr16"), 6),
-    **dict.fromkeys(("rgba16", "bgra16", "64FC1"), 8),
+    **dict.fromkeys(("rgba16", "bgra16"), 8),
     **{f"bayer_{order}{bits}": bits // 8 for order in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)},
 }
-_WIDE: Final = {"mono16", "16SC1", "rgb16", "bgr16", "rgba16", "bgra16"} | {
+_WIDE: Final = {"mono16", "rgb16", "bgr16", "rgba16", "bgra16"} | {  # values of two bytes
     name for name in _PIXELS if name.endswith("16") and name.startswith("bayer")
 }
 _FILES: Final = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
@@ -49,12 +51,12 @@ def image_of(message: pa.StructArray) -> tuple[pa.Array[Any], dict[str, Any]]:
     """Return the pixels of an ``Image``, or the file in a ``CompressedImage``, and its metadata.
 
     ``message`` is what `MessageType.decode` returns. The pixels are a flat ``uint8`` array: not a copy,
-    unless rows have bytes at their end that are no pixels, or values of 16 bits are big-endian. The
+    unless rows have bytes at their end that are no pixels, or values of several bytes are big-endian. The
     metadata has ``encoding``, and of an ``Image`` also ``width`` and ``height``. ``8UC3`` becomes ``bgr8``,
     ``8UC1`` ``mono8``, ``16UC1`` ``mono16``, ``yuv422_yuy2`` ``yuyv``; other encodings keep their name. Of
     a ``CompressedImage`` it is ``jpeg`` or ``png``.
 
-    Raises `MalformedMessage` if there are fewer bytes than rows, or half a value of 16 bits.
+    Raises `MalformedMessage` if there are fewer bytes than rows, or a part of a value.
     """
     data: Any = message.field("data").values  # type: ignore[attr-defined]
     if message.type.get_field_index("format") >= 0:
@@ -71,7 +73,7 @@ def image_of(message: pa.StructArray) -> tuple[pa.Array[Any], dict[str, Any]]:
             f"a received message is no image: {height} rows of {step} bytes need {step * height} bytes, "
             f"it has {len(data)}"
         )
-    row = width * _PIXELS.get(encoding, 0)
+    row = width * _pixel(encoding)
     if row > step and height:
         raise MalformedMessage(
             f"a received message is no image: {width} pixels of {encoding} need {row} bytes, "
@@ -82,14 +84,32 @@ def image_of(message: pa.StructArray) -> tuple[pa.Array[Any], dict[str, Any]]:
         data = _array(rows[:, :row].reshape(-1))
     elif len(data) > step * height:
         data = data.slice(0, step * height)
-    if values["is_bigendian"] and encoding in _WIDE:
-        if len(data) % 2:
+    if values["is_bigendian"] and (size := _value_size(encoding)) > 1:
+        if len(data) % size:
             raise MalformedMessage(
-                f"a received message is no image: {encoding} has values of 2 bytes, "
+                f"a received message is no image: {encoding} has values of {size} bytes, "
                 f"but there are {len(data)}"
             )
-        data = _array(data.to_numpy().view(">u2").astype("<u2").view("u1"))
+        data = _array(data.to_numpy().view(f">u{size}").astype(f"<u{size}").view("u1"))
     return data, metadata
+
+
+def _pixel(encoding: str) -> int:
+    """Return the bytes of a pixel, 0 if they are not known.
+
+    >>> _pixel("rgb8"), _pixel("32FC2"), _pixel("jpeg")
+    (3, 8, 0)
+    """
+    if found := _OPENCV.fullmatch(encoding):
+        return int(found[1]) // 8 * int(found[2])
+    return _PIXELS.get(encoding, 0)
+
+
+def _value_size(encoding: str) -> int:
+    """Return the bytes of a value of a pixel, 1 if they are not known."""
+    if found := _OPENCV.fullmatch(encoding):
+        return int(found[1]) // 8
+    return 2 if encoding in _WIDE else 1
 
 
 def image_message(
@@ -124,7 +144,7 @@ def image_message(
         size.append(value)
     width, height = size
     step = len(pixels) // height if height else 0
-    wanted = width * _PIXELS.get(encoding, 0) or step
+    wanted = width * _pixel(encoding) or step
     if wanted * height != len(pixels):
         expected = f"{wanted * height} bytes for {width} × {height} pixels of {encoding}"
         raise ValueMismatch(IMAGE, "data", expected, f"{len(pixels)} bytes")

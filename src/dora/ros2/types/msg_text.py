@@ -155,7 +155,10 @@ def read_value(text: str, kind: MessageFieldType) -> Value:
     if kind.kind in FLOATS:
         return float(text)
     low, high = INTEGERS[kind.kind]
-    number = int(text, 0)
+    try:
+        number = int(text)  # ROS takes leading zeros, which `int(text, 0)` refuses
+    except ValueError:
+        number = int(text, 0)
     if not low <= number <= high:
         raise ValueError(f"{number} does not fit into {kind.kind}")
     return number

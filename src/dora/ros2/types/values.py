@@ -210,7 +210,9 @@ class Gatherer:
         return full if index < 0 else f"{full}[{index}]"
 
     def _texts(self, item: TextList, value: Any, place: Place, row: int) -> list[str]:
-        if isinstance(value, pa.Array | np.ndarray):
+        if isinstance(value, pa.Array):
+            value = self._listed(value, _join(place(row), item.path), "a list of strings")
+        elif isinstance(value, np.ndarray):
             value = value.tolist()
         if not isinstance(value, list | tuple):
             raise self._fault(_join(place(row), item.path), "a list of strings", value)
@@ -304,7 +306,9 @@ class Gatherer:
         for row, value in enumerate(column):
             if value is None:
                 value = [None] * item.count
-            elif isinstance(value, pa.Array | np.ndarray):
+            elif isinstance(value, pa.Array):
+                value = self._listed(value, _join(place(row), item.path), "a list of messages")
+            elif isinstance(value, np.ndarray):
                 value = value.tolist()
             if not isinstance(value, list | tuple):
                 raise self._fault(_join(place(row), item.path), "a list of messages", value)
@@ -355,7 +359,7 @@ class Gatherer:
             if child.children is not None:
                 self._take_struct(child, part, found, _join(path, child.name), place)
             elif child.leaf >= 0:
-                self._take_numbers(child, part, found[child.item])
+                self._take_numbers(child, part, found[child.item], place)
             else:
                 found[child.item] = self._take_column(child.item, part, place)
 
@@ -373,16 +377,35 @@ class Gatherer:
             raise self._fault(_join(place(0), path), "each field once", _Words(f"two fields {twice!r}"))
         return [children[name] for name in names]
 
-    @staticmethod
-    def _take_numbers(node: FieldNode, part: Array, rows: list[list[Any]]) -> None:
+    def _take_numbers(self, node: FieldNode, part: Array, rows: list[list[Any]], place: Place) -> None:
         leaf = node.leaf
-        for row, value in zip(rows, part.to_pylist(), strict=True):
+        try:
+            values = part.to_pylist()
+        except _NO_PYTHON_VALUE as error:
+            item: Any = self.layout.items[node.item]
+            expected = expected_number(item.leaves[leaf].kind)
+            raise self._unreadable(part, _join(place(0), item.leaves[leaf].path), expected, error) from None
+        for row, value in zip(rows, values, strict=True):
             row[leaf] = value
+
+    def _listed(self, array: Array, path: str, expected: str) -> list[Any]:
+        """Return the values of an Arrow array; raises `ValueMismatch` as `_unreadable` says."""
+        try:
+            found: list[Any] = array.to_pylist()
+        except _NO_PYTHON_VALUE as error:
+            raise self._unreadable(array, path, expected, error) from None
+        return found
+
+    def _unreadable(self, array: Array, path: str, expected: str, error: Exception) -> ValueMismatch:
+        """Return the error of values that Python has no form for: times of nanoseconds, far years, texts
+        that are not UTF-8."""
+        return self._fault(path, expected, _Words(f"{_shown(array)} that cannot be read: {error}"))
 
     def _take_column(self, number: int, part: Array, place: Place) -> Any:
         item = self.layout.items[number]
+        assert not isinstance(item, NumberGroup)
         if isinstance(item, TextItem) or pa.types.is_null(part.type):
-            return self._finish(number, part.to_pylist(), place)
+            return self._finish(number, self._listed(part, _join(place(0), item.path), "a string"), place)
         assert isinstance(item, ListItem)
         if part.null_count or not _is_list(part.type):
             if isinstance(item, NumberList) and _is_bytes(part.type):
@@ -396,7 +419,7 @@ class Gatherer:
         bounds = _bounds(part)
         values = part.values
         if isinstance(item, TextList):
-            texts = values.to_pylist()
+            texts = self._listed(values, _join(place(0), item.path), "a list of strings")
             return self._finish(number, [texts[start:end] for start, end in bounds], place)
         if isinstance(item, NumberList):
             if len(bounds) == 1:
@@ -490,6 +513,7 @@ def expected_number(kind: str) -> str:
     return f"{kind} ({limits[0]} to {limits[1]})" if limits else kind
 
 
+_NO_PYTHON_VALUE: Final = (ValueError, OverflowError, TypeError, LookupError, pa.ArrowException)
 _NOT_PACKED: Final = (struct.error, OverflowError, TypeError, ValueError)
 
 
