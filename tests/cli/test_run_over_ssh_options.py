@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import run_command
 
+from dora.cli import run_over_ssh
 from dora.cli.run_on_both import run_on_both
 from dora.cli.run_over_ssh import MarkedOutput
 from dora.cluster.ssh.environment import MachineFacts
@@ -128,3 +130,23 @@ def test_a_machine_that_is_this_one_needs_no_node_for_the_local_machine() -> Non
     unused: Any = None
     with pytest.raises(DoraError, match="localhost is this machine, so no node needs `machine: local`"):
         run_on_both(unused, Machine(id="localhost", host="localhost"), found, "", unused, unused)
+
+
+@pytest.mark.parametrize("fault", [OSError("it cannot be read"), ValueError("it is odd")])
+def test_hot_reload_goes_on_after_a_fault_and_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Exception
+) -> None:
+    copied = threading.Event()
+    looks = iter([fault])
+
+    def look(folder: str) -> dict[str, Any]:  # noqa: ARG001
+        for first in looks:
+            raise first
+        return {"a.py": (1, 1, 1)}
+
+    monkeypatch.setattr(run_over_ssh, "_LOOK_EVERY", 0.001)
+    monkeypatch.setattr(run_over_ssh, "scan_folder", look)
+    monkeypatch.setattr(run_over_ssh, "copy_folder", lambda *_: copied.set())
+    with run_over_ssh._keep_copied(Machine(id="r", host="r"), str(tmp_path), {}):
+        assert copied.wait(30)
+    assert f"warning: {fault}" in capsys.readouterr().err

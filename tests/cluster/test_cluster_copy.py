@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -140,14 +141,54 @@ def test_only_new_and_changed_files_are_sent() -> None:
     assert difference(here, there) == (["longer", "new"], ["gone"])
 
 
+class Interfering(Work):
+    """Something long that changes a file when its first part is done."""
+
+    def __init__(self, file: Path, size: int) -> None:
+        super().__init__()
+        self._file, self._size = file, size
+
+    def advance(self, number: int) -> None:
+        super().advance(number)
+        os.truncate(self._file, self._size)
+
+
 @pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
-def test_a_file_that_shrinks_during_the_copy_is_reported(tmp_path: Path) -> None:
-    write(tmp_path / "flow", a="a" * 100_000)
-    files = scan_folder(str(tmp_path / "flow"))
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [(1, "a file that has just changed; try again"), (2_000_000, "a: it has just changed; try again")],
+    ids=["shrinks", "grows"],
+)
+def test_a_file_that_changes_during_the_copy_is_reported(tmp_path: Path, size: int, says: str) -> None:
+    write(tmp_path / "flow", a="a" * 1_000_000)
+    work = Interfering(tmp_path / "flow" / "a", size)
+    with pytest.raises(MachineFault, match=says):
+        copy_folder(HERE, str(tmp_path / "flow"), scan_folder(str(tmp_path / "flow")), work)
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("local_ssh")
+def test_a_file_that_has_grown_since_the_look_at_its_folder_is_copied_whole(tmp_path: Path) -> None:
     write(tmp_path / "flow", a="a")
-    with pytest.raises(MachineFault, match="a file that has just changed; try again"):
-        copy_folder(HERE, str(tmp_path / "flow"), files)
+    files = scan_folder(str(tmp_path / "flow"))
+    write(tmp_path / "flow", a="a" * 1000)
+    copied = copy_folder(HERE, str(tmp_path / "flow"), files)
+    assert listing(copied.folder) == {"a": "a" * 1000}
+    assert copy_folder(HERE, str(tmp_path / "flow"), scan_folder(str(tmp_path / "flow"))).sent == 0
+
+
+def test_a_link_to_itself_is_left_out_like_a_link_to_nothing(tmp_path: Path) -> None:
+    write(tmp_path, flow="a")
+    (tmp_path / "itself").symlink_to("itself")
+    assert set(scan_folder(str(tmp_path))) == {"flow"}
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="all names there are in UTF-8")
+def test_a_name_that_is_not_in_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).touch()
+    with pytest.raises(DoraError, match=r"the name of .*caf\\xe9.txt is not in UTF-8"):
+        scan_folder(str(tmp_path))
 
 
 @pytest.mark.processes

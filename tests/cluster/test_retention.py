@@ -206,6 +206,16 @@ def test_a_copy_of_a_dataflow_stays_when_its_update_is_cut_off() -> None:
     assert (copy / "a").exists()
 
 
+def test_nothing_starts_in_a_copy_whose_update_was_cut_off() -> None:
+    copy = copied(a="1")
+    cut_off("flow", a="1", b="2" * 50_000)
+    with pytest.raises(DoraError, match="is not complete; start the dataflow again"):
+        retain("one", "left", HERE, [str(copy)])
+    assert retained_for("left", HERE) == () and [item.dataflows for item in copies()] == [[]]
+    copied(a="1")
+    retain("one", "left", HERE, [str(copy)])
+
+
 def test_a_copy_that_is_being_made_stays() -> None:
     copy = copied()
     age(copy)

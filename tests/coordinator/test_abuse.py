@@ -275,11 +275,19 @@ def test_a_silent_daemon_connection_is_closed(served: Serving, monkeypatch: pyte
     [
         (True, 60.0, None, "its daemon is gone"),
         (True, 0.0, None, "does not answer"),
-        (False, 0.0, None, "its daemon is gone"),
+        (False, 60.0, None, "its daemon is gone"),
+        (False, 0.0, None, "does not answer"),
         (True, 60.0, api.PING_UNANSWERED, "does not answer"),
         (True, 60.0, 1000, "its daemon is gone"),
     ],
-    ids=["killed", "after a silence", "on this machine", "was not answered", "ended"],
+    ids=[
+        "killed",
+        "after a silence",
+        "killed here",
+        "hung here",
+        "was not answered",
+        "ended",
+    ],
 )
 def test_a_daemon_behind_a_cut_is_not_reported_dead(
     served: Serving,

@@ -442,7 +442,7 @@ def _copy_changes(machine: Machine, folder: str, known: dict[str, Entry], ended:
                 copy_folder(machine, folder, now)
                 known, reported = now, ""
             seen = now
-        except DoraError as error:
+        except (DoraError, OSError, ValueError) as error:  # whatever it is, the next change may be copied
             if str(error) != reported and not ended.is_set():
                 reported = str(error)
                 _say(f"warning: {reported}")

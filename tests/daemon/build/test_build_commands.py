@@ -5,6 +5,7 @@ import os
 import sys
 
 import pytest
+from waiting import wait_until
 
 from dora.daemon.build import build as builds
 from dora.daemon.build.build import build_dataflow
@@ -159,6 +160,26 @@ def test_an_interrupted_build_ends_its_command(tmp_path):
         build_dataflow(dataflow(tmp_path, python(code)), interrupt)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="the processes of a build are found in /proc")
+def test_an_interrupted_build_ends_what_its_command_started(tmp_path):
+    pids = []
+
+    def interrupt(entry):
+        if entry.level == "stdout":
+            pids.append(int(entry.message))
+            raise KeyboardInterrupt
+
+    code = (
+        "import subprocess, sys; "
+        "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()']); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        build_dataflow(dataflow(tmp_path, python(code)), interrupt)
+    wait_until(lambda: not os.path.exists(f"/proc/{pids[0]}"), "the end of what the command started")
 
 
 def test_programs_beside_the_interpreter_are_found_last(tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import os
 import shutil
+import socket
 import stat
 import threading
 
@@ -137,6 +138,33 @@ def test_a_failed_download_is_reported_with_its_reason(flow, served):
         build(flow("http://127.0.0.1:1/gone.py"))
     with pytest.raises(BuildError, match="is not downloaded yet, and --offline forbids"):
         build(flow(f"{address}/gone.py"), offline=True)
+
+
+def test_a_download_that_breaks_off_leaves_no_file(flow):
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        peer, _ = listener.accept()
+        with peer:
+            peer.recv(4096)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nprint()\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    dataflow = flow(f"http://127.0.0.1:{listener.getsockname()[1]}/node.py")
+    with pytest.raises(BuildError, match="cannot be downloaded: it broke off after 8 of 100 bytes"):
+        build(dataflow)
+    thread.join()
+    listener.close()
+    assert os.listdir(os.path.join(dataflow.working_dir, os.path.dirname(dataflow.nodes[0].path))) == []
+
+
+@pytest.mark.parametrize("user", ["me:TOKEN", "TOKEN"])
+def test_the_password_of_a_download_is_not_shown(flow, user):
+    entries = []
+    with pytest.raises(BuildError, match="has a user, and dora logs in nowhere") as caught:
+        build_dataflow(flow(f"http://{user}@127.0.0.1:1/node.py"), entries.append)
+    assert "TOKEN" not in str(caught.value) + entries[0].message
 
 
 @pytest.mark.processes

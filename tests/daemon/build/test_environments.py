@@ -3,6 +3,7 @@
 import doctest
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -252,3 +253,34 @@ def test_a_folder_at_the_place_of_an_environment_stays(flow, tmp_path, kind):
     with pytest.raises(BuildError, match="exists and is no environment; move it elsewhere"):
         build(dataflow)
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+
+
+@needs_uv
+@pytest.mark.processes
+@pytest.mark.parametrize("step", ["solving", "installing"])
+def test_a_failed_rebuild_leaves_the_environment_before(flow, index, tmp_path, monkeypatch, step):
+    offer(index, "tool", "1.0")
+    folder, _ = build(flow("python: {requirements: [tool]}"))
+    [wheel] = index.glob("tool-*")
+    wheel.unlink()
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+    stamp = folder / "dora-environment"
+    stamp.write_text("of another version of dora\n")
+    if step == "solving":
+        shutil.rmtree(tmp_path / ".dora" / "python-locks")
+    with pytest.raises(BuildError, match="its packages cannot be had"):
+        build(flow("python: {requirements: [tool]}"), offline=True)
+    assert ask(folder, "import tool; print(tool.version)") == "1.0"
+    assert sorted(path.name for path in folder.parent.iterdir()) == [f".{folder.name}.lock", folder.name]
+
+
+@needs_uv
+@pytest.mark.processes
+def test_an_environment_whose_rebuild_was_killed_comes_back(flow, index):
+    offer(index, "tool", "1.0")
+    folder, _ = build(flow("python: {requirements: [tool]}"))
+    folder.rename(folder.parent / f".{folder.name}.before")
+    folder.mkdir()
+    (folder / "pyvenv.cfg").touch()
+    assert build(flow("python: {requirements: [tool]}")) == (folder, [])
+    assert ask(folder, "import tool; print(tool.version)") == "1.0"

@@ -1,5 +1,6 @@
 """Locks: the commits of nodes from repositories, written down and built again."""
 
+import doctest
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,10 @@ import sys
 import pytest
 import yaml
 
-from dora.daemon.build.lockfile import fingerprint
+from dora.daemon.build import addresses
+from dora.daemon.build.addresses import without_user
+from dora.daemon.build.lockfile import fingerprint, read_lock, write_lock
+from dora.daemon.build.session_file import GitCommit
 from dora.dataflow import parse
 
 pytestmark = [
@@ -162,3 +166,58 @@ def test_a_clone_at_another_commit_than_the_locked_one_is_not_used(repository, d
     subprocess.run(["git", "commit", "-q", "--allow-empty", "-m", "mine"], cwd=clone, check=True)
     told = dora("run", "--locked", status=1)
     assert f"the clone {clone} of node `n` is at commit" in told and "remove the folder" in told
+
+
+def test_a_clone_with_changed_files_is_not_used_for_a_lock(repository, dora):
+    repository("one")
+    dora("build", "--write-lockfile")
+    dora("build", "--locked")
+    session = yaml.safe_load((dora.folder / "out" / "arm.dora-session.yaml").read_text())
+    clone = session["local_build"]["node_working_dirs"]["n"]
+    with open(f"{clone}/made-by-a-build-command", "w"):
+        pass
+    dora("build", "--locked")
+    with open(f"{clone}/node.py", "a") as file:
+        file.write("print('changed')\n")
+    for command in ("build", "run"):
+        assert f"the clone {clone} of node `n` has changed files" in dora(command, "--locked", status=1)
+
+
+def test_a_password_in_an_address_is_kept_in_no_file(repository, dora, tmp_path):
+    repository("one")
+    address = "http://me:TOKEN@example.org/robot.git"
+    with open(tmp_path / "gitconfig", "a") as file:
+        file.write(f'[url "file://{tmp_path}/robot.git"]\ninsteadOf = {address}\n')
+    text = (dora.folder / "arm.yml").read_text().replace(f"{tmp_path}/robot.git", address)
+    (dora.folder / "arm.yml").write_text(text)
+    told = dora("build", "--write-lockfile") + dora("build", "--locked")
+    written = dora.lock.read_text() + (dora.folder / "out" / "arm.dora-session.yaml").read_text()
+    assert "TOKEN" not in told + written
+    assert written.count("repo: http://example.org/robot.git") == 2
+
+
+@pytest.mark.parametrize("written_with", ["TOKEN", "another", None])
+def test_a_lock_holds_for_another_password(tmp_path, written_with):
+    def load(password):
+        address = f"https://me:{password}@example.org/a.git"
+        text = f"nodes: [{{id: n, path: a.py, git: '{address}'}}]"
+        return parse(text, working_dir="/", environ={}), address
+
+    path = str(tmp_path / "lock.yaml")
+    if written_with is None:  # as by dora-rs
+        dataflow, address = load("TOKEN")
+        sources = {"n": {"repo": address, "commit_hash": "1" * 40}}
+        lock = {
+            "version": 2,
+            "descriptor_fingerprint": fingerprint(dataflow, str),
+            "git_sources": sources,
+        }
+        (tmp_path / "lock.yaml").write_text(yaml.safe_dump(lock))
+    else:
+        dataflow, address = load(written_with)
+        write_lock(dataflow, {"n": GitCommit(without_user(address), "1" * 40)}, path)
+    assert read_lock(load("TOKEN")[0], path) == {"n": "1" * 40}
+
+
+def test_what_is_shown_of_an_address():
+    assert doctest.testmod(addresses).failed == 0

@@ -188,6 +188,36 @@ def test_an_editable_project_is_installed_once(tmp_path, monkeypatch):
     assert not plan(["-e", "my-node"], str(tmp_path)).certain
 
 
+@pytest.mark.parametrize(
+    ("files", "tools", "skipped"),
+    [
+        (["node.py", "build/old.c", ".venv/x.c"], "", True),
+        (["node.py", "setup.py"], "", False),
+        (["src/fast.pyx"], "", False),
+        (["fast.c"], "", False),
+        (["node.py"], "[[tool.setuptools.ext-modules]]\nname='fast'\nsources=['../fast.c']\n", False),
+    ],
+)
+def test_an_editable_project_of_setuptools_is_installed_again_if_it_may_be_compiled(
+    tmp_path, monkeypatch, files, tools, skipped
+):
+    project = tmp_path / "fast"
+    for name in files:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).touch()
+    about = "[project]\nname='fast'\n[build-system]\nbuild-backend='setuptools.build_meta'\n"
+    (project / "pyproject.toml").write_text(about + tools)
+    packages = tmp_path / "site-packages"
+    info = packages / "fast-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fast\nVersion: 1.0\n")
+    (info / "RECORD").write_text("fast-1.0.dist-info/direct_url.json,,\n")
+    origin = {"url": project.as_uri(), "dir_info": {"editable": True}}
+    (info / "direct_url.json").write_text(json.dumps(origin))
+    monkeypatch.syspath_prepend(str(packages))
+    assert plan(["-e", "fast"], str(tmp_path)).certain == skipped
+
+
 @pytest.mark.processes
 def test_files_of_dora_rs_over_those_of_dora_are_detected(tmp_path, monkeypatch):
     assert not is_displaced()

@@ -3,12 +3,14 @@
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 import dora.dataflow
 from dora.daemon.build.build import build_dataflow
+from dora.daemon.build.node_sources import commit_of
 from dora.daemon.options import BuildOptions
 from dora.errors import BuildError
 
@@ -110,7 +112,8 @@ def test_the_clone_is_where_the_node_runs(flow, repository, tmp_path):
     assert folder.startswith(f"{tmp_path}/flow/.dora/git/robot-")
     build(dataflow)
     assert os.path.isfile(f"{folder}/node.py")
-    assert os.listdir(os.path.dirname(folder)) == [os.path.basename(folder)]
+    name = os.path.basename(folder)
+    assert sorted(os.listdir(os.path.dirname(folder))) == [f".{name}.lock", name]
     assert dora.dataflow.missing_files(dataflow) == []
 
 
@@ -172,3 +175,105 @@ def test_a_folder_at_the_place_of_a_clone_stays(flow, repository):
     assert (folder / "thesis.txt").read_text() == "text"
     (folder / "thesis.txt").unlink()
     assert build(dataflow) == ["one"]
+
+
+def test_a_build_in_a_hook_of_git_leaves_the_users_repository_alone(
+    flow, repository, tmp_path, monkeypatch
+):
+    commit = repository.commit("one")
+    dataflow = flow()
+    mine = tmp_path / "flow"
+
+    def git(*words):
+        done = subprocess.run(["git", *words], cwd=mine, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    git("init", "-q")
+    git("add", "dataflow.yml")
+    git("commit", "-qm", "mine")
+    before = git("rev-parse", "HEAD"), git("ls-files", "--stage"), git("remote")
+    for name, value in {"GIT_DIR": ".git", "GIT_INDEX_FILE": ".git/index", "GIT_WORK_TREE": "."}.items():
+        monkeypatch.setenv(name, str(mine / value))  # as git does for a hook
+    with monkeypatch.context() as without_hook:
+        without_hook.delenv("GIT_WORK_TREE")
+        assert build(dataflow) == build(dataflow) == ["one"]
+    folder = dataflow.directory_of(dataflow.nodes[0])
+    Path(folder, ".git", "HEAD").write_text("ref: refs/heads/main\n")  # as a checkout of the user leaves it
+    assert commit_of(folder) == commit
+    assert (git("rev-parse", "HEAD"), git("ls-files", "--stage"), git("remote")) == before
+
+
+def test_a_clone_that_is_broken_does_not_stand_for_the_repository_around_it(flow, repository, tmp_path):
+    repository.commit("one")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path / "flow", check=True)
+    dataflow = flow()
+    build(dataflow)
+    Path(dataflow.directory_of(dataflow.nodes[0]), ".git", "HEAD").write_text("")
+    with pytest.raises(BuildError, match="not a git repository"):
+        build(dataflow)
+
+
+def test_a_failed_update_leaves_the_commit_before(flow, repository):
+    repository.commit("one")
+    dataflow = flow()
+    assert build(dataflow) == ["one"]
+    (Path(repository.path) / ".gitmodules").write_text(
+        '[submodule "sub"]\npath = sub\nurl = http://127.0.0.1:1/none.git\n'
+    )
+    (Path(repository.path) / "sub").mkdir()
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub")
+    repository.commit("two")
+    with pytest.raises(BuildError, match="git submodule failed"):
+        build(dataflow)
+    assert not os.path.exists(f"{dataflow.directory_of(dataflow.nodes[0])}/.gitmodules")
+    assert build(dataflow, update=False) == ["one"]
+    repository.git("rm", "-q", "--cached", "sub")
+    repository.git("rm", "-qf", ".gitmodules")
+    repository.commit("three")
+    assert build(dataflow) == ["three"]
+
+
+@pytest.mark.parametrize("updates", [False, True])
+def test_an_update_that_was_cut_off_is_taken_back(flow, repository, updates):
+    repository.commit("one")
+    dataflow = flow()
+    build(dataflow)
+    (Path(repository.path) / "more.py").touch()
+    commit = repository.commit("two")
+    folder = Path(dataflow.directory_of(dataflow.nodes[0]))
+    subprocess.run(["git", "fetch", "-q"], cwd=folder, check=True)
+    (folder / ".git" / "dora-update").write_text(commit)
+    (folder / ".git" / "index.lock").touch()
+    (folder / "node.py").unlink()
+    (folder / "more.py").touch()
+    assert build(dataflow, update=updates) == (["two"] if updates else ["one"])
+    assert (folder / "more.py").exists() == updates
+    assert not (folder / ".git" / "dora-update").exists()
+
+
+def test_two_builds_at_the_same_time_share_a_clone(flow, repository):
+    repository.commit("one")
+    dataflow = flow()
+    second, faults = [], []
+
+    def build_again():
+        try:
+            build(dataflow)
+        except BuildError as error:
+            faults.append(str(error))
+
+    def log(entry):
+        if entry.message.startswith("cloning"):
+            second.append(threading.Thread(target=build_again))
+            second[0].start()
+
+    build_dataflow(dataflow, log, BuildOptions())
+    second[0].join()
+    assert faults == []
+
+
+def test_the_password_of_a_repository_is_not_shown(flow):
+    with pytest.raises(BuildError) as caught:
+        build(flow(git="http://me:TOKEN@127.0.0.1:1/robot.git"))
+    assert "http://127.0.0.1:1/robot.git" in str(caught.value)
+    assert "TOKEN" not in str(caught.value)

@@ -370,6 +370,9 @@ class Agent:
             return
         try:
             self._retain(start)
+        except DoraError as error:
+            self._report(RunReport(dataflow_id, "Failed", reason=str(error)))
+            return
         except OSError as error:
             reason = f"it cannot be noted in {data_folder()} that it runs: {error.strerror}"
             self._report(RunReport(dataflow_id, "Failed", reason=reason))

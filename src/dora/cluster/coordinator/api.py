@@ -66,7 +66,7 @@ MAX_WAIT = 60.0  # seconds that one request may wait
 HELLO_TIMEOUT = 10.0
 FLUSH_TIMEOUT = 5.0
 SILENCE_TIMEOUT = 5.0  # seconds without a message from a daemon of another machine
-CUT_SILENCE = 3.0  # after so much silence, a close comes from a cut; shorter than the daemon's own timeout
+CUT_SILENCE = 3.0  # after so much silence, a close comes from a cut or of a hung daemon; < its own timeout
 PING_UNANSWERED = 1011  # close code of a daemon whose pings were not answered
 
 log = logging.getLogger("dora.coordinator.api")
@@ -301,7 +301,8 @@ async def _serve_daemon(
     """Serve one daemon until its connection ends.
 
     The connection ends at once when the daemon's process ends. A close that the daemon sent during a
-    network cut arrives late: then there was silence before it, or its code says why.
+    network cut arrives late: then there was silence before it, or its code says why. If a daemon hangs, on
+    this machine too, the server closes the connection, and there was silence as well.
     """
     outgoing: asyncio.Queue[ToDaemon] = asyncio.Queue()
     connection = None
@@ -309,7 +310,6 @@ async def _serve_daemon(
     silent = False
     loop = asyncio.get_running_loop()
     heard = loop.time()
-    is_remote = False
     try:
         text = await asyncio.wait_for(websocket.receive_text(), HELLO_TIMEOUT)
         try:
@@ -331,8 +331,7 @@ async def _serve_daemon(
             outgoing.put_nowait(signed)
             first = msgspec.structs.replace(first, tls=authority)
         connection = coordinator.fleet.connect(first, outgoing.put_nowait, seen, str(server[0]))
-        is_remote = not is_loopback(seen)
-        patience = SILENCE_TIMEOUT if is_remote else None
+        patience = None if is_loopback(seen) else SILENCE_TIMEOUT
         sender = asyncio.create_task(_send_all(websocket, outgoing, first.machine))
         while connection is not None:
             try:
@@ -348,7 +347,7 @@ async def _serve_daemon(
         async with asyncio.timeout(FLUSH_TIMEOUT):
             await outgoing.join()
     except WebSocketDisconnect as end:
-        silent = end.code == PING_UNANSWERED or (is_remote and loop.time() - heard >= CUT_SILENCE)
+        silent = end.code == PING_UNANSWERED or loop.time() - heard >= CUT_SILENCE
     except (TimeoutError, msgspec.DecodeError, KeyError, RuntimeError):
         pass  # the peer is gone, or is not a daemon
     finally:

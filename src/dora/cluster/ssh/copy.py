@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -84,12 +85,20 @@ def _send_files(
 ) -> None:
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for path in paths:
-            size, time_ns, mode = files[path]
-            member = tarfile.TarInfo(path)
-            member.size, member.mode = size, mode
-            member.pax_headers = {"DORA.time": str(time_ns)}
             with open(os.path.join(folder, path), "rb") as file:
+                # As it is now: since the look at the folder, a program may have appended to its log.
+                size, time_ns = _state(file)
+                member = tarfile.TarInfo(path)
+                member.size, member.mode = size, files[path][2]
+                member.pax_headers = {"DORA.time": str(time_ns)}
                 archive.addfile(member, cast(IO[bytes], CountedReads(file, work)))
+                if _state(file) != (size, time_ns):  # `addfile` took the first bytes of a file that grows
+                    raise OSError(errno.EAGAIN, "it has just changed", path)
+
+
+def _state(file: IO[bytes]) -> tuple[int, int]:
+    about = os.fstat(file.fileno())
+    return about.st_size, about.st_mtime_ns
 
 
 def with_copies(

@@ -6,6 +6,7 @@ A file has changed if its size, its time of change or its mode has, as for rsync
 from __future__ import annotations
 
 import fcntl
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -32,19 +33,26 @@ def scan_folder(folder: str) -> dict[str, Entry]:
     """Return all files below a folder, by relative path.
 
     Links are followed, so that what they lead to is copied. Raises `DoraError` if it is more than a
-    dataflow could need, or a file cannot be read.
+    dataflow could need, a file cannot be read, or a name is not in UTF-8.
     """
     found: dict[str, Entry] = {}
     size = 0
     for path in _files(folder, {os.path.realpath(folder)}):
         try:
             about = os.stat(path)
-        except FileNotFoundError:
-            continue  # a link to nothing, or gone meanwhile
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                continue  # a link to nothing or to itself, or gone meanwhile
+            raise DoraError(f"cannot read {path}: {error.strerror}") from None
         if not stat.S_ISREG(about.st_mode):
             continue  # a socket or the like
         if not os.access(path, os.R_OK):
             raise DoraError(f"cannot read {path}, which belongs to the folder of the dataflow")
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise DoraError(f"the name of {shown} is not in UTF-8; give the file another name") from None
         size += about.st_size
         found[os.path.relpath(path, folder)] = (about.st_size, about.st_mtime_ns, about.st_mode & 0o777)
         if len(found) > MAX_FILES or size > MAX_BYTES:
@@ -64,7 +72,11 @@ def _files(folder: str, above: set[str]) -> Iterator[str]:
     if any(entry.name == "pyvenv.cfg" for entry in entries):
         return
     for entry in entries:
-        if not entry.is_dir():
+        try:
+            is_folder = entry.is_dir()
+        except OSError:
+            is_folder = False  # a link to itself, for example
+        if not is_folder:
             yield entry.path
         elif entry.name not in EXCLUDED:
             real = os.path.realpath(entry.path)

@@ -79,9 +79,13 @@ class Copy(msgspec.Struct, frozen=True):
 def retain(dataflow_id: str, machine: str, coordinator: str, folders: Iterable[str]) -> None:
     """Record that a dataflow is about to run in these folders; those that are no copies are ignored.
 
-    Raises ``OSError``.
+    Raises ``OSError``, and `DoraError` for a copy that is not complete: its last update was cut off, or it
+    goes on.
     """
     found = sorted({copy for folder in folders if (copy := copy_of(folder)) is not None})
+    for copy in found:
+        if _is_incomplete(copy):
+            raise DoraError(f"the copy of its folder in {copy} is not complete; start the dataflow again")
     for copy in found:
         os.makedirs(os.path.join(copy, _USES), exist_ok=True)
         with open(_use(copy, dataflow_id, machine), "w"):
@@ -160,6 +164,13 @@ def _retained(dataflow_id: str, machine: str) -> RetainedCopies | None:
             return from_json(file.read(), RetainedCopies)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def _is_incomplete(copy: str) -> bool:
+    try:
+        return os.stat(os.path.join(copy, _EXPECTED)).st_size == 0
+    except FileNotFoundError:
+        return False  # a dataflow has started in it
 
 
 def _is_expected(copy: str) -> bool:

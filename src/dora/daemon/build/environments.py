@@ -9,15 +9,16 @@ and keeps the versions that still fit. dora itself is installed last (`dora.daem
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from dora._shared_folders import check_folder_if_there, make_folder
 from dora.daemon.build import own_wheel
+from dora.daemon.build.file_lock import locked
 from dora.daemon.build.subprocesses import BuildLog, CommandFailed, Processes, quoted
 from dora.daemon.processes.interpreter import find_uv, uv_environment, wheel_path
 from dora.daemon.processes.launch_spec import LaunchSpec
@@ -60,6 +61,8 @@ class EnvironmentMaker:
         self._node = node
         self._directory = spec.directory
         self._python = f"{folder}/bin/python"
+        self._version = (node.python.version if node.python is not None else None) or sys.executable
+        self._before = f"{os.path.dirname(folder)}/.{os.path.basename(folder)}.before"
         self._processes = processes
         self._log = log
         self._work = Work()
@@ -82,39 +85,77 @@ class EnvironmentMaker:
         above, name = os.path.split(self.folder)
         make_folder(above, below=self._working_dir)
         check_folder_if_there(self.folder, below=self._working_dir)
-        with _locked(f"{above}/.{name}.lock"):
+        with locked(f"{above}/.{name}.lock"):
+            if os.path.lexists(self._before):
+                self._put_back()  # the last attempt was killed
             if self._stamp() == self._wanted_stamp():
                 return
             self._uv = require_uv(self._what)
-            asked = self._node.python
             self._work = self._log.begin(f"making its Python environment {self._shown}")
-            self._remove()
-            version = (asked.version if asked is not None else None) or sys.executable
-            self._run("venv", "--no-project", "--python", version, self.folder)
-            if asked is not None:
-                self._solve(asked.requirements)
-                if os.path.getsize(self._lock):
-                    self._run("pip", "install", "--python", self._python, "--no-deps", "-r", self._lock)
-                self._run("pip", "install", "--python", self._python, "--no-deps", self._wheel)
-            else:
-                self._run("pip", "install", "--python", self._python, self._wheel)
-            with open(f"{self.folder}/{_STAMP}", "w", encoding="utf-8") as stamp:
-                stamp.write(self._wanted_stamp())
+            if not os.path.lexists(self.folder):
+                self._make()
+                return
+            self._check_is_environment()
+            if self._node.python is not None:
+                self._rehearse(self._node.python.requirements)
+            with self._set_aside():
+                self._make()
 
-    def _remove(self) -> None:
-        """Remove an old environment; raises `BuildError` if the folder is something else."""
-        if not os.path.lexists(self.folder):
+    def _make(self) -> None:
+        asked = self._node.python
+        self._run("venv", "--no-project", "--python", self._version, self.folder)
+        if asked is not None:
+            self._solve(asked.requirements, self._python)
+            if os.path.getsize(self._lock):
+                self._run("pip", "install", "--python", self._python, "--no-deps", "-r", self._lock)
+            self._run("pip", "install", "--python", self._python, "--no-deps", self._wheel)
+        else:
+            self._run("pip", "install", "--python", self._python, self._wheel)
+        with open(f"{self.folder}/{_STAMP}", "w", encoding="utf-8") as stamp:
+            stamp.write(self._wanted_stamp())
+
+    def _rehearse(self, requirements: tuple[str, ...]) -> None:
+        """Look for the interpreter and the packages while the old environment is still in its place.
+
+        A dataflow may run in it. Without a network, or with packages that do not exist, it loses nothing.
+        """
+        with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=os.path.dirname(self.folder)) as folder:
+            self._run("venv", "--no-project", "--python", self._version, f"{folder}/env")
+            self._solve(requirements, f"{folder}/env/bin/python")
+
+    @contextmanager
+    def _set_aside(self) -> Iterator[None]:
+        """Keep the old environment in this block; it comes back if the block fails.
+
+        The new one has to be made in its place: its scripts name the path of their interpreter.
+        """
+        os.rename(self.folder, self._before)
+        try:
+            yield
+        except BaseException:
+            self._put_back()
+            raise
+        shutil.rmtree(self._before, ignore_errors=True)
+
+    def _put_back(self) -> None:
+        """End an attempt: with its environment if it is complete, or else with the one before."""
+        if self._stamp():
+            shutil.rmtree(self._before, ignore_errors=True)
             return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.rename(self._before, self.folder)
+
+    def _check_is_environment(self) -> None:
+        """Raise `BuildError` if the folder is something else than an environment."""
         is_environment = any(os.path.isfile(f"{self.folder}/{name}") for name in ("pyvenv.cfg", _STAMP))
         if os.path.islink(self.folder) or not (is_environment or not os.listdir(self.folder)):
             raise BuildError(
                 f"{self._what} cannot be made, because {self.folder} exists and is no environment; "
                 "move it elsewhere"
             )
-        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _solve(self, requirements: tuple[str, ...]) -> None:
-        """Write the lock unless there is one that fits the requirements of this dora."""
+    def _solve(self, requirements: tuple[str, ...], python: str) -> None:
+        """Write the lock for an interpreter, unless there is one that fits what this dora requires."""
         ours = own_wheel.requirements()
         lock = _bytes_of(self._lock).decode("utf-8", "replace")
         if os.path.isfile(self._lock) and not lacking(lock, ours):
@@ -124,7 +165,7 @@ class EnvironmentMaker:
         if lock:
             shutil.copyfile(self._lock, unfinished)  # uv keeps to the versions that are there
         asked = "\n".join((*requirements, *ours))
-        words = ["pip", "compile", "--quiet", "--no-header", "--universal", "--python", self._python]
+        words = ["pip", "compile", "--quiet", "--no-header", "--universal", "--python", python]
         try:
             self._run(*words, "--output-file", unfinished, "-", stdin=asked)
             os.replace(unfinished, self._lock)
@@ -196,14 +237,3 @@ def _bytes_of(path: str) -> bytes:
             return file.read()
     except FileNotFoundError:
         return b""
-
-
-@contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Hold a lock, so that one process at a time makes an environment."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)

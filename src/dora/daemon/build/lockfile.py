@@ -3,18 +3,20 @@
 ``dora build --write-lockfile`` writes it; keep it beside the dataflow file. ``dora build --locked`` builds
 these commits, even if branches and tags have moved since. dora-rs has the same format. Its
 ``descriptor_fingerprint`` is the 64-bit FNV-1a of the repositories and versions that the dataflow file
-names, so a lock for another version of the file is refused as a whole.
+names, so a lock for another version of the file is refused as a whole. Passwords and tokens in addresses
+are left out of both, so the lock can be published, and holds for users with other tokens.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import msgspec
 
 from dora._shared_folders import open_file
+from dora.daemon.build.addresses import without_user
 from dora.daemon.build.session_file import GitCommit, fnv1a, git_sources
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.dataflow.parser.program_sources import pinned
@@ -88,9 +90,11 @@ def read_lock(dataflow: Dataflow, path: str) -> dict[str, str]:
         raise BuildError(f"the lockfile {path} is not understood: {reason}; {_MEND}") from None
     if lock.version != VERSION:
         raise BuildError(f"the lockfile {path} has version {lock.version}, and not {VERSION}; {_MEND}")
-    sources = {node.id: node.git.repository for node in dataflow.nodes if node.git}
-    known = {node_id: source.repo for node_id, source in lock.git_sources.items()}
-    if lock.descriptor_fingerprint != fingerprint(dataflow) or not sources.items() <= known.items():
+    sources = {node.id: without_user(node.git.repository) for node in dataflow.nodes if node.git}
+    known = {node_id: without_user(source.repo) for node_id, source in lock.git_sources.items()}
+    # dora-rs, and dora before it left them out, count passwords in.
+    fitting = (fingerprint(dataflow), fingerprint(dataflow, str))
+    if lock.descriptor_fingerprint not in fitting or not sources.items() <= known.items():
         raise BuildError(
             f"the dataflow file names other repositories, branches, tags or commits than when the lockfile "
             f"{path} was written; {_MEND}"
@@ -110,7 +114,9 @@ def with_commits(dataflow: Dataflow, commits: Mapping[str, str]) -> Dataflow:
 
 
 def _check(dataflow: Dataflow, commits: Mapping[str, GitCommit]) -> None:
-    """Raise `BuildError` if a clone is not at the commit that its node wants."""
+    """Raise `BuildError` if a clone is not what the lock wants: the commit, with its files unchanged."""
+    from dora.daemon.build.node_sources import has_changed_files
+
     for node in dataflow.nodes:
         if node.git is None:
             continue
@@ -119,6 +125,11 @@ def _check(dataflow: Dataflow, commits: Mapping[str, GitCommit]) -> None:
             raise BuildError(
                 f"the clone {dataflow.directory_of(node)} of node `{node.id}` is at commit {found}, and "
                 f"the lockfile wants {node.git.rev}; remove the folder, to have it cloned again"
+            )
+        if has_changed_files(dataflow.directory_of(node)):
+            raise BuildError(
+                f"the clone {dataflow.directory_of(node)} of node `{node.id}` has changed files, and the "
+                f"lockfile wants commit {node.git.rev} as it is; remove the folder, to have it cloned again"
             )
 
 
@@ -142,12 +153,15 @@ def write_lock(dataflow: Dataflow, sources: Mapping[str, GitCommit], path: str) 
         raise BuildError(f"the lockfile {path} cannot be written: {error.strerror}") from None
 
 
-def fingerprint(dataflow: Dataflow) -> str:
-    """Return 16 hexadecimal digits that say which repositories and versions a dataflow file names."""
+def fingerprint(dataflow: Dataflow, shown: Callable[[str], str] = without_user) -> str:
+    """Return 16 hexadecimal digits that say which repositories and versions a dataflow file names.
+
+    ``shown`` makes of an address what counts.
+    """
     lines = [f"dora-lockfile-v{VERSION}"]
     for node in sorted(dataflow.nodes, key=lambda node: node.id):
         if node.git is not None:
-            lines += [node.id, node.git.repository, _version(node.git)]
+            lines += [node.id, shown(node.git.repository), _version(node.git)]
     return fnv1a("".join(f"{line}\n" for line in lines).encode())
 
 

@@ -42,7 +42,11 @@ _HARMLESS_TEXT = """
 """
 _HARMLESS = frozenset(_HARMLESS_TEXT.split())
 # Build systems whose packages hold nothing compiled, so an editable install always equals its source.
-_PURE_BACKENDS = ("hatchling", "flit_core", "poetry.core", "pdm.backend", "uv_build", "setuptools")
+_PURE_BACKENDS = ("hatchling", "flit_core", "poetry.core", "pdm.backend", "uv_build")
+# Endings of sources that setuptools compiles.
+_COMPILED = (".c", ".cc", ".cpp", ".cxx", ".cu", ".f90", ".pyx", ".rs")
+_OTHERS = frozenset({"venv", "node_modules", "build", "out", "__pycache__"})  # folders without sources
+_MAX_FOLDERS = 1000  # in which such sources are looked for
 
 
 @dataclass(frozen=True)
@@ -221,9 +225,7 @@ def _in_place(request: RequestedPackage) -> str:
     It is if its folder is installed, and its project files have not changed since.
     """
     name = _name_of_project(request.path)
-    system = _project(request.path).get("build-system")
-    backend = str(system.get("build-backend", "")) if isinstance(system, dict) else ""
-    if not (request.editable and name and backend.startswith(_PURE_BACKENDS)):
+    if not (request.editable and name and _holds_nothing_compiled(request.path)):
         return ""
     try:
         files = distribution(name).files or ()
@@ -243,6 +245,28 @@ def _in_place(request: RequestedPackage) -> str:
         return ""
     _, bracket, extras = request.words[-1].partition("[")
     return f"{name}{bracket}{extras}"
+
+
+def _holds_nothing_compiled(folder: str) -> bool:
+    """Return whether an editable install of a project holds nothing that is made of its sources.
+
+    With setuptools that is certain only if no file says how to compile, and none could be compiled.
+    """
+    project = _project(folder)
+    system, tools = project.get("build-system"), project.get("tool")
+    backend = str(system.get("build-backend", "")) if isinstance(system, dict) else ""
+    if backend.startswith(_PURE_BACKENDS):
+        return True
+    own = tools.get("setuptools") if isinstance(tools, dict) else None
+    if not backend.startswith("setuptools") or (isinstance(own, dict) and "ext-modules" in own):
+        return False
+    if os.path.exists(f"{folder}/setup.py"):
+        return False
+    for count, (_, folders, names) in enumerate(os.walk(folder)):
+        if count == _MAX_FOLDERS or any(name.endswith(_COMPILED) for name in names):
+            return False
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _OTHERS]
+    return True
 
 
 # --------------------------------------------------------------------------- unmet requirements

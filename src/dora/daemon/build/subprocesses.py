@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dora.daemon.guardian import RUN_ID
+from dora.daemon.build.addresses import without_user
+from dora.daemon.guardian import RUN_ID, kill_run
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry, Stream
 from dora.daemon.processes.process import why_not_started
@@ -79,8 +80,9 @@ class Processes:
     ``parallel``: several run at the same time. Their output is mixed, so the error of a failed program
     repeats all that it printed, otherwise only the end. Each program is a process group and ends with the
     processes that it started: a compiler that lives on would keep its output, and so the build, open. A
-    single program stays in the terminal's group, because it may ask there for a passphrase. A guardian
-    ends all of them if this process is killed.
+    single program stays in the terminal's group, because it may ask there for a passphrase. If it is ended
+    early, the processes that it started are ended with `close`. A guardian ends all of them if this process
+    is killed.
     """
 
     def __init__(self, parallel: bool = False) -> None:
@@ -88,12 +90,15 @@ class Processes:
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
+        self._ended_early = False
         self._mark = uuid7()
         self._watchdog: Watchdog | None = None
         self._untold = ""  # why no guardian runs, until a log can be told
 
     def close(self) -> None:
-        """End the guardian; no program runs any more."""
+        """End the guardian, and before it what a program left that was ended early; none runs any more."""
+        if self._ended_early:
+            kill_run(self._mark)
         if self._watchdog is not None:
             self._watchdog.dismiss()
 
@@ -126,7 +131,7 @@ class Processes:
         hint = shell_hint(written)
         diagnostics = debug_log("dora.build")
         if diagnostics is not None:
-            diagnostics.debug("%s in %s", shlex.join(words), cwd)
+            diagnostics.debug("%s in %s", without_user(shlex.join(words)), cwd)
         begun = time.monotonic()
         try:
             with self._lock:
@@ -182,6 +187,7 @@ class Processes:
         return lines
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
+        self._ended_early = True
         self._signal(process, signal.SIGTERM)
         try:
             process.wait(timeout=2)
