@@ -5,8 +5,8 @@ A file has changed if its size, its time of change or its mode has, as for rsync
 
 from __future__ import annotations
 
-import fcntl
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping
