@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dora._shared_folders import open_file
+
 
 @contextmanager
 def locked(path: str) -> Iterator[None]:
@@ -15,7 +17,7 @@ def locked(path: str) -> Iterator[None]:
     The file is made if there is none, and stays: a process that removes it could remove the lock of
     another one. Raises ``OSError``.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = open_file(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode=0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

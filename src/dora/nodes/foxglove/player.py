@@ -36,6 +36,7 @@ class RecordingPlayer:
         self._speed = 1.0
         self._now = self._begin
         self._jumped = True  # `messages` begins at another time
+        self._obeyed = False  # a client
         self._unreadable: set[str] = set()  # topics with a message that was left out
         self.server = FoxgloveServer(name, address, play=self._control, times=(self._begin, self._end))
         self._channels = ChannelMap(self.server.context)
@@ -50,11 +51,17 @@ class RecordingPlayer:
         waiting: RecordedMessage | None = None
         while True:
             with self._changed:
+                obeyed, self._obeyed = self._obeyed, False
                 jumped, self._jumped = self._jumped, False
-                begun, at, speed = time.monotonic(), self._now, self._speed
-                if not jumped and not self._playing:
+                begun, at, speed, state = time.monotonic(), self._now, self._speed, self._state()
+                stands = not (jumped or self._playing)
+                if stands and not obeyed:
                     self._changed.wait()
                     continue
+            if obeyed:  # again: a state from before the command may have come after the answer to it
+                self.server.broadcast_playback(state)
+            if stands:
+                continue
             if jumped:
                 self._show_moment(at)
                 messages, waiting = self._recording.messages(None, at + 1), None
@@ -106,8 +113,9 @@ class RecordingPlayer:
             self._now = target
             if ended:
                 self._playing = False
+            state = self._state(ended=ended)
         self.server.broadcast_time(target)
-        self.server.broadcast_playback(self._state(ended=ended))
+        self.server.broadcast_playback(state)
 
     def _state(self, *, jumped: bool = False, ended: bool = False, request: str = "") -> PlaybackState:
         status = PlaybackStatus.Playing if self._playing else PlaybackStatus.Paused
@@ -118,6 +126,7 @@ class RecordingPlayer:
     def _control(self, request: PlaybackControlRequest) -> PlaybackState:
         """Obey a client; a thread of the SDK calls this."""
         with self._changed:
+            self._obeyed = True
             jumped = request.seek_time is not None
             if request.seek_time is not None:
                 self._now = min(max(request.seek_time, self._begin), self._end)
