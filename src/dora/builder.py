@@ -462,10 +462,11 @@ class DataflowBuilder:
             yield path
         finally:
             os.unlink(path)
+            from dora.daemon.build.session_file import session_path_of
+
             # The session file of this one build: no other file will have its name.
             with suppress(OSError):
-                name = os.path.basename(path).removesuffix(".yml")
-                os.unlink(os.path.join(self.working_dir, "out", f"{name}.dora-session.yaml"))
+                os.unlink(session_path_of(self.working_dir, os.path.basename(path).removesuffix(".yml")))
 
     def __enter__(self) -> DataflowBuilder:
         return self

@@ -56,7 +56,12 @@ class SessionFile(msgspec.Struct, frozen=True, kw_only=True):
 
 def session_path(dataflow: Dataflow) -> str:
     """Return the path of the session file of a dataflow."""
-    return f"{dataflow.working_dir}/out/{dataflow.file_stem}.dora-session.yaml"
+    return session_path_of(dataflow.working_dir, dataflow.file_stem)
+
+
+def session_path_of(working_dir: str, file_stem: str) -> str:
+    """Return the path of the session file of a dataflow file; ``file_stem``: its name without ending."""
+    return f"{working_dir}/out/{file_stem}.dora-session.yaml"
 
 
 def record_build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bool) -> str | None:

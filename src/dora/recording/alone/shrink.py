@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dora.dataflow.problems import listed
 from dora.errors import DoraError
 from dora.recording.alone.expectation import Expectation
 from dora.recording.alone.minimize import Enough, simpler, smallest_part
@@ -77,7 +76,7 @@ def reproduce(
         node = recorded_node(recording, node_id, file=file, back=back)
         program = NodeProgram(node)
         if expectation is not None:
-            _check_outputs(expectation, node)
+            expectation.check_outputs(node.node_id, [output.id for output in node.config.outputs])
         tries = Tries(node, program, expectation)
         for _ in range(attempts):
             report = tries.run()
@@ -93,13 +92,6 @@ def reproduce(
         back += 1
         if back >= min(node.processes, _MOST_PROCESSES):
             raise DoesNotComeAgain(_why_not(*runs[0], attempts, expectation))
-
-
-def _check_outputs(expectation: Expectation, node: RecordedNode) -> None:
-    there = [output.id for output in node.config.outputs]
-    for name in expectation.outputs:
-        if name not in there:
-            raise DoraError(f"node `{node.node_id}` has no output `{name}`; it has {listed(there)}")
 
 
 def _why_not(node: RecordedNode, report: Report, attempts: int, expectation: Expectation | None) -> str:
