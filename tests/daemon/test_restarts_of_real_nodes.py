@@ -95,7 +95,7 @@ FALLS_ONCE = """
 def test_many_receivers_of_an_output_are_restarted_at_once(bench: Bench) -> None:
     receivers = [
         bench.node(f"r{number}", FALLS_ONCE, inputs={"x": "a/x"}, restart=RestartOptions("on-failure"))
-        for number in range(12)  # more than a channel has room for besides
+        for number in range(12)
     ]
     result = bench.run(bench.node("a", BEATS, outputs=("x",)), *receivers)
     assert result.ok

@@ -76,12 +76,12 @@ class Cleanup:
 
         None: there is room already. After `ROOM_TIMEOUT` there is, whether all has been read or not.
         """
-        return None if self.has_room(node_id) else WaitForRoom(self._loop, self, node_id, go)
+        return None if self.make_room_if_read(node_id) else WaitForRoom(self._loop, self, node_id, go)
 
-    def has_room(self, node_id: str) -> bool:
-        """Return whether there is room for one more process of a node; clean up if all has been read.
+    def make_room_if_read(self, node_id: str) -> bool:
+        """Clean up if all has been read; return whether there is room for one more process of a node.
 
-        So the messages that a dead process has not read take no memory beside those of the next one.
+        What dead processes sent, and what waited for them, takes no memory beside the next process then.
         """
         if node_id in self._nodes and self._is_all_read():
             self._clean_up()
@@ -150,7 +150,7 @@ class WaitForRoom:
     def _look(self) -> None:
         if time.monotonic() >= self._until:
             self._cleanup.make_room(self._node_id)
-        elif not self._cleanup.has_room(self._node_id):
+        elif not self._cleanup.make_room_if_read(self._node_id):
             self._timer = self._loop.call_later(_LOOK_EVERY, self._look)
             return
         self._go()

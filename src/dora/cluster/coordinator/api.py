@@ -66,7 +66,8 @@ MAX_WAIT = 60.0  # seconds that one request may wait
 HELLO_TIMEOUT = 10.0
 FLUSH_TIMEOUT = 5.0
 SILENCE_TIMEOUT = 5.0  # seconds without a message from a daemon of another machine
-CUT_SILENCE = 3.0  # after so much silence, a close comes from a cut or of a hung daemon; < its own timeout
+# After so much silence, a close comes from a cut or from a daemon that hangs. Shorter than its own timeout.
+CUT_SILENCE = 3.0
 PING_UNANSWERED = 1011  # close code of a daemon whose pings were not answered
 
 log = logging.getLogger("dora.coordinator.api")

@@ -36,7 +36,7 @@ class RecordingPlayer:
         self._speed = 1.0
         self._now = self._begin
         self._jumped = True  # `messages` begins at another time
-        self._obeyed = False  # a client
+        self._commanded = False  # a client has given a command since the last turn
         self._unreadable: set[str] = set()  # topics with a message that was left out
         self.server = FoxgloveServer(name, address, play=self._control, times=(self._begin, self._end))
         self._channels = ChannelMap(self.server.context)
@@ -51,14 +51,14 @@ class RecordingPlayer:
         waiting: RecordedMessage | None = None
         while True:
             with self._changed:
-                obeyed, self._obeyed = self._obeyed, False
+                commanded, self._commanded = self._commanded, False
                 jumped, self._jumped = self._jumped, False
                 begun, at, speed, state = time.monotonic(), self._now, self._speed, self._state()
                 stands = not (jumped or self._playing)
-                if stands and not obeyed:
+                if stands and not commanded:
                     self._changed.wait()
                     continue
-            if obeyed:  # again: a state from before the command may have come after the answer to it
+            if commanded:  # again: a state from before the command may have come after the answer to it
                 self.server.broadcast_playback(state)
             if stands:
                 continue
@@ -126,7 +126,7 @@ class RecordingPlayer:
     def _control(self, request: PlaybackControlRequest) -> PlaybackState:
         """Obey a client; a thread of the SDK calls this."""
         with self._changed:
-            self._obeyed = True
+            self._commanded = True
             jumped = request.seek_time is not None
             if request.seek_time is not None:
                 self._now = min(max(request.seek_time, self._begin), self._end)

@@ -41,7 +41,7 @@ class SetParameters(NamedTuple):
 
 
 ClientRequest = Published | SetParameters
-_INT64: Final = 1 << 63
+_BEYOND_INT64: Final = 1 << 63
 _MOST_WAITING: Final = 1000  # messages that clients have published, and that no node has sent
 
 
@@ -224,7 +224,7 @@ def _has_large_number(value: Any) -> bool:
     """Return whether a value has an int beyond 64 bits, of which Foxglove would make a float."""
     match value:
         case int():
-            return not -_INT64 <= value < _INT64
+            return not -_BEYOND_INT64 <= value < _BEYOND_INT64
         case list() | tuple():
             return any(map(_has_large_number, value))
         case dict():

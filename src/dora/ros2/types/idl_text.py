@@ -49,10 +49,15 @@ _WORDS: Final = {word for words in _BASE for word in words}
 # Forms of IDL that no generator for Python of ROS 2 sends.
 _NOT_SENT: Final = ("wchar", "any", "fixed", "map", "union", "enum", "bitmask", "bitset", "valuetype")
 
-
-_UNREADABLE: Final = (
-    *(ValueError, IndexError, SyntaxError, TypeError),
-    *(OverflowError, MemoryError, RecursionError),  # of the value of a default
+# What a text that is no IDL causes. The last four come from the value of a default.
+_FAULTS: Final = (
+    ValueError,
+    IndexError,
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
 )
 
 
@@ -63,7 +68,7 @@ def read_idl(text: str, file: str) -> list[MessageDefinition]:
     """
     try:
         return _IdlReader(text).read()
-    except _UNREADABLE as error:
+    except _FAULTS as error:
         raise DefinitionError(f"{file} cannot be read: {error}") from None
 
 
