@@ -49,7 +49,7 @@ _WORDS: Final = {word for words in _BASE for word in words}
 # Forms of IDL that no generator for Python of ROS 2 sends.
 _NOT_SENT: Final = ("wchar", "any", "fixed", "map", "union", "enum", "bitmask", "bitset", "valuetype")
 
-# What a text that is no IDL causes. The last four come from the value of a default.
+# A text that is no IDL causes these; the last four, the value of a default.
 _FAULTS: Final = (
     ValueError,
     IndexError,
