@@ -81,7 +81,7 @@ class Cleanup:
     def make_room_if_read(self, node_id: str) -> bool:
         """Clean up if all has been read; return whether there is room for one more process of a node.
 
-        What dead processes sent, and what waited for them, takes no memory beside the next process then.
+        Then messages that dead processes sent, or that waited for them, take no memory beside the next one.
         """
         if node_id in self._nodes and self._is_all_read():
             self._clean_up()
