@@ -161,8 +161,7 @@ def test_what_a_ros2_node_warns_of_is_on_rosout(flow: RosFlow, observer: Observe
     wait_until(logs, lambda: f"a log\n{flow.log()}")
     level, text = logs()[0]
     assert level == 30
-    assert text.startswith(
-        "input `text` has dropped a message: field 'data' of std_msgs/msg/String: expected"
-    )
+    assert text.startswith("input `text` has dropped ")
+    assert "field 'data' of std_msgs/msg/String: expected" in text
     assert text in flow.log()
     flow.stop()

@@ -24,7 +24,7 @@ _NAME_PERIOD: Final = 2.0  # seconds
 
 
 class DroppedMessages:
-    """Warns of messages that were dropped, at most once a second, with how many there were."""
+    """Warns of messages that were dropped, at most once a second: how many there were, and why the last one."""
 
     def __init__(
         self, where: str, warn: Callable[[str], None], count: Callable[[int], None] = lambda _: None
@@ -46,7 +46,7 @@ class DroppedMessages:
             return
         count, self._unsaid = self._unsaid, 0
         self._next = now + _PERIOD
-        what = "a message" if count == 1 else f"{count} messages"
+        what = "a message" if count == 1 else f"{count} messages, the last one"
         self._warn(f"{self._where} has dropped {what}: {reason}")
 
 
