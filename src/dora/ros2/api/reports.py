@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from dora.ros2.types.message_type import MessageType
 
 LOGGER: Final = logging.getLogger("dora.ros2")
-_PERIOD: Final = 1.0  # seconds between two warnings of dropped messages
+_PERIOD: Final = 1.0  # seconds between two warnings; the next one has the number of messages between them
 # Over DDS an endpoint is known before the name of its node, which some nodes never tell.
-_NAME_PERIOD: Final = 2.0  # seconds
+_NAME_PERIOD: Final = 2.0  # seconds; then the warning goes out without the name
 
 
 class DroppedMessages:
-    """Warns of messages that were dropped, at most once a second: how many there were, and why the last one."""
+    """Warns of messages that were dropped, at most once a second: how many, and why the last one was."""
 
     def __init__(
         self, where: str, warn: Callable[[str], None], count: Callable[[int], None] = lambda _: None
@@ -95,7 +95,7 @@ class MismatchWatch:
 
     def __init__(self, context: RosContext) -> None:
         self._context = context
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # the program adds endpoints while the thread goes over them
         # An endpoint that the program has closed and forgotten leaves by itself.
         self._endpoints: WeakKeyDictionary[RosEndpoint, Callable[[str], None]] = WeakKeyDictionary()
         self._reported: set[str] = set()
@@ -120,7 +120,7 @@ class MismatchWatch:
         while True:
             left = min(nameless.values(), default=None)
             self._changed.wait(None if left is None else max(left - time.monotonic(), 0.0))
-            self._changed.clear()
+            self._changed.clear()  # before the look at the graph: a change during it wakes again
             if self._closed:
                 return
             now = time.monotonic()
