@@ -29,7 +29,9 @@ from dora.wire.node_protocol import (
 )
 
 _log = logging.getLogger("dora.node")
-_LEAVE_LIMIT = 2.0  # seconds for a daemon that is too busy to read
+# Seconds for a daemon that is too busy to read. After them this side closes anyway, and a `Node` of the
+# same id may be refused, because the daemon has not noticed the end of this one.
+_LEAVE_LIMIT = 2.0
 
 
 class DaemonChannel(Protocol):
@@ -90,6 +92,7 @@ class SocketChannel:
         """Yield the frames that are there; sets ``lost`` at the end of the connection."""
         while not self.lost:
             try:
+                # Not a non-blocking socket: `send` may have to wait for a busy daemon on the same one.
                 data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
@@ -126,7 +129,7 @@ class SocketChannel:
         """Close once the daemon has read everything, so that this node can be joined again at once."""
         deadline = time.monotonic() + _LEAVE_LIMIT
         try:
-            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)  # the daemon reads up to this end, then closes its side
             while (left := deadline - time.monotonic()) > 0:
                 self._socket.settimeout(left)
                 if not self._socket.recv(1 << 16):
@@ -245,6 +248,7 @@ def _find_dynamic(node_id: str) -> tuple[SocketChannel, NodeConfig]:
         names = []
     found: list[tuple[SocketChannel, NodeConfig]] = []
     refusals: list[str] = []
+    # All runs are asked, also after one has accepted: the order of names decides nothing.
     for name in filter(is_run_name, names):
         try:
             channel = SocketChannel(f"{root}/{name}/{SOCKET_NAME}")
@@ -252,7 +256,7 @@ def _find_dynamic(node_id: str) -> tuple[SocketChannel, NodeConfig]:
             continue  # of a dataflow that has ended
         try:
             reply = _introduce(channel, node_id, dynamic=True, dataflow=wanted)
-        except DaemonLost:
+        except DaemonLost:  # the dataflow ends at this moment
             channel.close()
             continue
         if isinstance(reply, NodeConfig):

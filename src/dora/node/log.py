@@ -22,7 +22,7 @@ _LEVELS: Final = {
     "trace": "trace",
 }
 _wall = time.time  # logs keep real time in a replay
-MAX_FIELDS: Final = 60 * 1024  # bytes of JSON
+MAX_FIELDS: Final = 60 * 1024  # bytes of JSON, the limit of dora-rs; a mark takes the place of more
 
 
 def log_line(

@@ -131,7 +131,7 @@ class OperatorOutput:
             header: Header = (b"", 0, 0, 0, 0, 0, 0, now, origin_ns, origin)
             content = Reference(value, received, now, len(consumers) > 1, (header, trail))
             if FLUSH in received and received[FLUSH] is True:
-                for consumer in consumers:
+                for consumer in consumers:  # first, so that the message itself is not dropped
                     consumer.flush()
             for consumer in consumers:
                 consumer.put(content)
@@ -187,7 +187,7 @@ class HostedOperator:
             take_over(operator, self._operator, self._initial)
             status = self.status(on_event(Reload(self.id), send_output))
         except BaseException:
-            if old is not None:
+            if old is not None:  # the old code goes on, and its name has to lead to it again
                 for name in [name for name, found in sys.modules.items() if found is module]:
                     sys.modules[name] = old
             raise

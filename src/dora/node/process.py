@@ -16,6 +16,7 @@ from dora._ending import exempt_imports
 from dora.errors import DoraError, StartFailed
 from dora.wire.node_config import decode_address
 
+# Of <sys/mman.h> on Linux: Python has no names for them.
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
 _MCL_ONFAULT: Final = 4

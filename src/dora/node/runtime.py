@@ -76,6 +76,7 @@ class Runtime:
             try:
                 operator.load(descriptor, config.parameters, self._classes.get(item.id))
             except BaseException:
+                # The daemon sees the end of the process itself, but not whose code failed.
                 session.report(OperatorFailure(item.id))
                 raise
             self._operators[item.id] = operator
@@ -296,6 +297,8 @@ class Runtime:
         names = [f"{prefix}{output}" for output in operator.config.outputs]
         for name in names:
             output = self._outputs[name]
+            # Before the daemon learns of it: a message that is sent after `OutputsClosed` could come after
+            # the closing of its receivers' inputs.
             output.port.close()
             for consumer in output.consumers:
                 consumer.source_closed()

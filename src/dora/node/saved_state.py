@@ -49,7 +49,7 @@ class StateFile:
             try:
                 os.unlink(fresh)
             except OSError:
-                pass
+                pass  # it was not made, or the first error is the one that tells more
             reason = error.strerror
             raise SendError(f"the state of node `{self._node_id}` cannot be saved: {reason}") from error
 

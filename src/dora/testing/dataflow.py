@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     NodeBody = Callable[..., object] | str | os.PathLike[str]
 
-DEFAULT_LIMIT = 60.0
-DEFAULT_PATIENCE = 30.0
+DEFAULT_LIMIT = 60.0  # virtual seconds; a dataflow that never ends fails its test
+DEFAULT_PATIENCE = 30.0  # real seconds; a node that never waits fails its test, which would hang else
 
-_open: list[VirtualDataflow] = []
+_open: list[VirtualDataflow] = []  # at most one: it replaces the clock and the streams of the process
 
 
 class VirtualDataflow:

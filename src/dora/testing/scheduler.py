@@ -32,8 +32,11 @@ from dora.errors import DoraError
 _real_monotonic_ns = time.monotonic_ns
 
 START_NS: Final = 1_000_000_000_000  # of the virtual monotonic clock; any number that is not 0
-SPIN_NS: Final = 1_000_000  # virtual time that each further idle poll takes
-_POLL_INTERVAL: Final = 0.05  # seconds, while only foreign threads can do something
+# Virtual time that each further idle poll takes. Otherwise time would stand still for a program that polls
+# in a loop.
+SPIN_NS: Final = 1_000_000
+# Seconds, while only foreign threads can do something. A thread that ends wakes nobody.
+_POLL_INTERVAL: Final = 0.05
 
 
 class VirtualTimeError(DoraError):
@@ -72,6 +75,7 @@ class Task:
         self.name = name
         self.owner = owner
         self.image = image
+        # It guards nothing: a task sleeps in `acquire` until another thread gives it the turn by `release`.
         self.turn = threading.Lock()
         self.turn.acquire()
         self.flag: Flag | None = None
@@ -146,6 +150,7 @@ class Scheduler:
                 if not self.closed:
                     self._hand_over(self._next())
 
+        # A daemon thread: a node that never waits cannot be killed, and may not block the end.
         task.thread = threading.Thread(target=run, name=f"dora-{name}", daemon=True)
         self._own_threads.add(task.thread)
         self._tasks.append(task)

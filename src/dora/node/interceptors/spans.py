@@ -177,7 +177,7 @@ class SpanFile:
             try:
                 os.close(descriptor)
             except OSError:
-                pass
+                pass  # the lines are written, and a node does not fail because of its spans
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -20,7 +20,7 @@ from dora.node.process import print_error_of_handler
 from dora.node.send.output import OutputPort
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS, GoalStatus
 
-FEEDBACK_KEPT: Final = 1000  # messages of feedback that wait in a `Goal`
+FEEDBACK_KEPT: Final = 1000  # messages that wait in a `Goal`; a program that wants the result reads none
 GOALS_REMEMBERED: Final = 1000  # in a `GoalServer`, of those that are not under way
 
 
@@ -193,7 +193,7 @@ class GoalServer:
         self._stopping = False
         # Inputs take turns, so the request to cancel a goal may come before the goal does.
         self._canceled_early = _RecentIds(GOALS_REMEMBERED)
-        self._ended = _RecentIds(GOALS_REMEMBERED)
+        self._ended = _RecentIds(GOALS_REMEMBERED)  # else a late request to cancel counts as an early one
         self._lock = threading.Lock()  # several threads may receive, and goals end in theirs
 
     def start(self, event: Input) -> None:
@@ -223,7 +223,7 @@ class GoalServer:
 
     def cancel_all(self) -> None:
         """Request to cancel all goals, and those that still come."""
-        self._stopping = True
+        self._stopping = True  # first: a goal that begins meanwhile sees this, or is in the list
         for run, _ in list(self._runs.values()):
             run.request_cancel()
 

@@ -34,7 +34,8 @@ from dora.wire.correlation import GOAL_ID, REQUEST_ID, uuid7
 from dora.wire.metadata import MetadataError
 from dora.wire.node_config import InputConfig, NodeConfig
 
-_REMEMBERED: Final = 10_000  # ids of exchanges whose late answers are recognised
+# Ids of exchanges whose late answers are recognised. The answer to an older one comes as an event.
+_REMEMBERED: Final = 10_000
 
 
 class Exchange(ABC):
@@ -259,7 +260,7 @@ class Replies:
         self, exchange: Exchange, port: OutputPort, data: Any, metadata: Mapping[str, Any] | None
     ) -> None:
         """Send the message that opens an exchange; the exchange fails at once if no node can answer."""
-        self._pending[exchange.id] = exchange
+        self._pending[exchange.id] = exchange  # before the request: another thread may receive the answer
         self._remember(exchange.id, "asked")
         if self.inbox.is_closing:
             exchange.lose_all("this node was asked to stop")
@@ -325,7 +326,7 @@ class Replies:
 
     def dispatch_others(self, input_id: str) -> None:
         """Pass on the answers of all inputs but one, which is being polled."""
-        if self._dispatching_others:
+        if self._dispatching_others:  # the result of another goal, found below, asks for the same
             return
         self._dispatching_others = True
         try:

@@ -161,6 +161,7 @@ class Serving:
                 return timed_out(timeout)
             if not self._serve(event):
                 return event
+            # Requests that come one after the other must not keep the program from its timeout.
             if deadline is not None and time.monotonic() >= deadline:
                 return timed_out(timeout)
 

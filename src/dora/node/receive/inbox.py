@@ -64,7 +64,9 @@ MakeGroups = Callable[[Mapping[str, InputPort], Callable[[InputPort], None]], "S
 group whose closing the program has just got."""
 
 _monotonic = time.monotonic_ns
-_DAEMON_CHECK_NS: Final = 50_000_000  # between reads of the control socket by a program that never waits
+# Between reads of the control socket by a program that never waits. They are for the end of the daemon
+# alone: for a frame, the daemon changes ``CONTROL``, which each poll reads without a system call.
+_DAEMON_CHECK_NS: Final = 50_000_000
 
 
 class Inbox(Waiter):
@@ -417,6 +419,7 @@ class Inbox(Waiter):
 
     def _read_control(self) -> None:
         if self._words[self._control_word] != self._control_seen:
+            # Before the reads: a change during them is seen at the next poll.
             self._control_seen = self._words[self._control_word]
             for port in self.ports.values():
                 port.check_flush()
@@ -513,7 +516,7 @@ class Inbox(Waiter):
         self._open_ports = []
         for port in (*self.ports.values(), *self._merged):
             port.close()
-        self._doorbell.ring()
+        self._doorbell.ring()  # after the marks: the thread that wakes finds the end
         self.paths.close()
         interceptors, self._interceptors = self._interceptors, ()
         for interceptor in interceptors:

@@ -261,6 +261,7 @@ class LinkInput(InputPort):
 
     def _give_credit(self) -> None:
         """Wake a sender that waits, once half the queue is free again."""
+        # With the fence in `Credit.wait`: this side sees the mark, or the sender sees the room.
         fence()
         words = self._words
         if words[self._waiting_word] and words[self._sent_word] - self._last <= self._half:
@@ -396,4 +397,4 @@ class LinkInput(InputPort):
         self._end_deadline()
         self._receiver.close()
         if self._credit is not None:
-            self._credit.ring()
+            self._credit.ring()  # last: the sender that wakes finds the link closed

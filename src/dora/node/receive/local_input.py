@@ -118,7 +118,7 @@ class LocalInput(InputPort):
     def flush(self) -> None:
         """Drop, and count, the queued contents that are not kept."""
         with self._lock:
-            for _ in range(len(self._queue)):
+            for _ in range(len(self._queue)):  # one round, after which kept contents are in order again
                 try:
                     content = self._queue.popleft()
                 except IndexError:  # another thread took it

@@ -36,9 +36,9 @@ from dora.wire.path_statistics import (
 from dora.wire.trail import origins_of, output_of
 
 _now = time.time_ns
-_MOST_SAMPLES: Final = 256  # that wait to be counted
+_MOST_SAMPLES: Final = 256  # that wait to be counted; a node that never waits counts them at this number
 _WINDOW: Final = 16  # samples of one input
-_FAST_NS: Final = 8_000_000  # a window that is shorter has too many samples
+_FAST_NS: Final = 8_000_000  # a window that is shorter has too many samples: 16 in 8 ms are 2,000 a second
 _SLOW_NS: Final = 2_000_000  # two samples that are further apart have room for more between them
 _LARGEST: Final = 2**64 - 1
 

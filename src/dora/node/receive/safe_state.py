@@ -29,7 +29,7 @@ from dora.wire.node_config import InputConfig
 from dora.wire.output_rules import SafeState
 
 _monotonic = time.monotonic_ns
-_AT_ONCE: Final = 1000  # messages that one poll drops at most
+_AT_ONCE: Final = 1000  # messages that one poll drops at most; the sender may be faster than this loop
 
 OnChange = Callable[[str, str, bool, float], None]
 """Called with the input, the reason, whether the safe state begins, and how long it was if it ends."""

@@ -262,7 +262,7 @@ class Waiter(ABC):
                         rung.wait(), None if wake_at is None else max(wake_at - now, 0) * 1e-9
                     )
                 except TimeoutError:
-                    pass
+                    pass  # the deadline, or the time of a port: the next round finds out which
         finally:
             self._remove_task(loop, rung)
 
@@ -271,7 +271,7 @@ class Waiter(ABC):
         if not self._lock.acquire(blocking=False) and not self._contend():
             return False, None
         try:
-            self._doorbell.clear()
+            self._doorbell.clear()  # not `rearm`, which knows only of rings that ended its own wait
             self._words[self._prewake_word] = 0  # a task cannot stay awake
             self._words[self._asleep] = 1
             fence()
@@ -302,7 +302,7 @@ class Waiter(ABC):
         del self._tasks[loop]
         for fd in self._fds:
             loop.remove_reader(fd)
-        if not self._tasks and not self._lock.locked():
+        if not self._tasks and not self._lock.locked():  # a thread with the lock clears the flag itself
             self._words[self._asleep] = 0
 
     def _wake_tasks(self) -> None:
@@ -344,6 +344,7 @@ class Waiter(ABC):
                 finally:
                     self._condition_thread = 0
                     self._lock.release()
+            # With a limit: if the other thread receives no more, nobody sets `woken`.
             woken.wait(_BUSY_PAUSE)
             woken.clear()
             if ready():
@@ -354,7 +355,7 @@ class Waiter(ABC):
     def _acquire(self, timeout: float) -> bool:
         """Acquire the lock, for events; a thread that waits for a condition yields it."""
         me = threading.get_ident()
-        self._contenders.add(me)
+        self._contenders.add(me)  # before the ring: the thread that wakes looks for contenders
         if self._condition_thread:
             self._doorbell.ring()
         try:

@@ -61,7 +61,7 @@ _REPLAYED: Final[dict[str, type[Event]]] = {
 }
 
 CLOCK_FILE: Final = "clock"
-STEP_POLL_NS: Final = 5_000_000  # between polls for the request of the next step
+STEP_POLL_NS: Final = 5_000_000  # between polls for the next step: a word of shared memory, without a bell
 # Of an input whose turn is later; then its sender waits.
 _HELD_MOST: Final = 1000  # messages
 _HELD_BYTES: Final = 64 << 20

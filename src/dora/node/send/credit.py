@@ -93,4 +93,4 @@ class Credit:
 
     def close(self) -> None:
         """End the wait of another thread."""
-        self._is_closed = True
+        self._is_closed = True  # without a ring: the other thread looks within `_CHECK`

@@ -43,6 +43,8 @@ class KeptOutput:
         """``path``: of the ring for small messages. ``port`` loses its ``black_box`` at a pause."""
         self._path = path
         self._port = ref(port)  # it holds this object
+        # A ring is for one thread. The lock of the output does not do: most messages are copied after it
+        # was released, so that receivers wake up first.
         self._lock = threading.Lock()
         self._small: OverwritingWriter | None = None
         self._large: OverwritingWriter | None = None

@@ -308,7 +308,7 @@ class OutputPort:
                 )
                 if self._spill is not None and (control or self._spill.pending):
                     self._spill.before_send(sequence, control, message)
-                self._words[self._sent_word] = self._sequence = sequence
+                self._words[self._sent_word] = self._sequence = sequence  # first, as in `_transmit`
                 try:
                     if control:
                         self._send_small(message, control)
@@ -336,6 +336,7 @@ class OutputPort:
             self._bytes += size
             if control and asks_to_flush(control):
                 self._flush(sequence)
+        # Outside of the lock: waking a process takes longer than a message, and other threads may send.
         rung = self._ring(bypassed=bypassed)
         # The receivers are waking up; the rest could wait until now.
         self._words[self._bytes_word] = self._bytes

@@ -20,8 +20,8 @@ from dora.wire.node_config import LinkConfig
 
 # Bytes that may wait for the network. More would not stay in the caches of a processor. Fewer would leave
 # the network idle now and then, and so would 4 MiB of large messages, which are a few.
-_AHEAD: Final = 4 << 20
-_AHEAD_OF_LARGE: Final = 16 << 20
+_AHEAD: Final = 4 << 20  # of messages up to `_LARGE`
+_AHEAD_OF_LARGE: Final = 16 << 20  # for these, 4 MiB are too few messages
 _LARGE: Final = 256 << 10  # bytes of a message
 _LONGEST: Final = 900_000  # nanoseconds of a wait; with the rest of a send, it stays below 1 ms
 _NAP: Final = 0.0002  # seconds; a message of 1 MiB needs longer on any network

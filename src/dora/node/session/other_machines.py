@@ -60,7 +60,7 @@ def await_arrival(config: NodeConfig, board: Board) -> None:
             slot
             for slot in slots
             if board.get(slot, FORWARDED) < board.get(slot, SENT)
-            and any(
+            and any(  # without a receiver on the other machine, no report of an arrival comes
                 output_slot == slot and board.get(link.slot, STATE) == CONNECTED
                 for output_slot, link in _links(config)
             )

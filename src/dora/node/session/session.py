@@ -132,7 +132,7 @@ class Session:
             self.stacks.port(item, receivers.get(item.id)) for item in config.inputs if item.kind != "timer"
         )
         await_receivers(config, self.board, _CONNECT_TIMEOUT, self.channel.is_readable)
-        if not config.standby:
+        if not config.standby:  # its queues exist now, so the first messages of others find them
             epoch_ns, early = _pass_barrier(self, prepare)
         ports += (
             self.stacks.port(item, epoch_ns=epoch_ns) for item in config.inputs if item.kind == "timer"
@@ -151,7 +151,7 @@ class Session:
         for wanted in config.event_logs:
             self._write_event_log(wanted)
         self.closed = False
-        for frame in early:
+        for frame in early:  # last: one may stop the node, or change the links that were just made
             self.inbox.handle(frame)
         disown_after_fork(self)
         if config.dynamic and self.owns_process:
@@ -374,7 +374,7 @@ class Session:
             self._close(goodbye=False)
 
     def _close(self, goodbye: bool) -> None:
-        self.closed = True
+        self.closed = True  # first: a signal handler that closes the node meanwhile does nothing
         self.inbox.close()
         if self.tracer is not None:
             self.tracer.close()
@@ -388,7 +388,7 @@ class Session:
         if goodbye:
             self._report_undeclared()
         if self.config.dynamic:
-            self.channel.leave()
+            self.channel.leave()  # a cell of a notebook may join as this node right afterwards
         else:
             self.channel.close()
 
@@ -469,6 +469,8 @@ def _pass_barrier(session: Session, prepare: Callable[[Session], None] | None) -
     session.channel.send(Ready())
     early: list[ToNode] = []
     while True:
+        # Without a timeout: how long a start may take is a rule of the dataflow (`startup_timeout`). The
+        # daemon keeps it, and ends this wait with `StartRefused` or with the connection.
         match session.channel.wait():
             case Started(epoch_ns=epoch_ns):
                 return epoch_ns, early

@@ -102,7 +102,7 @@ def _attach_link(session: RunningSession, port: OutputPort, frame: AttachLink) -
     if channel is not None:
         try:
             sender = session.engine.sender(OutputConfig(frame.output).on(channel))
-        except DoraError as error:
+        except DoraError as error:  # one link fails; the node, and its other links, go on
             write_log(session.config.node_id, "error", str(error))
     name = "" if channel is None else channel.service
     port.attach(frame.link, frame.change, frame.credit_bell, name, sender)

@@ -124,6 +124,7 @@ class LocalHost(Host):
         with tempfile.TemporaryDirectory(prefix="dora-") as folder:
             path = os.path.join(folder, "bell")
             Doorbell.make(path)
+            # It stays open without its name, so a node that is killed leaves no file.
             self._doorbell = Doorbell(path, self.channel.fileno())
 
     def make_engine(self) -> Engine:
