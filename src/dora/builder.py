@@ -450,6 +450,7 @@ class DataflowBuilder:
     def _file(self) -> Iterator[str]:
         try:
             name = re.sub(r"[^\w.-]+", "-", self.name)
+            # Not among temporary files: paths in a dataflow are relative to the folder of its file.
             descriptor, path = tempfile.mkstemp(".yml", f".{name}-", self.working_dir)
         except OSError as error:
             raise DoraError(

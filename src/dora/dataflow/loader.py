@@ -166,6 +166,7 @@ def _without_modules(reader: Reader, project: str) -> MappingNode | None:
     if checked is None:
         return None
     nodes = checked.get("nodes") or ()
+    # Each file is checked alone before it is inlined: a mistake is reported once, in terms of its own file.
     modules = Modules(reader, project, report.folder).used_by(nodes, reader)
     Assembler(
         reader, {name: OfferedOutputs(tuple(module.exports)) for name, module in modules.items()}

@@ -65,7 +65,7 @@ def _bad_character(text: str, also: str, allowed: str) -> str:
 
 MAX_KEY: Final = 256  # bytes
 MAX_VALUE: Final = 64 * 1024  # bytes, as JSON
-MAX_DEPTH: Final = 64  # lists and mappings in each other
+MAX_DEPTH: Final = 64  # lists and mappings in each other; functions that read them are recursive
 
 
 def key_fault(key: str) -> str:

@@ -50,7 +50,7 @@ _LONGEST_CHANNEL_NAME = 255  # bytes; iceoryx2's limit
 # and about four times as much of its own. So an output with more links has several channels, and its sender
 # copies each message once more for each of them.
 _CHANNEL_LINKS = 16
-TAP_QUEUE = 16  # messages that the tap of a command holds at most
+TAP_QUEUE = 16  # messages that the tap of a command holds at most; their sender cannot reuse this memory
 # Messages that the tap of a recorder holds if it attaches to a running dataflow: 32 ms at 1 kHz. They
 # cost the sender 0.3 MB for all possible receivers, and address space: iceoryx2 reserves 64 times the
 # largest message for each place in each queue.

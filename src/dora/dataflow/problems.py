@@ -12,10 +12,10 @@ from dora.errors import Problem
 MAX_SUGGESTIONS = 100  # of one check: more than the problems that are shown
 MAX_COMPARISONS = 250_000  # of words with candidates, in one check: they take some tenths of a second
 MAX_WORD = 200  # characters of what may be a slip of something: comparing is quadratic in them
-MAX_CANDIDATES = 20_000
+MAX_CANDIDATES = 20_000  # of one word; even to choose the promising ones takes time
 _FEW = 50  # candidates that are compared thoroughly
 MAX_LISTED = 20  # names in a hint
-_LONG_MESSAGE = 400
+_LONG_MESSAGE = 400  # characters; a file may quote a name of any length into a message
 _LONG_WORD = re.compile("`([^`]{100,})`")
 
 

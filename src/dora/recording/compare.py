@@ -20,7 +20,7 @@ from dora.wire.metadata import MetadataError, decode_metadata
 # Metadata about when and where a message was sent, which is not part of its content.
 _OF_THE_RUN: Final = ("timestamp", "open_telemetry_context")
 _SHOWN: Final = 60  # characters of a value
-MOST_PLACES: Final = 500  # differences of a topic that are listed
+MOST_PLACES: Final = 500  # differences of a topic that are listed; further ones are only counted
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.metadata import MetadataError, decode_metadata
 
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-_ROWS: Final = 4096  # of one row group
+_ROWS: Final = 4096  # of one row group, which is in memory until it is written
 _BYTES: Final = 32 << 20  # likewise
 
 

@@ -65,7 +65,7 @@ from dora.wire.journal import Values
 from dora.wire.message import Message, MessageError
 from dora.wire.untrusted import UntrustedMessage
 
-_LOG_BYTES: Final = 4 << 20  # of each log file, at its end
+_LOG_BYTES: Final = 4 << 20  # of each log file, at its end, where the last seconds are: a log may be long
 _ORDER_PIECE: Final = 64 << 10  # bytes of one message with the order of events
 _NICE: Final = 5  # the dataflow goes first
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -301,7 +301,7 @@ def carry_out(order: SaveOrder) -> SavedBlackBox:
         box = KeptBox(order.folder, None if order.dead else time.time_ns())
         if not (box.messages or order.asked):
             return SavedBlackBox()  # nothing was sent, and the log says what happened
-        if order.path:
+        if order.path:  # no lock: the name is given, and a look back holds this folder locked itself
             return save(box, order.path)
         with _one_at_a_time(_folder(box.start)):
             return save(box, _next_path(box.start, order.reason))

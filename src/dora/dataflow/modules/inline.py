@@ -119,7 +119,7 @@ class Inliner:
             written = node.span
             assert isinstance(written, MappingNode)
             self.size += written.size
-            if self.size > MAX_VALUES:
+            if self.size > MAX_VALUES:  # a few small files can multiply each other
                 raise _TooLarge
             if scope.origin is not None:
                 written = written.copied(scope.origin)

@@ -36,7 +36,7 @@ from dora.dataflow.yaml.schema_block import CheckedBlock, Field, SchemaBlock
 
 MAX_TOPICS: Final = 64  # of one block, as in dora-rs
 _MAX_DEPTH: Final = 10_000
-_MAX_DOMAIN: Final = 232
+_MAX_DOMAIN: Final = 232  # the ports of a higher one would be above 65,535
 
 _NAME: Final = r"(~|~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*"
 _NODE_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]{0,254}"

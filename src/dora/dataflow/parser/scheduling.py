@@ -14,7 +14,7 @@ from dora.dataflow.yaml.tree import YamlNode
 
 _POLICIES: Final[tuple[SchedulingPolicyName, ...]] = get_args(SchedulingPolicyName)
 _REAL_TIME: Final = ("fifo", "rr")
-_HIGHEST: Final = 99
+_HIGHEST: Final = 99  # the highest real-time priority of Linux
 _number = re.compile("[0-9]{1,4}").fullmatch
 _PRIORITY: Final = "[1-9][0-9]?"
 

@@ -12,7 +12,7 @@ from typing import Any
 from dora.dataflow.problems import ProblemReport, TextSpan
 from dora.dataflow.yaml.tree import MappingNode, ScalarNode, SequenceNode, YamlNode, is_utf8, resolve
 
-MAX_DEPTH = 64
+MAX_DEPTH = 64  # levels; the functions that walk through a tree are recursive
 MAX_VALUES = 1_000_000  # with every alias written out; a dataflow of 10,000 nodes has about 200,000
 
 _TAG = "tag:yaml.org,2002:"

@@ -12,7 +12,7 @@ MANIFEST_FILE = "dora-node.yml"
 """The description of a node's program, in its folder; see `dora.dataflow.types.manifest`."""
 
 
-MAX_SIZE = 16 << 20  # bytes of a file that is read whole
+MAX_SIZE = 16 << 20  # bytes of a file that is read whole; a huge one named by mistake must not fill memory
 
 # Standard input, and what a shell gives for `<(command)`.
 _descriptor = re.compile(r"/dev/fd/([0-9]{1,9})|/proc/self/fd/([0-9]{1,9})|/dev/stdin").fullmatch
@@ -67,7 +67,7 @@ def read_bytes(path: str, max_size: int = MAX_SIZE) -> bytes:
     with open(open_to_read(path), "rb") as file:
         if os.fstat(file.fileno()).st_size > max_size:
             raise TooLarge
-        data = file.read(max_size + 1)
+        data = file.read(max_size + 1)  # a file may grow, and a pipe has no size: one byte more shows it
     if len(data) > max_size:
         raise TooLarge
     return data

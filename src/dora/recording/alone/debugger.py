@@ -42,7 +42,7 @@ _HELP: Final = (
     "pdb, with `next event`, `back` (to the event before), `what followed` (in the recording), `event` "
     "(show it again); q quits"
 )
-INTERRUPTED: Final = 130
+INTERRUPTED: Final = 130  # the status that shells give for SIGINT: 128 + 2
 _VALUES: Final = 12  # of an array
 _WIDTH: Final = 160  # characters
 
@@ -93,7 +93,7 @@ class Debugger:
         os.close(write)
         try:
             with open(read, "rb") as file:
-                data = file.read()
+                data = file.read()  # without a deadline: a user may stop at a line for hours
             _, status = os.waitpid(child, 0)
         finally:
             signal.signal(signal.SIGINT, before)

@@ -272,6 +272,7 @@ def _observed(config: NodeConfig, slot: int) -> NodeConfig:
         )
         for output in config.outputs
     ]
+    # The recorded answers to a request arrive all at once, before the node takes the first one.
     inputs = [
         msgspec.structs.replace(item, queue_size=max(item.queue_size, 1024), credit_bell="")
         if item.kind == "link"

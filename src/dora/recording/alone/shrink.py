@@ -21,7 +21,7 @@ from dora.wire.message import Message
 TRIES: Final = 10  # runs of all events, before a failure counts as one that does not come again
 REPEATS: Final = 10  # runs of what is left, to find out whether it fails each time
 _VALUES_SECONDS: Final = 10.0  # for simpler values; they are a help to the reader, no more
-_MOST_PROCESSES: Final = 5  # of a node that was restarted
+_MOST_PROCESSES: Final = 5  # of a node that was restarted, the last ones; each costs `TRIES` runs
 
 
 class DoesNotComeAgain(DoraError):

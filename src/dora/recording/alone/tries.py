@@ -26,7 +26,9 @@ from dora.recording.alone.run import NodeError, NodeProgram, is_installed, run_a
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.message import Message
 
-_PATIENCE: Final = 30.0  # seconds for the first run, and at least for each one
+# Seconds for the first run, which imports all packages. Further runs get a third of it, or `_TIMES` as long
+# as the first one took, if that is more. A run that takes longer counts as a hang.
+_PATIENCE: Final = 30.0
 _TIMES: Final = 10  # as long as the first run may another one take
 _MOST_TEXT: Final = 500  # characters of the message of an error
 
@@ -188,7 +190,7 @@ def _in_fork(function: Callable[[], Report], patience: float) -> Report:
         raise
     finally:
         os.close(read)
-        _, status = os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)  # after reading: a child whose pipe is full does not end
     if os.WIFSIGNALED(status):
         return _failed(signal.Signals(os.WTERMSIG(status)).name, "the process was killed by it")
     if not data:
@@ -214,4 +216,4 @@ def _be_the_child(function: Callable[[], Report], read: int, write: int) -> NoRe
     except BaseException as error:  # noqa: BLE001 - nothing may go on in the child
         os.write(write, msgspec.msgpack.encode(_failed("DoraError", str(error)[:_MOST_TEXT])))
     finally:
-        os._exit(0)
+        os._exit(0)  # not `sys.exit`: exit handlers are the parent's

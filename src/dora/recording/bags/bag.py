@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 METADATA: Final = "metadata.yaml"
 _SUFFIXES: Final = (".mcap", ".db3")
 ZSTD_SUFFIX: Final = ".zstd"
-_MOST_METADATA: Final = 64 << 20  # bytes
+_MOST_METADATA: Final = 64 << 20  # bytes that are read: a bag may come from anybody
 _COPY: Final = 1 << 20  # bytes at once
 
 

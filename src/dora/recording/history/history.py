@@ -50,9 +50,9 @@ from dora.wire.message import Message
 if TYPE_CHECKING:
     from dora.observe.preview.render import RenderedPreview
 
-BUDGET: Final = 48 << 20  # bytes that one query decompresses
-MOST_MARKS: Final = 1000
-MOST_LINES: Final = 1000
+BUDGET: Final = 48 << 20  # bytes that one query decompresses: the page waits for the answer
+MOST_MARKS: Final = 1000  # of one answer; the page asks for earlier ones with `Marks.before`
+MOST_LINES: Final = 1000  # of one answer; `complete_from_ns` says whether there are more
 SECOND: Final = 1_000_000_000
 
 
@@ -265,6 +265,7 @@ class History:
 
     def states(self, after_ns: int, until_ns: int) -> Excerpt:
         """Return the times and the states in a span of time, oldest first."""
+        # The page asks for a minute, in which a recorder writes 60 states.
         return self._json(STATE_TOPIC, after_ns, until_ns, 600)
 
     def parameters_at(self, time_ns: int) -> dict[str, dict[str, Any]]:

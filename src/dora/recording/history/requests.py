@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-MOST_TOPICS: Final = 32  # of one question
+MOST_TOPICS: Final = 32  # of one question: each may decompress a chunk and draw an image
 
 
 class OfRecording(msgspec.Struct):

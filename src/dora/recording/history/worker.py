@@ -21,7 +21,7 @@ from dora.errors import DoraError
 if TYPE_CHECKING:
     from dora.recording.history.answers import Answers
 
-MAX_REQUEST: Final = 1 << 20  # bytes
+MAX_REQUEST: Final = 1 << 20  # bytes; a larger number is no request of the server, and ends this process
 ANSWER: Final = b"\0"
 REFUSAL: Final = b"\1"
 
@@ -32,6 +32,7 @@ def start_worker(paths: Sequence[str]) -> subprocess.Popen[bytes]:
     This module imports next to nothing, so `dora view` starts it first: the process opens the recordings
     while the server is imported.
     """
+    # -P: a module in the current folder is not imported instead of an installed one.
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "dora.recording.history.worker", *paths],
         stdin=subprocess.PIPE,
@@ -61,6 +62,7 @@ def main() -> None:
     try:
         while (request := _read(sys.stdin.buffer)) is not None:
             _write(output, *((REFUSAL, trouble.encode()) if trouble else _answer(answers, request)))
+            # After the first answer: the browser opens the page with it meanwhile.
             if not (is_prepared or trouble):
                 is_prepared = True
                 with contextlib.suppress(DoraError, MemoryError):  # the page will ask, and be told

@@ -62,8 +62,8 @@ _RAW_IMAGES: Final = {name: found.size for name, found in PIXEL_ENCODINGS.items(
 _COMPRESSED_IMAGES: Final = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
 _DEPTHS: Final = {b"f": ("32FC1", 4), b"S": ("16UC1", 2)}
 _FLOATS: Final = {b"f": "f", b"g": "d"}
-_MAX_POSE: Final = 64  # bytes
-_MAX_STRUCT: Final = 4096  # bytes
+_MAX_POSE: Final = 64  # bytes; seven numbers take 56
+_MAX_STRUCT: Final = 4096  # bytes; a larger struct is no pose, and decoding it would take time
 _FIELDS: Final = {  # of structs, by which they are known
     "foxglove.PoseInFrame": ("position", "orientation"),
     "foxglove.FrameTransform": ("translation", "rotation"),
@@ -189,7 +189,7 @@ class Schemas:
         known = self._known.get(key)
         if known is None:
             known = _canonical(key) if len(self._distinct) < MAX_TYPES else b""
-            if len(self._known) < 4 * MAX_TYPES:
+            if len(self._known) < 4 * MAX_TYPES:  # an output may send ever new types
                 self._known[key] = known
             self._distinct.add(known)
         return known

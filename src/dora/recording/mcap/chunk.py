@@ -167,6 +167,7 @@ class ChunkPool:
         with self._lock:
             for chunk in chunks:
                 self.used -= chunk.capacity
+                # A few are enough for reuse; the memory of a burst goes back to the system.
                 if chunk.capacity <= CHUNK_ROOM and len(self._free) < 4:
                     chunk.clear()
                     self._free.append(chunk)
@@ -240,7 +241,7 @@ def _compressor(compression: str) -> Callable[[Any], bytes]:
 # Nothing below may hold the interpreter's lock for long: compressing and writing release it, so the
 # recorder takes messages meanwhile.
 
-HIGH_PRIORITY: Final = -10
+HIGH_PRIORITY: Final = -10  # of the thread that empties taps, which must not be late
 _NORMAL_PRIORITY: Final = 0
 
 
@@ -250,7 +251,7 @@ def set_priority(priority: int) -> None:
         try:
             os.setpriority(os.PRIO_PROCESS, 0, priority)
         except OSError:
-            pass
+            pass  # most users may not raise it, and recorders work without
 
 
 class WriteThread:
@@ -260,7 +261,7 @@ class WriteThread:
         self, pool: ChunkPool, compression: Compression, store: Callable[[CompressedChunk], None]
     ) -> None:
         """``store`` is called in the thread; after it has raised `DoraError`, all chunks are dropped."""
-        self.failure: DoraError | None = None
+        self.failure: DoraError | None = None  # needs no lock: it is set in one step, and stays
         self._pool = pool
         self._compression = compression
         self._store = store

@@ -16,7 +16,7 @@ from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_e
 _decode = msgpack_decoder(dict[str, Any])
 
 
-_FREED_AT_ONCE: Final = 4 << 20  # bytes
+_FREED_AT_ONCE: Final = 4 << 20  # bytes: one system call for many reads
 _PUNCH_HOLE_AND_KEEP_SIZE: Final = 3  # the mode of Linux's `fallocate`
 
 

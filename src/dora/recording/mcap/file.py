@@ -32,7 +32,7 @@ RECORD: Final = Struct("<BQ")  # opcode, length
 MESSAGE: Final = Struct("<HIQQ")  # channel, sequence, log time, publish time
 # The footer (opcode, length, where the summary and its offsets begin, checksum), and the mark at the end.
 _TAIL: Final = Struct("<BQQQI8s")
-_MOST_HEADER: Final = 1 << 16  # bytes
+_MOST_HEADER: Final = 1 << 16  # bytes that are read of it: a damaged length may be any number
 _TAIL_CHECKED: Final = 25  # bytes of it that the checksum covers, together with the summary
 _LARGEST: Final = 4 << 30  # bytes of a chunk; a few compressed bytes can expand to more than any memory
 
@@ -66,6 +66,7 @@ def unpack(compression: str, data: bytes, size: int) -> bytes:
         case "lz4":
             import lz4.frame
 
+            # One byte more than claimed shows a wrong size. `lz4.frame.decompress` has no limit.
             unpacked = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=size + 1)
         case _:
             raise McapError(f"its compression `{compression}` is unknown")

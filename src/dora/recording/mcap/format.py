@@ -30,7 +30,7 @@ from dora.wire.message import HEADER_SIZE, Message, MessageError
 from dora.wire.message import VERSION as LAYOUT
 from dora.wire.untrusted import UntrustedMessage
 
-VERSION: Final = 2
+VERSION: Final = 2  # format 1 has messages without an origin; `restore` reads them, too
 PROFILE: Final = "dora"  # of the MCAP header
 SUFFIX: Final = ".mcap"
 
@@ -39,7 +39,7 @@ END: Final = "dora.end"  # likewise, `End`
 DATAFLOW: Final = "dataflow.json"  # name of the attachment, the dataflow as plain values
 DATAFLOW_MEDIA_TYPE: Final = "application/json"
 
-HEAD_FIELD: Final = 15000
+HEAD_FIELD: Final = 15000  # far above the fields of all schemas: viewers skip it as unknown
 BODY_FIELD: Final = 15001  # the body, where no field of the schema has the same bytes
 OWN_TOPICS: Final = "dora/"  # in front of topics that are no outputs; no node may be called `dora`
 LOG_TOPIC: Final = "dora/log"
@@ -56,7 +56,8 @@ ARROW_SCHEMA: Final = "arrow_schema"  # likewise: the IPC schema message in base
 DECLARED_TYPE: Final = "type"  # likewise: what the dataflow declares, as "std/media/v1/Image"
 
 _FORMER_LAYOUT: Final = b"\x01"  # of messages, in recordings of format 1
-_MOST_PADDING: Final = 4096  # bytes between the sections of a message and its body
+# Bytes between the sections of a message and its body. A damaged offset must not allocate gigabytes.
+_MOST_PADDING: Final = 4096
 _LARGE: Final = 1 << 20  # bytes; a body from this size on is not copied when it is restored
 
 

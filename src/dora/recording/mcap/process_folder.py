@@ -29,7 +29,7 @@ def make_folder(kind: str, place: str = "") -> str:
             _remove_if_left(os.path.join(place, name))
     folder = tempfile.mkdtemp(prefix=f"dora-{kind}-{os.getpid()}-", dir=place)
     _locks[folder] = lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    fcntl.flock(lock, fcntl.LOCK_SH)
+    fcntl.flock(lock, fcntl.LOCK_SH)  # the system frees it, however this process ends
     return folder
 
 

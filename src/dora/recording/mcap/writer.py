@@ -75,7 +75,7 @@ class DiskFull(RecordingFailed):
     """There is no room left where the file is."""
 
 
-_REMOVABLE: Final = 1000  # chunks at the end of the file that may be removed again
+_REMOVABLE: Final = 1000  # chunks at the end of the file that may be removed again; each takes memory
 
 
 class _Written(NamedTuple):
@@ -200,11 +200,12 @@ class RecordingWriter:
         except RecordingFailed:
             self._metadata.pop()
             raise
-        self.sync()
+        self.sync()  # before the recorder says that it is done: the power may fail right after
         self.close()
 
     def sync(self) -> None:
         """Return once the disk has everything that was written; raises `RecordingFailed`."""
+        # Read first: what the write thread adds meanwhile may not be on the disk yet. This needs no lock.
         size = self.size
         if size == self._synced:
             return  # nothing new: a card wears out with each write

@@ -17,8 +17,12 @@ from dora.recording.mcap.chunk import CHUNK_SIZE, Chunk, ChunkPool, ChunkSpan, r
 from dora.transport.board import BEGUN, RECORDED, SENT, WORDS
 from dora.wire.message import Encoding, Message
 
-MAX_AGE: Final = 1.0  # seconds from the first message of a chunk until it is stored
-_BATCH: Final = 256  # messages of one topic before the next topic is polled
+# Seconds from the first message of a chunk until it is stored. A recorder that is killed loses what is not
+# stored yet, so its file can be read up to the last second or so.
+MAX_AGE: Final = 1.0
+# Messages of one topic before the next topic is polled: a busy topic must not keep the recorder away from
+# the other taps, which hold few messages.
+_BATCH: Final = 256
 
 
 class TappedSource(Protocol):
@@ -91,6 +95,7 @@ class ChunkFiller:
         if self._held is not None and not self._put(*self._held):
             return 1.0
         for topic in self.topics:
+            # Asked only while a message is missing: a `RingTap` searches its queue after a few calls.
             if topic.sent == topic.seen:
                 continue
             receive = topic.tap.receive

@@ -78,9 +78,11 @@ def failed_nodes(entries: Iterable[JournalEntry]) -> list[str]:
     return [mark.node for mark in marks if mark.kind == "failed" and mark.node is not None]
 
 
-_EVERY: Final = 0.25  # seconds
+_EVERY: Final = 0.25  # seconds; the recorder learns that late of a failure and of an added output
 _STATE_EVERY: Final = 1.0  # seconds between two states
-_MAX_WAITING: Final = 10_000  # entries
+# Entries. Beyond, the log and the order of events stay in their files until the recorder has taken these:
+# a recorder that waits for its disk must not fill the memory.
+_MAX_WAITING: Final = 10_000
 
 
 class RecordingContext:
@@ -106,6 +108,7 @@ class RecordingContext:
         self._logs = LogReader(log_directory)
         self._since_ns = since_ns
         self._order = OrderTail(inspection.run_dir) if order else None
+        # No lock: one thread appends, the recorder's takes from the other end, each in one step.
         self._items: deque[ContextMessage] = deque()
         self._closing = threading.Event()
         directory = self._order.directory if self._order is not None else ""
@@ -124,7 +127,7 @@ class RecordingContext:
     def close(self) -> None:
         """Read for the last time; `take` yields the rest."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join()  # first: the files and the client are for one thread at a time
         self._state_due = 0.0
         try:
             self._ask()

@@ -18,7 +18,9 @@ from dora.errors import ConnectError, DoraError
 from dora.wire.decoders import from_json
 
 PREFIX: Final = "rec-"  # of the socket's name, before the number of the process
-_PATIENCE: Final = 5.0  # seconds for a status
+# Seconds for a status. Recorders are asked one after the other: one that is stopped (SIGSTOP) must not hide
+# the others, and is left out.
+_PATIENCE: Final = 5.0
 _MAX_LINE: Final = 1 << 16  # bytes of a request; a client that sends more is dropped
 
 
@@ -63,7 +65,7 @@ class ControlClient:
         except BlockingIOError:
             return None
         except OSError:
-            data = b""
+            data = b""  # a broken connection counts as closed
         self._data += data
         line, end, _ = self._data.partition(b"\n")
         if not data or len(self._data) > _MAX_LINE:
@@ -130,7 +132,7 @@ def statuses(run_dir: str) -> Iterator[RecorderStatus]:
     try:
         names = sorted(name for name in os.listdir(run_dir) if name.startswith(PREFIX))
     except OSError:
-        return
+        return  # the run has ended
     for name in names:
         try:
             yield from_json(_ask(f"{run_dir}/{name}", RecorderRequest("status"), _PATIENCE), RecorderStatus)

@@ -14,8 +14,11 @@ from dora.recording.mcap.format import SUFFIX, TopicEnd
 # Messages that wait for the recorder in shared memory, of each output. iceoryx2 reserves addresses for 64
 # times the largest message, for each place in each queue: with messages of 500 MB, two outputs take all.
 QUEUE_SIZE: Final = 256
-MEMORY: Final = 512 << 20  # bytes that may wait for the disk
-RING_SHARE: Final = 4  # a ring takes at most this part of the machine's memory
+# Bytes that may wait for the disk. From a quarter on, chunks are no longer compressed. When all are used,
+# messages stay in the taps, which drop their oldest.
+MEMORY: Final = 512 << 20
+# A ring takes at most this part of the machine's memory; one that would need more keeps fewer seconds.
+RING_SHARE: Final = 4
 
 
 class RecordingOptions(msgspec.Struct, kw_only=True, frozen=True):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
 
 _START_PATIENCE: Final = 120.0  # seconds; a slow core that others use takes half a minute for the imports
-_END_PATIENCE: Final = 5.0  # seconds until a recorder that nobody needs is killed
+_END_PATIENCE: Final = 5.0  # seconds until a recorder that nobody needs is killed; its file stays readable
 
 
 class RecorderStart(msgspec.Struct):
@@ -77,6 +77,7 @@ class BackgroundRecorder:
         The run needs taps with a large queue: `LocalRunOptions.tap_queue`. Raises `DoraError`.
         """
         self.begin(daemon.socket, msgspec.structs.replace(settings, together=True))
+        # The callback does nothing: it only lets `run_once` return when there is a report.
         daemon.loop.watch(self.fileno(), READ, lambda _: None)
         try:
             deadline = time.monotonic() + _START_PATIENCE
@@ -107,7 +108,7 @@ class BackgroundRecorder:
         """Return once recording has begun; raises `DoraError` if it cannot begin."""
         deadline = time.monotonic() + _START_PATIENCE
         while not self.is_recording():
-            select.select([self._stdout], (), (), 0.1)
+            select.select([self._stdout], (), (), 0.1)  # a report ends it at once, the deadline that late
             self._check(deadline)
 
     def _check(self, deadline: float) -> None:
@@ -138,6 +139,7 @@ class BackgroundRecorder:
     def wait(self) -> Saved | None:
         """Wait for the end and return the result; None for a ring or if the process was killed."""
         while not self.ended:
+            # Without a deadline: a disk may be slow. A process that is killed closes its output.
             select.select([self._stdout], (), ())
             self._read()
         self._close()
@@ -165,6 +167,7 @@ class BackgroundRecorder:
 
     def _read(self) -> None:
         while not self.ended and select.select([self._stdout], (), (), 0)[0]:
+            # Not `self._stdout.read`: `select` does not see what a buffer holds.
             data = os.read(self._stdout.fileno(), 1 << 16)
             self._data += data
             *lines, self._data = self._data.split(b"\n")

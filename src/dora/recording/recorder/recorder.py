@@ -41,10 +41,13 @@ from dora.wire.decode import warm_up
 from dora.wire.decoders import from_plain
 
 _MIN_PAUSE: Final = 0.0002  # seconds between two polls of the taps
-_MAX_PAUSE: Final = 0.002  # while little arrives
+# While little arrives. It is far below the 32 ms that a short tap holds at 1 kHz (`RECORDER_QUEUE`).
+_MAX_PAUSE: Final = 0.002
 _HOUSEKEEPING: Final = 0.25  # seconds between two rounds of everything else
 _AFTER_FAILURE: Final = 1.0  # seconds after a node's failure that are saved with it
-_LAST_PATIENCE: Final = 1.0  # seconds without a message, after which missing ones are given up
+# Seconds without a message, after which missing ones are given up. A busy machine delays messages, so a few
+# milliseconds would lose some. The daemon waits longer than this for its recorders (`RECORDERS_TIMEOUT`).
+_LAST_PATIENCE: Final = 1.0
 _LAST_PAUSE: Final = 0.002  # seconds between two polls at the end
 
 
@@ -190,6 +193,7 @@ class Recorder:
                 self._do_housekeeping(now)
             if self._stop or self._sink.write_thread.failure is not None:
                 return "asked"
+            # A tap that is half full gets no pause. A filler that waits for memory does, for it would spin.
             if fullest >= 0.5 and not self._filler.waits_for_memory:
                 pause = _MIN_PAUSE
                 continue
@@ -283,7 +287,7 @@ class Recorder:
     def _drain(self) -> dict[str, Expected]:
         """Take everything that was sent so far, close the taps, and return what each topic should have."""
         topics = self._taps.topics
-        last = {topic: topic.sent for topic in topics}
+        last = {topic: topic.sent for topic in topics}  # fixed now: the nodes may go on sending
         missing = _missing(last)
         since = time.monotonic()
         while time.monotonic() - since < _LAST_PATIENCE and self._sink.write_thread.failure is None:
@@ -293,7 +297,7 @@ class Recorder:
                 since = time.monotonic()
                 continue
             if self._filler.waits_for_memory and self._filler.memory_in_use:
-                since = time.monotonic()
+                since = time.monotonic()  # a slow disk is no reason to give up: chunks become free
             elif not missing:
                 break
             time.sleep(_LAST_PAUSE)
@@ -307,6 +311,7 @@ class Recorder:
         self._taps.close()
         is_unsaved = bool(failed - self._context.failed)
         self._context.failed |= failed
+        # Without a chunk in use, no memory becomes free: a wait for it would not end.
         while not self._filler.add_context(self._context.take()) and self._filler.memory_in_use:
             time.sleep(_LAST_PAUSE)
         self._filler.flush()

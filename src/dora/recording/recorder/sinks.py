@@ -154,15 +154,17 @@ class FileSink:
         return self._writer.path
 
     def _fail(self, error: DoraError) -> None:
-        self.write_thread.failure = self.write_thread.failure or error
+        self.write_thread.failure = self.write_thread.failure or error  # the first one is the cause
 
     def finish(self, reason: Reason, expected: dict[str, Expected], failed: Iterable[str]) -> Saved:
         """Wait until all chunks are written, and finish the file; problems are in the result."""
+        # Both threads end first: from here on, this one alone uses the writer.
         self.write_thread.close()
         self._disk_sync.close()
         problem = self.write_thread.failure
         if isinstance(problem, DiskFull):
             reason = "disk full"
+        # On a full disk, chunks go until the end fits: without it the file would count as cut off.
         while True:
             topics = topic_ends(expected, self._writer.spans(), from_start=True)
             complete = problem is None and not any(topic.lost for topic in topics.values())
@@ -246,11 +248,12 @@ class RingSink:
             self._savers.append(thread)
             thread.start()
 
+        # Through the write thread: by then, the ring has all chunks that were put before.
         self.write_thread.put(begin)
 
     def close(self) -> None:
         """Wait until all requested files are written."""
-        self.write_thread.close()
+        self.write_thread.close()  # first: it starts the savers
         for thread in self._savers:
             thread.join()
 

@@ -24,9 +24,9 @@ from dora.wire.message import Message, MessageError
 
 _PLACE: Final = "/dev/shm"
 _ALL: Final = 64 << 20  # bytes of all ring buffers of a recording
-_MAX_SIZE: Final = 4 << 20  # bytes of one
+_MAX_SIZE: Final = 4 << 20  # bytes of one: 30,000 numbers, or 500 messages of 8 kB
 _MIN_SIZE: Final = 64 << 10  # less is not worth it
-_SHARE: Final = 4  # ring buffers take at most this part of the free shared memory
+_SHARE: Final = 4  # ring buffers take at most this part of the free shared memory; messages need the rest
 _MAX_EMPTY_POLLS: Final = 3  # polls after which a message that was counted is searched in the queue
 
 
@@ -115,7 +115,7 @@ class RingTaps:
             if self._size >= _MIN_SIZE:
                 self.directory = make_folder("rings", _PLACE)
         except OSError:
-            pass
+            pass  # the queues of the taps are enough but for bursts
 
     def with_ring_buffer(self, tap: Tap, slot: int) -> Tap | RingTap:
         """Return a tap with a ring buffer for the output; the tap alone if there is no room for one."""
@@ -215,7 +215,7 @@ class RecorderTaps:
             )
             new.append(RecordedTopic(topic, source, topic.output.max_queue_size, self._lease.words))
         self.topics += new
-        self._lease.renew()
+        self._lease.renew()  # after the taps are open: it lets outputs without links send, too
         if not together:
             time.sleep(_SETTLING)
             for item in new:

@@ -32,11 +32,13 @@ from dora.wire.decoders import DecodeError
 from dora.wire.encode import Payload
 
 _monotonic = time.monotonic_ns
-# Limits of what may wait for a recorder, for each output.
+# Limits of what may wait for a recorder, for each output: what its tap holds (`QUEUE_SIZE`), and fewer
+# large messages, which are shared memory.
 _RECORDER_MESSAGES: Final = 256
 _RECORDER_BYTES: Final = 64 << 20
 _RECORDER_PAUSE: Final = 0.0005  # seconds between two polls of its progress
-_RECORDER_PATIENCE_NS: Final = 10_000_000_000  # without progress; then the player no longer waits
+# Without progress; then the player no longer waits: a recorder that was killed must not stop the replay.
+_RECORDER_PATIENCE_NS: Final = 10_000_000_000
 CUT_SUFFIX: Final = ".cut"  # of the file in which a player reports where it had to stop reading
 _LOOP_GAP_NS = 1_000_000  # between the last message and the first of the next round
 

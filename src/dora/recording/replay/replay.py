@@ -328,7 +328,7 @@ class Replay:
 # wait, and no message is sent any more.
 
 _CHECK_EVERY: Final = 0.2  # seconds
-_QUIET: Final = 1.0  # seconds without a message
+_QUIET: Final = 1.0  # seconds without a message and without a node that works
 
 
 class EndDetection:
