@@ -26,6 +26,7 @@ COMMAND: Final = "command"
 
 Floats = npt.NDArray[np.floating[Any]]
 
+# Sentences may have numbers of the message: without a limit they would fill the memory and the log.
 _MOST_KINDS: Final = 100
 _STOPPED: Final = b"stopped"  # the state that a node leaves for its next process
 _LEAVES_OUT: Final = {name for counter in LEFT_OUT for name in counter.rules}  # attributes of `InputRules`
@@ -60,7 +61,7 @@ def run_steadily(node: Node, steady: SteadyNode) -> None:
         events = [event]
         while len(events) < most and (following := node.try_recv()) is not None:
             events.append(following)
-        for each in sorted(events, key=_is_no_start):
+        for each in sorted(events, key=_is_no_start):  # stable: all but the starts stay in order
             if not (isinstance(each, Input) and each.id == TICK):
                 steady.take(each)
         if any(isinstance(each, Input) and each.id == TICK for each in events):
@@ -161,6 +162,7 @@ class CommandOutput:
                 former.join()
             self._node.save_state(state)
 
+        # No daemon thread: the process ends only once the last state is saved.
         self._saving = threading.Thread(target=save)
         self._saving.start()
 

@@ -20,7 +20,7 @@ __all__ = ["bag_type"]
 
 _HEAD: Final = re.compile(r"^={3,}\n(MSG|IDL): *(\S+)[^\n]*\n", re.MULTILINE)
 _MOST_FIELDS: Final = 100_000  # with the fields of nested types; few lines of text could mean billions
-_MOST_DEPTH: Final = 64
+_MOST_DEPTH: Final = 64  # each level is a call; a deeper type would end in a `RecursionError`
 
 
 def bag_type(name: str, text: str, definition_of: Callable[[str], MessageDefinition]) -> MessageType:

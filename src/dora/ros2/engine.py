@@ -30,7 +30,7 @@ from dora.transport.forking import disown_after_fork, leak, refuse
 
 HEADER_SIZE: Final = 4  # bytes, the encapsulation header of CDR
 # A server is in the graph a moment before requests get to it, and no engine tells of that moment.
-_RECHECK_PERIOD: Final = 0.02  # seconds
+_RECHECK_PERIOD: Final = 0.02  # seconds; a call may begin so much later, and each look asks the engine
 
 Buffer = bytes | bytearray | memoryview
 
@@ -88,6 +88,8 @@ class RosEndpoint(metaclass=ABCMeta):
     def __init__(self, spec: EndpointSpec) -> None:
         self._spec = spec
         self._gid = b""
+        # Two threads may close at once: only one may end the endpoint. Zenoh and DDS send under it, too, so
+        # `close` waits for a message that is being sent.
         self._lock = threading.Lock()
         self.name = spec.name
         """The full name of the topic or service."""
@@ -116,7 +118,7 @@ class RosEndpoint(metaclass=ABCMeta):
             if self.closed:
                 return
             self.closed = True
-        self._end()
+        self._end()  # after `closed` is set: a call that it wakes looks at that
         self._spec.forget(self)
 
 
@@ -381,6 +383,8 @@ class RosContext(metaclass=ABCMeta):
         self.graph = RosGraph()
         """The graph of the domain."""
         self.nodes: set[RosNode] = set()  # those that are open
+        # A node that is made while another thread closes the context would else stay in the graph. And a
+        # failure is told once, whichever of `set_on_failure` and `_fail` comes first.
         self._lock = threading.RLock()
         self._closed = False
         self._failure: TransportError | None = None
@@ -442,7 +446,7 @@ class RosContext(metaclass=ABCMeta):
                 return
             self._closed = True
         atexit.unregister(self.close)
-        self._end()
+        self._end()  # outside the lock, which a thread that it waits for may want in `_fail`
 
     def _close_nodes(self) -> None:
         for node in list(self.nodes):
@@ -496,4 +500,4 @@ def end_future(future: Future[Any], result: Any = None, error: Exception | None 
         else:
             future.set_exception(error)
     except InvalidStateError:
-        pass
+        pass  # a response, a cancel and the end of the engine may come at once; the first one counts

@@ -65,6 +65,7 @@ class RosGraph:
     def __init__(self) -> None:
         self._nodes: dict[object, NodeName] = {}
         self._endpoints: dict[object, Endpoint] = {}
+        # Threads of the engine change the graph, threads of the program read it and wait for changes.
         self._changed = threading.Condition(threading.Lock())
         self._on_change: Callable[[], None] | None = None
         self._version = 0  # counts the changes
@@ -88,7 +89,7 @@ class RosGraph:
             self._endpoints.update(endpoints)
             self._version += 1
             self._changed.notify_all()
-        ring(self._on_change)
+        ring(self._on_change)  # outside the lock, which the methods that it may call take
 
     def replace(self, nodes: dict[object, NodeName], endpoints: dict[object, Endpoint]) -> None:
         """Set the whole graph; nobody is told if nothing has changed."""
@@ -125,7 +126,7 @@ class RosGraph:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            before = self._version
+            before = self._version  # before the condition: a change while it is asked is not missed
             if condition():  # without the lock, which the methods of the graph take
                 return True
             with self._changed:

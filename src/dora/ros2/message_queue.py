@@ -13,6 +13,8 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 _log = logging.getLogger("dora.ros2")
+# A publisher that starts again has a new id, so they would add up for ever. One that was forgotten
+# counts as new: what was lost before its next message is not counted.
 _MAX_PUBLISHERS: Final = 1024  # whose last sequence numbers are remembered; the longest silent one goes
 _RESTART: Final = 1 << 31  # a jump of so many numbers is no loss: at 1 MHz it would take 36 minutes
 
@@ -56,7 +58,8 @@ class MessageQueue(Generic[T]):
         self._items: deque[T] = deque()
         self._size = size
         self._counters = counters
-        # A condition sleeps in the kernel with a timeout; nothing here polls.
+        # Threads of the engine put, threads of the program take. A condition sleeps in the kernel with a
+        # timeout; nothing here polls.
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._on_arrival: Callable[[], None] | None = None
@@ -71,7 +74,7 @@ class MessageQueue(Generic[T]):
 
         A full queue drops, and counts, its oldest item.
         """
-        consume = self._consume
+        consume = self._consume  # read once: `close` may take it away meanwhile
         if consume is not None and not self._items and consume(item):
             with self._lock:
                 self._counters.received += 1
@@ -85,7 +88,7 @@ class MessageQueue(Generic[T]):
                 self._items.popleft()
                 self._counters.dropped += 1
             self._arrived.notify()
-        ring(self._on_arrival)
+        ring(self._on_arrival)  # outside the lock: it may take the item at once
 
     def take(self, timeout: float | None = 0) -> T | None:
         """Return the oldest item, after at most ``timeout`` seconds (None: without limit).
@@ -117,7 +120,7 @@ class MessageQueue(Generic[T]):
 
     def close(self) -> None:
         """Take no more items, and wake all that wait."""
-        self._consume = None
+        self._consume = None  # else `put` would still call it: it asks for `closed` later
         with self._lock:
             self.closed = True
             self._arrived.notify_all()
@@ -157,6 +160,7 @@ class Deliveries:
     """A source of external events of a node, which any thread fills."""
 
     def __init__(self) -> None:
+        # No limit: a node of the dataflow waits for each answer and each result.
         deliveries: MessageQueue[Delivery] = MessageQueue(None, MessageCounters())
         self.put = deliveries.put
         self.next = deliveries.take

@@ -70,6 +70,7 @@ class Qos:
         return self.depth if self.history is History.KEEP_LAST else None
 
 
+# From here to `PARAMETERS` as in rmw/qos_profiles.h: a program that names none gets what it gets in ROS.
 DEFAULT: Final = Qos()
 SENSOR_DATA: Final = Qos(reliability=Reliability.BEST_EFFORT, depth=5)
 SERVICES: Final = Qos()

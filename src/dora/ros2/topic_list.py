@@ -8,7 +8,7 @@ from dora.ros2.choose import choose, open_context
 from dora.ros2.graph import UNKNOWN_NODE, Kind, RosGraph
 
 _DISCOVERY: Final = 2.0  # seconds that other nodes have to answer; `ros2 topic list` takes as long
-_NAMES: Final = 5.0  # seconds
+_NAMES: Final = 5.0  # seconds; Fast DDS repeats the names of its nodes every 3 s
 
 
 class RosTopicEntry(NamedTuple):

@@ -43,6 +43,7 @@ def check_address(text: str) -> tuple[str, int]:
     try:
         (family, kind, protocol, _, place), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         with socket.socket(family, kind, protocol) as trial:
+            # Else a port whose connections were closed just now counts as taken for a while.
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(place)
     except OSError as error:

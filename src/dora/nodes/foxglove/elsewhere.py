@@ -35,6 +35,7 @@ class RemoteMessages:
         self._wanted: dict[str, tuple[str, ...]] = {}  # by machine
         self._connections: dict[str, ObserverConnection] = {}
         self._due: dict[str, float] = {}  # machine → when to connect; infinite while a thread connects
+        # Threads that connect only `put` here, so nothing else needs a lock.
         self._opened: queue.SimpleQueue[tuple[str, ObserverConnection | DoraError]] = queue.SimpleQueue()
         self._incoming: Incoming = queue.SimpleQueue()
         self._too_large: set[str] = set()  # topics

@@ -40,7 +40,7 @@ from dora.wire.message import pack_head
 
 LOGS: Final = "/logs"
 _TURN: Final = 0.1  # seconds between two looks at the requests of clients
-_PAUSE: Final = 0.02  # seconds between two looks at what has come from other machines
+_PAUSE: Final = 0.02  # seconds between two looks at what has come from other machines: nothing wakes for it
 _EVERY: Final = 1.0  # seconds between two looks at nodes, parameters and logs
 _LOG_BYTES: Final = 64 << 10  # of each log file, of the time before somebody looks
 
@@ -84,7 +84,7 @@ class LiveView:
 
         ``log_directory`` has the logs of the dataflow. ``control``: clients may publish and set parameters.
         """
-        self._woken = False
+        self._woken = False  # no lock: threads of the SDK only set it
         self._running = running
         self._source = None if running.run is None else RunSource(running.run)
         try:
@@ -94,7 +94,7 @@ class LiveView:
             raise
         self._channels = ChannelMap(self.server.context)
         self._remote = RemoteMessages(running.connect, self._warn)
-        self._remote_parameters: Mapping[str, Any] = {}
+        self._remote_parameters: Mapping[str, Any] = {}  # no lock: the thread replaces it as a whole
         self._wanted: set[str] = set()
         self._channels.open(LOGS, Log)
         self._log_directory = log_directory

@@ -18,7 +18,7 @@ from dora.recording.mcap.recording import RecordedMessage, Recording
 
 _TURN_NS: Final = 50_000_000  # of the recording, at most, between two looks at the controls
 _MOMENT_NS: Final = 500_000_000  # before a jump's time, in which the newest messages show the moment
-_SPEEDS: Final = (0.01, 100.0)
+_SPEEDS: Final = (0.01, 100.0)  # a client may ask for 0, by which a pause would be divided
 log: Final = logging.getLogger("dora.nodes.foxglove")
 
 
@@ -31,7 +31,7 @@ class RecordingPlayer:
             raise DoraError(f"{recording.path} has no messages, so there is nothing to show")
         self._recording = recording
         self._begin, self._end = recording.first_ns, recording.last_ns
-        self._changed = Condition()
+        self._changed = Condition()  # threads of the SDK give commands to the thread of `run`
         self._playing = False
         self._speed = 1.0
         self._now = self._begin
@@ -109,7 +109,7 @@ class RecordingPlayer:
     def _advance(self, at: int, target: int, ended: bool) -> None:
         with self._changed:
             if self._jumped or self._now != at:
-                return
+                return  # a client has jumped meanwhile: its time counts
             self._now = target
             if ended:
                 self._playing = False

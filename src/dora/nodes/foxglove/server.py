@@ -42,7 +42,7 @@ class SetParameters(NamedTuple):
 
 ClientRequest = Published | SetParameters
 _BEYOND_INT64: Final = 1 << 63
-_MOST_WAITING: Final = 1000  # messages that clients have published, and that no node has sent
+_MOST_WAITING: Final = 1000  # messages of clients that no node has sent; the next one is left out, and told
 
 
 class FoxgloveServer(ServerListener):
@@ -73,7 +73,7 @@ class FoxgloveServer(ServerListener):
         self._control = control
         self._wake = wake
         self._play = play
-        self._lock = Lock()
+        self._lock = Lock()  # threads of the SDK write what the thread of the owner takes
         self._looking: Counter[str] = Counter()  # topic → clients
         self._advertised: dict[tuple[int, int], ClientChannel] = {}
         self._requests: deque[ClientRequest] = deque()
@@ -118,7 +118,7 @@ class FoxgloveServer(ServerListener):
     def set_parameters(self, values: Mapping[str, Any]) -> None:
         """Send clients the values of all parameters."""
         changed = {name: value for name, value in values.items() if self.parameters.get(name) != value}
-        self.parameters = dict(values)
+        self.parameters = dict(values)  # a new one each time, which threads of the SDK read without a lock
         if changed:
             self._server.publish_parameter_values(_parameters(changed))
 

@@ -133,7 +133,7 @@ class Dataset:
             try:
                 self.root.rmdir()
             except OSError:
-                pass
+                pass  # something is in it, and stays
 
     # ------------------------------------------------------------------ opening
 
@@ -153,6 +153,8 @@ class Dataset:
         path.parent.mkdir(parents=True, exist_ok=True)
         make_folder(str(self.scratch.absolute()), below=str(path.parent.absolute()))
         self._lock = os.open(self.scratch / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        # Another recorder would take files of this one for remains, and remove them. A lock of the system
+        # ends with a process that is killed; a mere file would stay.
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -294,7 +296,8 @@ class Dataset:
             len(tasks),
         )
         info.splits = {"train": f"0:{info.total_episodes}"}
-        self._write_json(info, layout.INFO)
+        self._write_json(info, layout.INFO)  # last: with it, the episode is in the data set
+        # After the last file: an `add` that fails leaves this object as it was.
         self._info, self._tasks, self._stats = info, tasks, merged
         self._rows, self._place, self._last = rows, place, row
         return number
@@ -348,9 +351,9 @@ class Dataset:
     def _move(self, made: Path, path: str) -> None:
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        _flush(made)
+        _flush(made)  # first: after a loss of power, no file at its place lacks a part
         made.replace(target)
-        _flush(target.parent)
+        _flush(target.parent)  # the next file may say that this one is there
 
 
 def read_info(root: Path) -> Info:

@@ -89,7 +89,7 @@ class Episode:
             if kind.kind in "biuf":
                 return Item(time, np.atleast_1d(np.array(cell, kind)))
         except (TypeError, ValueError):
-            pass
+            pass  # no type of NumPy, or a cell that is none of it
         raise DatasetError(
             f"the feature `{name}` of the data set {self._root} has the type `{feature.dtype}` and is no "
             "array of numbers; take another output"

@@ -32,7 +32,7 @@ from dora.wire.metadata import as_nanoseconds
 
 CONTROL: Final = "episode"
 STATUS: Final = "status"
-_OLD: Final = 5.0  # seconds
+_OLD: Final = 5.0  # seconds; an older sample is a hint that the clock of its source differs
 _TICK: Final = SECOND // 50  # the threads of the cameras are not woken by each message
 COMMANDS: Final = ("start", "end", "success", "discard")
 
@@ -161,7 +161,7 @@ class EpisodeRecorder:
         if (
             all(time >= ending.when for time in newest)
             or self._now() >= ending.when + patience
-            or time.monotonic() >= ending.deadline
+            or time.monotonic() >= ending.deadline  # all sources may have stopped
         ):
             self._finish()
 
@@ -234,6 +234,7 @@ class EpisodeRecorder:
             for source in self._sources.values():
                 if source.track is not None:
                     source.track.close()
+            # In this order: the saver waits for the encoders, and writes into the data set.
             self._saver.close()
             self._dataset.close()
 

@@ -121,7 +121,7 @@ class ImageMemory:
 
     def __init__(self, limit: int) -> None:
         self._free = limit
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # the node's thread takes, and the thread of each camera gives back
 
     def take(self, size: int) -> bool:
         """Reserve memory; return whether there was enough."""
@@ -169,6 +169,7 @@ class CameraTrack:
         if not self._memory.take(size):
             self.drop(1)
             return False
+        # A copy: a message that waits for its encoder would keep shared memory of its sender.
         copied = value._replace(data=value.data.copy())
 
         def add() -> None:

@@ -52,7 +52,7 @@ class VideoWriter:
         try:
             self._file.close()
         except OSError:
-            pass
+            pass  # nobody reads it, and its caller removes it
 
 
 def to_video(frame: av.VideoFrame) -> av.VideoFrame:

@@ -15,7 +15,7 @@ from dora.nodes.policy.observations import JoinedObservation
 
 # As many as the estimate of real-time chunking looks back over, in the paper's algorithm 1.
 _DELAYS: Final = 10
-_TIMES: Final = 10_000
+_TIMES: Final = 10_000  # for the summary at the end; a node that runs for weeks has the newest ones
 
 
 class Inference:

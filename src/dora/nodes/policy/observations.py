@@ -50,6 +50,7 @@ class Observations:
         self._wanted: dict[str, int | list[float]] = {name: history.get(name, 1) for name in inputs}
         self._lists = frozenset(history)
         self._on_request = on_request
+        # One thread receives, another one computes. It never joins a set of which half is in the history.
         self._condition = threading.Condition()
         self._history: InputHistory[str] = InputHistory(kept - deepest)
         self._set: tuple[Synced, int] | None = None  # the newest one, with its time
@@ -113,6 +114,7 @@ class Observations:
                 if self._ended:
                     return None, False
                 self._condition.wait()
+        # Outside the condition: to make arrays of pictures takes long, and messages come in meanwhile.
         return _observation(*found), resets
 
     def _join(self) -> tuple[dict[str, Input | list[Input]], int] | None:

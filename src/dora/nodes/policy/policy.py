@@ -29,7 +29,7 @@ RESET: Final = "reset"
 
 # Entries go to the log of the node directly: packages of policies configure `logging` as they like.
 _TARGET: Final = "dora.nodes.policy"
-_MOST_KINDS: Final = 100  # of failures that are reported
+_MOST_KINDS: Final = 100  # of failures that are reported; each sentence may have another number in it
 
 
 class PolicyParameters(msgspec.Struct, frozen=True):
@@ -52,6 +52,7 @@ def run(node: Node, policy: Policy) -> None:
     _check(parameters, policy, inputs, config["outputs"])
     history = {**_own_history(policy, parameters), **parameters.history}
     observations = Observations(inputs, history, on_request=TICK in config["inputs"])
+    # A daemon thread: after a failure of the policy the process ends, though this one waits for messages.
     receiving = threading.Thread(target=_receive, args=(node, observations), daemon=True)
     receiving.start()
     inference = Inference(policy, round(1e9 / parameters.steps_per_second), parameters.action_size)

@@ -37,6 +37,7 @@ class Sink:
 
     def finish(self, recording: rr.RecordingStream) -> str:
         """Flush the last messages; return why they may be missing, or ""."""
+        # Before the flush, which would wait its whole time for a viewer that is gone.
         if self.viewer is not None and not _listens(*self.viewer):
             return "the viewer is gone"
         try:
@@ -119,6 +120,7 @@ def has_display(platform: str, environ: Mapping[str, str]) -> bool:
 
 def _listens(host: str, port: int) -> bool:
     try:
+        # The limit is for a machine that is off: it refuses nothing, and the system tries for far longer.
         socket.create_connection((host, port), timeout=1.0).close()
     except OSError:
         return False

@@ -37,8 +37,9 @@ GOAL_TIMEOUT: Final = 30.0  # seconds, these four as in dora-rs
 _TAKE_TIMEOUT: Final = 1.0
 RESULT_TIMEOUT: Final = 300.0
 _CANCEL_TIMEOUT: Final = 10.0
-_FEEDBACK_DEPTH: Final = 100  # messages of a goal that wait to be taken
-_MAX_KEPT: Final = 256  # goals whose results a server keeps for clients that ask later
+_FEEDBACK_DEPTH: Final = 100  # messages of a goal that wait to be taken; then the oldest one goes
+# Goals whose results a server keeps for clients that ask later; of an older one the answer is `unknown`.
+_MAX_KEPT: Final = 256
 
 # action_msgs/msg/GoalStatus
 _UNKNOWN, _ACCEPTED, _EXECUTING, _CANCELING, SUCCEEDED, CANCELED, ABORTED = range(7)
@@ -124,7 +125,7 @@ class Ros2ActionClient:
         try:
             data = self._goals.call(request, max(deadline - time.monotonic(), 0.0))
             accepted = _read(type.send_goal, data)["accepted"]
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: nobody else knows the id, to forget the goal by it
             del self._feedback[goal_id]
             raise
         if not accepted:
@@ -255,6 +256,8 @@ class Ros2ActionServer:
         self.type = type
         self._now = now
         self._dropped = dropped
+        # The thread that answers clients, and the threads of the program. A request for a result that comes
+        # just when the goal ends is either among those that wait, or finds the result.
         self._lock = threading.RLock()
         self._goals: OrderedDict[str, _ServedGoal] = OrderedDict()
         self._new: MessageQueue[tuple[str, Any]] = MessageQueue(None, MessageCounters())
@@ -335,7 +338,7 @@ class Ros2ActionServer:
             goal = self._open_goal(goal_id)
             goal.status, goal.result = number, data
             waiting, goal.waiting = goal.waiting, []
-        for request in waiting:
+        for request in waiting:  # outside the lock: to send may take long, and clients wait
             try:
                 self._results.send_response(request, data)
                 goal.taken.set()
@@ -369,7 +372,7 @@ class Ros2ActionServer:
                 return {"accepted": False, "stamp": stamp}
             self._goals[goal_id] = _ServedGoal(stamp)
             self._forget()
-        self._new.put((goal_id, asked.field("goal")))
+        self._new.put((goal_id, asked.field("goal")))  # once it is among the goals: it may end at once
         self._publish_status()
         return {"accepted": True, "stamp": stamp}
 
@@ -417,7 +420,7 @@ class Ros2ActionServer:
         return {"return_code": code, "goals_canceling": goals}
 
     def _publish_status(self) -> None:
-        with self._lock:
+        with self._lock:  # to publish, too: an older status must not follow a newer one
             items = [
                 {"goal_info": {"goal_id": _goal_field(goal_id), "stamp": goal.stamp}, "status": goal.status}
                 for goal_id, goal in self._goals.items()

@@ -41,6 +41,7 @@ class NodeClock:
     def __init__(self, subscribe: Callable[[], tuple[RosSubscription, MessageType]]) -> None:
         """``subscribe`` makes a subscription of `CLOCK_TOPIC`, and returns it with its type."""
         self._subscribe = subscribe
+        # Any thread asks for the time. Two that read at once could take the older message for the last one.
         self._lock = threading.Lock()
         self._followed: tuple[RosSubscription, MessageType] | None = None
         self._last = 0

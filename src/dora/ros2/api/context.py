@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ros2Context", "Ros2Node"]
 
+# As in rcl, so tools of ROS that start later show the log of the last seconds.
 ROSOUT: Final = Qos(durability=Durability.TRANSIENT_LOCAL, depth=1000, lifespan=10_000_000_000)
 
 
@@ -56,6 +57,7 @@ class Ros2Context:
         self.library: InterfaceLibrary = InterfaceLibrary(ros_paths or ())
         self.domain_id = domain_of(domain_id)
         self._transport = transport
+        # Two threads that make nodes at once get one engine, and none opens after `close`.
         self._lock = threading.RLock()
         self._open: list[tuple[RosContext, MismatchWatch]] = []
         self._nodes: set[Ros2Node] = set()
@@ -174,7 +176,7 @@ class Ros2Node:
         self.on_loss: Callable[[int], None] = lambda _: None  # told how many messages were lost
         self._context = context
         self._nodes: dict[str, RosNode] = {}  # engine → the node there
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # two threads would make this node twice in one engine
         # Their threads hold them until they are closed.
         self._actions: WeakSet[Ros2ActionServer] = WeakSet()
         self.parameters = (

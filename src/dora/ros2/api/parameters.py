@@ -68,6 +68,8 @@ class RosParameters:
         ``None`` is a value without a type: the parameter may become anything.
         """
         self.any_declared = bool(declared)
+        # Threads of the program, and the one that answers other nodes. `take_over` finds what is new and
+        # changes it in one step.
         self._lock = threading.Lock()
         self._values: dict[str, Any] = {SIM_TIME: False}
         self._types: dict[str, int] = {SIM_TIME: _BOOL}  # as they were declared
@@ -121,13 +123,13 @@ class RosParameters:
     def set_all(self, values: Mapping[str, Any]) -> None:
         """Change values, or none of them: raises as `set` does."""
         found = {name: self._checked(name, value) for name, value in values.items()}
-        self.on_set(found)
+        self.on_set(found)  # before a value changes: it may refuse
         if SIM_TIME in found:
             self._follow_sim_time(found[SIM_TIME])
         with self._lock:
             self._values.update(found)
         if self._server is not None:
-            self._server.tell(changed_parameters=list(found))
+            self._server.tell(changed_parameters=list(found))  # after the change: it reads the values
 
     def take_over(self, values: Mapping[str, Any], gone: Iterable[str] = ()) -> list[str]:
         """Take values that were decided elsewhere; return why some of them are left out.

@@ -120,7 +120,8 @@ class CalledAction(Deliveries):
         self._ports = calls.ports
         self._client = client
         self._name = calls.name
-        self._open: dict[str, _SentGoal] = {}  # by their ids in dora
+        # By their ids in dora. Only the thread of the node uses it; other threads `put` what is to be done.
+        self._open: dict[str, _SentGoal] = {}
 
     # ---------------------------------------------------------------- goals
 
@@ -150,6 +151,7 @@ class CalledAction(Deliveries):
         except Exception as error:  # noqa: BLE001  # else the goal would never end, and keep its place
             self.put(partial(self._fail, key, str(error)))
             return
+        # Before feedback and result: they count for a goal that has this id of ROS, which it gets there.
         self.put(partial(self._accepted, key, goal_id))
         self._client.set_on_feedback(goal_id, lambda: self.put(partial(self._feedback, key, goal_id)))
         future.add_done_callback(lambda done: self.put(partial(self._result, key, goal_id, done)))
@@ -197,7 +199,7 @@ class CalledAction(Deliveries):
         if goal is None or goal.ros_id != goal_id:
             self._client.forget(goal_id)
             return  # it has ended, and another one may have its id
-        self._feedback(key, goal_id)
+        self._feedback(key, goal_id)  # before the result, after which nobody expects feedback
         try:
             status, result = self._client.read_result(goal_id, future.result(0))
         except DoraError as error:

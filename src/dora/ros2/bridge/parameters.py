@@ -30,7 +30,9 @@ class BridgeParameters:
     def __init__(self, node: Node, warn: Callable[[str], None]) -> None:
         """``warn`` is told of each value that ROS does not have."""
         self._node = node
-        self._lock = threading.Lock()  # for the values of dora and their names
+        # For the values of dora and their names: the thread that answers ROS sets them, and the thread of
+        # the node takes over changes.
+        self._lock = threading.Lock()
         self._values: dict[str, Any] = {}
         self._paths: dict[str, Path] = {SIM_TIME: (SIM_TIME,)}  # by the name in ROS
         # Values that this side has set and that have not come back, by key; oldest first.
@@ -76,7 +78,7 @@ class BridgeParameters:
             for key, value in changed.items():
                 self._values[key] = value
                 self._sent.setdefault(key, deque()).append(value)
-            try:
+            try:  # under the lock: the daemon gets the values in the order that `_sent` has
                 self._node.set_parameters(changed)
             except DaemonLost as error:
                 raise ParameterError(f"the dataflow has ended: {error}") from error

@@ -56,7 +56,7 @@ def run(block: Ros2Block) -> None:
         context.engine(services=block.needs_services)
     except ConnectError as error:
         failure = error  # of this node, once it is one: the others go on
-    with Node() as node, context:
+    with Node() as node, context:  # the context ends first, so what it warns of is in the node's log
         LOGGER.addHandler(_LogOfNode(node))
         LOGGER.propagate = False
         choice = engine_of(block)
@@ -203,7 +203,7 @@ class EngineFailures:
         return partial(_raise, failure)
 
     def set_on_message(self, callback: Callable[[], None] | None) -> None:
-        self._wake = callback
+        self._wake = callback  # before the look: a failure between them wakes twice, and not never
         if callback is not None and self._failure is not None:
             callback()
 

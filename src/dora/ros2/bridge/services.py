@@ -140,7 +140,7 @@ class CalledService(Deliveries):
 
     def _await_server(self) -> None:
         try:
-            self._client.wait_for_service(None)
+            self._client.wait_for_service(None)  # each request has a limit of its own, in `on_due`
         except TransportError:
             pass  # the client is closed, as `_send` will find
         self.put(self._send_waiting)

@@ -24,7 +24,7 @@ from dora.ros2.types.images import COMPRESSED_IMAGE, IMAGE, image_message, image
 from dora.wire.metadata import as_datetime, as_nanoseconds
 
 _MAX_STAMP_NS: Final = (1 << 31) * 1_000_000_000 - 1  # of builtin_interfaces/msg/Time
-_CHECK_PERIOD: Final = 1.0  # seconds between two looks at the counters of a subscription
+_CHECK_PERIOD: Final = 1.0  # seconds between two looks at the counters; a loss is told so much later
 
 
 class SubscribedTopic:
@@ -46,6 +46,7 @@ class SubscribedTopic:
         self._malformed = ros_node.dropped(f"topic {topic.topic}")
         self._is_image = topic.format == "image"
         self._wake: Callable[[], None] | None = None
+        # A thread of the engine and the thread of the node deliver. One at a time, so the order stays.
         self._delivering = threading.Lock()
         self._promised = 0  # deliveries that `next` has returned, and that are not done
         self._failure: Exception | None = None

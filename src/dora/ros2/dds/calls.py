@@ -22,7 +22,7 @@ from dora.errors import TransportError
 from dora.ros2.qos import INFINITE_NS
 
 ANY_STATE: Final = 0x7F  # of samples, views and instances
-TAKE_AT_ONCE: Final = 32
+TAKE_AT_ONCE: Final = 32  # messages; fewer of them mean that the reader is empty now
 _FATAL, _ERROR = 1, 2  # categories of Cyclone's log (ddsrt/log.h)
 _SHORTEST: Final = 8  # bytes of a message; Cyclone sends whole words, and not the header alone
 

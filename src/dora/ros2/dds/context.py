@@ -69,12 +69,12 @@ class DdsContext(RosContext):
             return self._topics[key]
 
     def _end(self) -> None:
-        self._close_nodes()
+        self._close_nodes()  # while the watch can still publish that they are gone
         self.receiver.close()  # first: its thread uses the readers of the watch
         self.watch.close()
         self._topics.clear()
         del self.receiver, self.participant
-        close_domain(self.domain_id)
+        close_domain(self.domain_id)  # last: the participant is in it
 
 
 class DdsNode(RosNode):

@@ -31,6 +31,7 @@ _LOOPBACK: Final = (
     "<AllowMulticast>false</AllowMulticast></General>"
 )
 
+# Contexts open in several threads. A domain is configured once, for the first of them.
 _lock: Final = threading.Lock()
 _domains: Final[dict[int, tuple[Domain | None, int]]] = {}  # id → the domain, and how many use it
 

@@ -14,7 +14,7 @@ from cyclonedds.domain import DomainParticipant
 from dora.ros2.dds.calls import ANY_STATE, Waiting
 
 _AT_ONCE: Final = 64  # entities of one wake-up; the others follow in the next
-_JOIN_TIMEOUT: Final = 5.0  # seconds
+_JOIN_TIMEOUT: Final = 5.0  # seconds; a callback may hang, and the end of the process closes a context
 _STOP: Final = 1  # the number of the condition that ends the thread
 
 _log = logging.getLogger("dora.ros2")
@@ -44,7 +44,7 @@ class DdsReceiver:
         number = next(self._numbers)
         condition = ReadCondition(reader, ANY_STATE)
         with self._lock:
-            self._actions[number] = (condition, on_data)
+            self._actions[number] = (condition, on_data)  # before the wait knows it, and may tell of it
         self._waiting.add(condition, number)
         return number
 
@@ -77,7 +77,7 @@ class DdsReceiver:
         """End the thread."""
         if self._stopped:
             return
-        self._stopped = True
+        self._stopped = True  # before the thread wakes, and looks at it
         self._stop.set(True)
         if threading.current_thread() is not self._thread:
             self._thread.join(_JOIN_TIMEOUT)

@@ -127,6 +127,6 @@ class DdsSubscription(RosSubscription):
 
     def _end(self) -> None:
         self._queue.close()
-        self._counters = self.counters
+        self._counters = self.counters  # a last look: without the reader, Cyclone tells no losses
         self._receiver.remove(self._number)
         self._reader = None

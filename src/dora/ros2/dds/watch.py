@@ -35,7 +35,8 @@ from dora.ros2.graph import UNKNOWN_NODE, Endpoint, Kind, NodeName, RosGraph
 from dora.ros2.names import ros_service, ros_topic, ros_type
 from dora.ros2.qos import INFINITE_NS, Durability, History, Liveliness, Qos, Reliability
 
-_AT_ONCE: Final = 64
+_AT_ONCE: Final = 64  # samples of one call; the loop takes the others
+# Transient local as with the RMWs: a participant that comes later gets the nodes of the others.
 _DISCOVERY: Final = (
     Policy.Reliability.Reliable(100_000_000),
     Policy.Durability.TransientLocal,
@@ -130,7 +131,7 @@ class GraphWatch:
                         continue
                     try:
                         entities = read_entities(data)
-                    except ValueError:
+                    except ValueError:  # of a peer; the others stay in the graph
                         self._graph.malformed += 1
                         continue
                     self._participants[entities.gid] = entities

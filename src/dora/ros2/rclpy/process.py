@@ -20,9 +20,9 @@ from dora.ros2.rclpy.server import read_frame, write_frame
 
 _log = logging.getLogger("dora.ros2")
 _START_TIMEOUT: Final = 60.0  # seconds; a board loads rclpy from a card
-_CALL_TIMEOUT: Final = 30.0  # seconds
+_CALL_TIMEOUT: Final = 30.0  # seconds; then the caller gets an error, and the process goes on
 _SEND_TIMEOUT: Final = 30  # seconds in which the process reads nothing; it is stuck, or in a debugger
-_END_TIMEOUT: Final = 3.0  # seconds; the process ends when its socket does
+_END_TIMEOUT: Final = 3.0  # seconds; more than the process needs at most, see `END_TIMEOUT` of its server
 
 Handler = Callable[[dict[str, Any], bytes], None]
 
@@ -56,6 +56,7 @@ class RclpyProcess:
         finally:
             theirs.close()
         self._socket = ours
+        # Any thread sends, and a frame may go out in several calls: two frames at once would mix.
         self._sending = threading.Lock()
         self._calls: dict[int, Future[Any]] = {}
         self._numbers = itertools.count(1)
@@ -64,7 +65,7 @@ class RclpyProcess:
         self.ended = False
         self._thread = threading.Thread(target=self._run, name="dora-ros2-rclpy", daemon=True)
         self.rmw = self._await_start(python)
-        self._thread.start()
+        self._thread.start()  # after that: both read from the socket
 
     @property
     def pid(self) -> int:
@@ -111,10 +112,10 @@ class RclpyProcess:
         """Ask for something, and return the answer; raises `TransportError` with the reason of rclpy."""
         call = next(self._numbers)
         future: Future[Any] = Future()
-        self._calls[call] = future
+        self._calls[call] = future  # before the question: the answer may come at once
         try:
             self.send({"do": do, "call": call, **values})
-            if self.ended:
+            if self.ended:  # `_run` may have ended all futures before this one was among them
                 raise TransportError("the process that has rclpy has ended")
             return future.result(_CALL_TIMEOUT)
         except TimeoutError as error:
@@ -131,11 +132,11 @@ class RclpyProcess:
                 else:
                     try:
                         self._on_frame(header, data)
-                    except Exception:  # noqa: BLE001
+                    except Exception:  # noqa: BLE001  # one frame, and the next one may be readable
                         _log.exception("a message of the process that has rclpy cannot be read")
         except (EOFError, OSError):
-            pass
-        self.ended = True
+            pass  # the process has ended
+        self.ended = True  # before the futures end: an `ask` that comes after them looks at it
         for future in list(self._calls.values()):
             end_future(future, error=TransportError("the process that has rclpy has ended"))
         self._on_end()
@@ -173,4 +174,4 @@ class RclpyProcess:
             self._process.wait()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(_END_TIMEOUT)  # it reads what the process has sent before its end
-        self._socket.close()
+        self._socket.close()  # last: the thread reads from it

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 LENGTHS = struct.Struct("<II")
-END_TIMEOUT = 2.0  # seconds
-MAX_OPEN = 10_000  # requests of a server without a response
+END_TIMEOUT = 2.0  # seconds; less than the other side waits before it kills this process
+MAX_OPEN = 10_000  # requests of a server without a response; the next one counts as dropped
 HIDDEN = "_dora_"  # the first letters of the nodes that look at the graph
 # The parts of an action: the end of the name of their type, and their name in rclpy.
 ACTION_PARTS = {
@@ -30,7 +30,7 @@ ACTION_PARTS = {
 }
 # Done by the thread of the executor: it fails if another thread destroys what it is about to wait for.
 IN_EXECUTOR = ("close", "close_node")
-GRAPH_PERIOD = 0.25  # seconds; rclpy has no event for a change of the graph
+GRAPH_PERIOD = 0.25  # seconds; rclpy has no event for a change of the graph, which is seen so much later
 
 
 def read_exactly(connection: socket.socket, size: int) -> bytearray:
@@ -72,6 +72,7 @@ class Server:
         from rclpy.executors import SingleThreadedExecutor
 
         self.connection = connection
+        # The executor and the thread that reads both send, and a frame may go out in several calls.
         self.sending = threading.Lock()
         self.context = Context()
         rclpy.init(args=[], context=self.context, domain_id=domain)
@@ -121,7 +122,7 @@ class Server:
                 header, data = read_frame(self.connection)
                 self.handle(header, data)
         except (EOFError, OSError):
-            self.ending = True
+            self.ending = True  # first: `run` looks at it when the executor fails
             # In any case soon: rclpy may wait for the network.
             timer = threading.Timer(END_TIMEOUT, os._exit, [1])
             timer.daemon = True

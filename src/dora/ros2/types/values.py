@@ -258,7 +258,7 @@ class Gatherer:
         try:
             found = np.array(value)
         except (ValueError, OverflowError):
-            found = np.empty(0, object)
+            found = np.empty(0, object)  # the loop below names the value that does not fit
         kinds = {"bool": "b", "float32": "iuf", "float64": "iuf"}.get(item.kind, "iu")
         if found.ndim == 1 and found.dtype.kind in kinds:
             # NumPy makes of [True, 2] numbers of one type. (Of [1, 2**63] it makes floats: those go the

@@ -30,7 +30,8 @@ _CLASSES: Final[dict[Kind, type[ZenohEndpoint]]] = {
     Kind.CLIENT: ZenohClient,
     Kind.SERVER: ZenohServer,
 }
-_GRAPH_TIMEOUT: Final = 5.0  # seconds that routers and peers have to tell what is there at the start
+# Seconds that routers and peers have to tell what is there at the start; the subscriber hears later ones.
+_GRAPH_TIMEOUT: Final = 5.0
 
 
 def open_context(
@@ -72,6 +73,7 @@ class ZenohContext(RosContext):
         key = f"{ADMIN_SPACE}/{self.domain_id}/**"
         liveliness = self.session.liveliness()
         handler = zenoh.handlers.Callback(self._on_token, indirect=False)
+        # Before the question: what comes or goes while its answers come in is not missed.
         self._watch: Any = liveliness.declare_subscriber(key, handler, history=True)
         # The history comes in the background; this one is waited for, as in rmw_zenoh.
         for reply in liveliness.get(key, timeout=_GRAPH_TIMEOUT):

@@ -187,7 +187,7 @@ def _read_depth(text: str, history: History) -> int:
     depth = int(text or _DEFAULT_DEPTH)
     if not 0 <= depth < _MAX_DEPTH:
         raise ValueError(text)
-    return max(depth, 1) if history is History.KEEP_LAST else depth
+    return max(depth, 1) if history is History.KEEP_LAST else depth  # a peer may say 0, which `Qos` refuses
 
 
 def _duration_text(nanoseconds: int | None) -> str:

@@ -47,7 +47,7 @@ class ZenohClient(ZenohEndpoint, ServiceClient):
 
     def send_request(self, data: Buffer) -> Future[bytes]:
         future: Future[bytes] = Future()
-        with self._lock:
+        with self._lock:  # no number twice, and no call that a `close` in between would leave open
             if self.closed:
                 raise self._refusal()
             self._sequence_number += 1
@@ -104,7 +104,7 @@ class ZenohServer(ZenohEndpoint, ServiceServer):
             self.counters.malformed += 1
             return
         request = RequestId(client, number)
-        with self._lock:
+        with self._lock:  # the program answers, forgets and closes in other threads
             if request in self._open:
                 self.counters.malformed += 1
                 return
@@ -116,6 +116,7 @@ class ZenohServer(ZenohEndpoint, ServiceServer):
         if full:
             query.drop()  # type: ignore[no-untyped-call]  # tells the client that no response comes
             return
+        # After the request is among the open ones: the program may answer it at once.
         self._queue.put(ServiceRequest(request, query.payload.to_bytes()))
 
     def send_response(self, request: RequestId, data: Buffer) -> None:
@@ -141,7 +142,7 @@ class ZenohServer(ZenohEndpoint, ServiceServer):
 
     def _end(self) -> None:
         self._queue.close()
-        self._leave(self._queryable)
+        self._leave(self._queryable)  # before the open requests are dropped: no further one comes
         with self._lock:
             waiting = list(self._open.values())
             self._open.clear()

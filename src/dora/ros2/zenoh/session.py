@@ -20,7 +20,7 @@ ROUTER_ENDPOINT: Final = "tcp/[::]:7447"  # on which a router listens
 CONFIG_VARIABLE: Final = "ZENOH_SESSION_CONFIG_URI"  # as for rmw_zenoh
 OVERRIDE_VARIABLE: Final = "ZENOH_CONFIG_OVERRIDE"  # key=value;key=value
 
-_CONNECT_TIMEOUT_MS: Final = 5000
+_CONNECT_TIMEOUT_MS: Final = 5000  # then the user is told that no router answers
 
 # The configuration of rmw_zenoh's sessions, where it differs from Zenoh's defaults.
 _SESSION: Final[dict[str, Any]] = {
@@ -36,6 +36,7 @@ _SESSION: Final[dict[str, Any]] = {
     # the first messages could be lost.
     "scouting/gossip/autoconnect_strategy": "always",
     "timestamping/enabled": True,  # the history of a publisher needs it
+    # Many nodes that start at once would exceed the limits of Zenoh, so rmw_zenoh has larger ones.
     "queries_default_timeout": 60_000,
     "transport/unicast/open_timeout": 60_000,
     "transport/unicast/accept_timeout": 60_000,
@@ -52,7 +53,7 @@ _ROUTER: Final[dict[str, Any]] = {
     "scouting/gossip/enabled": True,
     "scouting/gossip/target": {"router": ["router", "peer"], "peer": ["router"]},
     "timestamping/enabled": True,
-    "transport/link/tx/lease": 60_000,
+    "transport/link/tx/lease": 60_000,  # as of the sessions
     "transport/shared_memory/enabled": False,
 }
 
