@@ -99,7 +99,7 @@ def is_own_peer(connection: socket.socket) -> bool:
         else:
             return True
     except (OSError, struct.error):
-        return False
+        return False  # the user stays unknown, which is no reason to trust it
     return user in (os.getuid(), 0)
 
 
@@ -138,6 +138,7 @@ def refuse_foreign_objects(folder: str, prefix: str, suffix: str = "") -> None:
 
 def close_to_others(path: str) -> None:
     """Remove the rights of other users to a file of this user; raises ``OSError``."""
+    # `os.chmod` would look the path up a second time, when another file may have its name.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)

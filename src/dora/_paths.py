@@ -129,7 +129,7 @@ def has_mark(folder: str) -> bool:
     try:
         lock = open_own(f"{folder}/{ROOT_LOCK}", os.O_RDONLY)
     except (OSError, UnsafeFile):
-        return False
+        return False  # no lock, or one that is not safe: dora did not make the folder
     try:
         return os.read(lock, len(ROOT_MARK)) == ROOT_MARK
     finally:

@@ -76,6 +76,7 @@ def write_file(path: str, data: bytes, *, below: str, mode: int = 0o666) -> None
     base, names = _split(path, below)
     folder = _open_folder(base, names[:-1], make=True)
     try:
+        # A new name each time: a killed process may have left its unfinished file under a fixed one.
         unfinished = f"{names[-1]}.{os.urandom(4).hex()}"
         file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
         try:
@@ -83,7 +84,7 @@ def write_file(path: str, data: bytes, *, below: str, mode: int = 0o666) -> None
                 opened.write(data)
             os.rename(unfinished, names[-1], src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the first error is the one to report
                 os.unlink(unfinished, dir_fd=folder)
             raise
     finally:
@@ -121,7 +122,7 @@ def rotate(folder: int, name: str, keep: int, newest: str = "") -> None:
     if keep <= 0:
         os.unlink(name, dir_fd=folder)
         return
-    for index in range(keep - 1, -1, -1):
+    for index in range(keep - 1, -1, -1):  # the oldest first: none replaces one that still has to move
         before = f"{stem}.{index}{ending}" if index else newest or name
         try:
             os.replace(before, f"{stem}.{index + 1}{ending}", src_dir_fd=folder, dst_dir_fd=folder)
@@ -180,6 +181,7 @@ def _open_base(base: str, make: bool) -> int:
 def _enter(above: int, name: str, owners: set[int], make: bool, shown: str) -> int:
     """Open a folder in a folder, and make it if it is not there."""
     if make:
+        # Made before it is checked: after a check, another user could still put something there.
         try:
             os.mkdir(name, dir_fd=above)
         except FileExistsError:

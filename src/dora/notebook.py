@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from dora.wire.message import Message
 
 SECONDS: Final = 20.0  # how far back a plot over time goes
-_PAUSE: Final = 0.04  # seconds between two pictures, at least
-_LOOK_EVERY: Final = 0.5  # seconds between two looks at inputs without messages
+_PAUSE: Final = 0.04  # seconds between two pictures, at least; a fast sender sends more
+# Seconds between two looks at inputs without messages: the last message may have come when it was not
+# time yet to draw it (`PreviewTopic.preview`), and no other one wakes the thread.
+_LOOK_EVERY: Final = 0.5
 
 
 def show(node: Node, input_ids: tuple[str, ...]) -> None:
@@ -63,6 +65,8 @@ class _View:
 
     def __init__(self, input_id: str) -> None:
         self.input_id = input_id
+        # The thread that receives takes messages, the thread that draws renders them. Both change the
+        # preview: its kind, head and values would be of different messages without the lock.
         self._lock = threading.Lock()
         self._preview = PreviewTopic(input_id, "")
         self._history: deque[tuple[float, list[float | None]]] = deque()  # milliseconds, values
@@ -87,6 +91,7 @@ class _View:
             preview = self._preview.preview()
         if preview is None:
             return
+        # Without the lock: making HTML must not hold up the thread that receives.
         head = from_json(preview.head)
         self._number = head["number"]
         self._html = as_html(head, preview.body, self._follow(head), SECONDS)
@@ -124,7 +129,7 @@ class _Viewer:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._views: dict[str, _View] = {}  # replaced, never changed
+        self._views: dict[str, _View] = {}  # replaced, never changed: the other thread may be iterating
         self._thread: threading.Thread | None = None
 
     def show(self, views: list[_View]) -> None:
@@ -132,7 +137,7 @@ class _Viewer:
         for view in views:
             self._node._watched(view.input_id)  # all are known before the first is drawn
         for view in views:
-            view.begin()
+            view.begin()  # first: a message that comes needs a place to be drawn
             watch = self._node._watched(view.input_id, view.take)
             if (before := self._views.get(view.input_id)) is not None:
                 before.end("shown again below")

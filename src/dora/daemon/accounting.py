@@ -52,7 +52,7 @@ from dora.wire.node_config import InputConfig
 from dora.wire.node_protocol import StopFrame, ToNode
 
 GATEWAY = ""  # in place of a node: the gateway, which sends the outputs of other machines here
-_GONE_LINKS = 1000  # removed links whose counts are kept for the report
+_GONE_LINKS = 1000  # removed links whose counts are kept for the report; older ones are left out of it
 
 
 class Accounting:
@@ -94,6 +94,7 @@ class Accounting:
         for link in self._plan.links:
             if link.slot not in left:
                 self._gone.append(link)
+                # A receiver that ended before has its number already.
                 self._sent_at_end.setdefault(link.slot, self._last_sent(link.output_slot))
         self._adopt(plan)
 
@@ -157,6 +158,8 @@ class Accounting:
     def notify(self, node_id: str) -> None:
         """Wake a node for a control frame on its socket."""
         config = self._plan.configs[node_id]
+        # The word first: a node that wakes up without a change sleeps again. It is rung even if it is
+        # awake: to read `ASLEEP` first would need a fence (`dora.transport.doorbell`).
         self.board.set(config.node_slot, CONTROL, self.board.get(config.node_slot, CONTROL) + 1)
         self._ring(config.bell)
 
@@ -165,6 +168,7 @@ class Accounting:
         gone = [link.slot for link in self._gone if link.consumer == node_id and link.kind == "link"]
         for slot in (*self._by_consumer[node_id], *gone):
             if self.board.get(slot, STATE) != UNCONNECTED:
+                # The number first: a sender that waits goes on as soon as the link is closed.
                 self._sent_at_end.setdefault(slot, self._last_sent(self._sent_slots[slot]))
                 self.close_link(slot)
         for item in self._plan.configs[node_id].inputs:
@@ -176,14 +180,14 @@ class Accounting:
         """Close a link, and wake a sender that waits for its receiver."""
         if self.board.get(slot, STATE) == UNCONNECTED:
             return
-        self.board.set(slot, STATE, CLOSED)
+        self.board.set(slot, STATE, CLOSED)  # before the ring: the sender looks at it when it wakes up
         if (item := self._inputs.get(slot)) is not None and item.credit_bell:
             self._ring(item.credit_bell)
 
     def reopen_receivers(self, node_id: str) -> None:
         """Prepare the links to a node for its new process, which has no stop to obey."""
         for slot in self._by_consumer[node_id]:
-            self._sent_at_end.pop(slot, None)
+            self._sent_at_end.pop(slot, None)  # `STATE` stays: the process sets it when its port is there
         self.board.set(self._plan.configs[node_id].node_slot, STOPPED, 0)
 
     def open_receivers(self, node_id: str) -> None:
@@ -203,6 +207,7 @@ class Accounting:
         config = self._plan.configs[node_id]
         at = self.clock() + int(patience(node_id) * 1e9)
         before = self.board.get(config.node_slot, STOPPED)
+        # A second stop may shorten the wait, and never lengthens it.
         self.board.set(config.node_slot, STOPPED, min(before or at, at))
         for output in config.outputs:
             if output.credit_bell:
@@ -265,7 +270,7 @@ class Accounting:
         get = self.board.get
         gone = [link for link in self._gone if link.kind == "text" or get(link.slot, STATE) != UNCONNECTED]
         for link in (*gone, *self._plan.links):
-            counts = link_counts(self.board.words, link.slot)
+            counts = link_counts(self.board.words, link.slot)  # before the words of which they are a part
             if link.target_machine:  # the other machine counts the rest
                 if counts:
                     reports.append(LinkReport(str(link), link.queue_policy, link.queue_size, counts=counts))

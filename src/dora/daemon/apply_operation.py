@@ -32,6 +32,8 @@ from dora.wire.daemon_protocol import (
 from dora.wire.decoders import from_plain
 from dora.wire.operations import AddOperation, OperationResult, ReplaceOperation, TopologyOperation
 
+# After each `Conflict` somebody else has made a change, so the next attempt needs no pause. The limit
+# ends a command that comes too late each time.
 _ATTEMPTS: Final = 20
 
 
@@ -46,7 +48,7 @@ def apply_operation(
     If another change comes first, it begins again. ``environ`` gives the values of ``$NAME`` in a YAML
     text; ``on_log`` gets the output of builds.
     """
-    run.set_patience(None)
+    run.set_patience(None)  # the answer comes when a node has ended, or its next program has taken over
     brings_node = isinstance(operation, (AddOperation, ReplaceOperation))
     for _ in range(_ATTEMPTS):
         model, running = running_dataflow(run)
@@ -57,6 +59,7 @@ def apply_operation(
         if isinstance(run.ask(CheckChange(proposal)), Conflict):
             continue
         if brings_node:
+            # Built after the check: a change that is not possible is refused before a long build.
             node = change.dataflow.node(change.node_id)
             built = build_node(running, node, change.programs, on_log, uv=model.uv)
             dataflow = localized(

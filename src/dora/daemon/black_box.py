@@ -49,22 +49,26 @@ from dora.wire.daemon_protocol import Inspection
 from dora.wire.journal import JournalEntry, Mark
 from dora.wire.node_config import WriteEventLog
 
-MEMORY: Final = 64 << 20  # bytes
+MEMORY: Final = 64 << 20  # bytes: ten minutes of JPEG pictures of 100 kB at one a second
 _SHARE_OF_MACHINE: Final = 50  # it takes at most this part of the machine's memory: 2 %
-_SHARE_OF_FREE: Final = 4  # and this part of the free shared memory
-_FIRST_ROOM: Final = 256 << 10  # bytes of a ring of messages, until it needs more
+_SHARE_OF_FREE: Final = 4  # and this part of the free shared memory; the rest is for messages
+# Bytes of a ring of messages, until it needs more. A smaller ring may overwrite the first second of a run
+# before the daemon looks.
+_FIRST_ROOM: Final = 256 << 10
 _GROWTH: Final = 4  # how many times as much room a ring gets
 _ORDER_ROOM: Final = 32 << 10
 _RUN_SHARE: Final = 16  # the ring of the daemon takes this part of the memory
 _LEAST: Final = 8 << 10  # bytes of a ring; with less, an output is left out
 _HEADS: Final = 4 << 10  # bytes of a message besides its payload, roughly
 
-TICK: Final = 1.0  # seconds
-_AFTER: Final = 1.0  # seconds after a failure that are saved with it
-_REPEAT: Final = 10.0  # seconds after which the parameters are written again
-_PAUSE: Final = 10.0  # seconds between two files that nobody has asked for
-_PART: Final = 256 << 10  # bytes of a file that are sent at once
-_PATIENCE: Final = 30.0  # seconds for a file at the end of the run
+TICK: Final = 1.0  # seconds; a look at a run of three nodes takes the daemon 0.8 ms
+_AFTER: Final = 1.0  # seconds after a failure that are saved with it: what it has led to
+_REPEAT: Final = 10.0  # seconds after which the parameters are written again: the ring overwrites them
+# Seconds between two files that nobody has asked for: a node that fails again and again would replace the
+# file of the first failure, because only some files of a run stay.
+_PAUSE: Final = 10.0
+_PART: Final = 256 << 10  # bytes of a file that are sent at once: the thread of the daemon reads them
+_PATIENCE: Final = 30.0  # seconds for a file at the end of the run; then its process is killed
 
 Answer = Callable[[SavedBlackBox], None]
 
@@ -160,7 +164,7 @@ class BlackBox:
             self._add(RUN, max(self._left // _RUN_SHARE, _LEAST), grows=False)
             self._writer = OverwritingWriter(f"{self.folder}/{RUN}")
             self.follow(dataflow, plan)
-        except OSError as error:
+        except OSError as error:  # the run goes on without it
             self.folder = ""
             log("warn", None, f"there is no memory for the black box: {error.strerror}")
             return
@@ -240,6 +244,7 @@ class BlackBox:
             model=msgspec.to_builtins(dataflow),
         )
         path = f"{self.folder}/{START}"
+        # A process that saves may read it at any moment, so it is never there in part.
         new = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(new, "wb") as file:
             file.write(msgspec.msgpack.encode(start))
@@ -355,7 +360,7 @@ class BlackBox:
             self._journal.mark("note", None, note)
         elif not path:
             self._journal.mark("saved", None, "saved by a user")
-        self._write_state()
+        self._write_state()  # the last one may be a second old
 
         def keep(saved: SavedBlackBox) -> None:
             if saved.path and not path:
@@ -373,7 +378,7 @@ class BlackBox:
                 file.seek(max(offset, 0))
                 return file.read(_PART)
         except OSError:
-            return None
+            return None  # a newer file has replaced it, or the user has removed it
 
     def _start_saver(self, order: SaveOrder, answer: Answer) -> None:
         try:
@@ -416,7 +421,7 @@ class _Saver:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C at a terminal must not end it
         )
         assert self._process.stdout is not None
         self._stdout = self._process.stdout
@@ -450,4 +455,4 @@ def _process_files(pid: int) -> tuple[bytes, bytes] | None:
         with open(f"/proc/{pid}/stat", "rb") as stat, open(f"/proc/{pid}/statm", "rb") as statm:
             return stat.read(), statm.read()
     except OSError:
-        return None
+        return None  # it has just ended

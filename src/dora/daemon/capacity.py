@@ -116,7 +116,7 @@ def _running_threads() -> int:
         with open("/proc/loadavg", encoding="ascii") as file:
             return int(file.read().split()[3].partition("/")[2])
     except (OSError, ValueError, IndexError):
-        return 0
+        return 0  # not known: the kernel may still refuse a thread
 
 
 def _process_groups() -> Iterator[str]:
@@ -125,7 +125,7 @@ def _process_groups() -> Iterator[str]:
         with open("/proc/self/cgroup", encoding="utf-8") as file:
             lines = [line.rstrip("\n").split(":", 2) for line in file]
     except (OSError, ValueError):
-        return
+        return  # there are no cgroups
     for _, controllers, path in lines:
         if not controllers:
             yield f"/sys/fs/cgroup{path}"

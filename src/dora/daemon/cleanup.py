@@ -16,14 +16,14 @@ from dora.errors import TransportError
 from dora.wire.node_config import EngineName
 
 CLEAN_UP_AFTER = 0.25  # seconds after the end of a node; a run that ends sooner needs no clean-up
-RETRY_EVERY = 0.1
+RETRY_EVERY = 0.1  # seconds; a look reads some words of the board
 RECORDERS_TIMEOUT = 10.0  # seconds; a killed process may have counted a message that it never sent
 # A channel has room for this many dead processes of one node; see `dora.transport.shm.iceoryx2`.
 MAX_DEAD_PROCESSES = 2
 # Seconds that a restart waits until the messages of former processes are read. A receiver that computes for
 # longer loses those that it has not read, and counts them as dropped.
 ROOM_TIMEOUT: Final = 1.0
-_LOOK_EVERY: Final = 0.01
+_LOOK_EVERY: Final = 0.01  # seconds; a restart waits for it, so it looks more often than `RETRY_EVERY`
 
 
 class Cleanup:
@@ -95,7 +95,7 @@ class Cleanup:
     def _try(self) -> None:
         self._due = None
         if not (self._nodes or self._lost_taps) or self._state.done:
-            return
+            return  # at the end everything goes with the directory of the run
         if self._is_all_read():
             self._clean_up()
         else:
@@ -120,7 +120,7 @@ class Cleanup:
             if not self._remove_dead_processes():
                 self.add_tap()  # again, soon
         except TransportError as error:
-            self._log.warn(str(error))
+            self._log.warn(str(error))  # the next clean-up, or the end of the run, removes the rest
 
     def _remove_dead_processes(self) -> bool:
         """Return False if something is left; raises `TransportError`."""

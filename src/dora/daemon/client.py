@@ -22,7 +22,9 @@ from dora.wire.daemon_protocol import (
 from dora.wire.decoders import DecodeError
 from dora.wire.framing import FrameBuffer, FrameError, encode_frame
 
-_PATIENCE: Final = 5.0  # seconds that a daemon may take to answer
+# Seconds that a daemon may take to answer. It answers most requests in one turn of its loop. One that is
+# stopped by a signal must not hold up a command that looks at all dataflows.
+_PATIENCE: Final = 5.0
 
 
 class DaemonClient:
@@ -88,7 +90,7 @@ class DaemonClient:
             while True:
                 self._receive()
         except (ConnectError, OSError):
-            pass
+            pass  # the end of the connection is the end of the dataflow
 
     def look_for_end(self) -> bool:
         """Return whether the dataflow has ended, without waiting; for recorders."""

@@ -22,7 +22,7 @@ from dora.wire.node_protocol import ToDaemon, ToNode
 _MAX_INCOMING = 16 << 20
 # Nodes that connect while the daemon starts others; the kernel's own limit is 4,096 as well (somaxconn).
 _BACKLOG = 4096
-TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them
+TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them; more are dropped
 
 
 class Connection:
@@ -60,6 +60,7 @@ class Connection:
     def send(self, message: ToNode | Answer) -> None:
         """Send a frame, now or as soon as the peer reads; to a closed connection it is lost."""
         if self.open:
+            # Without a limit, unlike `send_text`: no frame is sent twice, so none may be lost.
             self._outgoing += encode_frame(message)
             self._write()
 
@@ -86,7 +87,7 @@ class Connection:
         if events & WRITE:
             self._write()
         if events & READ and self.open:
-            self._read()
+            self._read()  # once: a peer that writes without a pause must not hold up the others
 
     def _read(self) -> bool:
         try:
@@ -166,7 +167,7 @@ class ControlServer:
         self.connections: dict[int, Connection] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(path)
-        os.chmod(path, 0o600)
+        os.chmod(path, 0o600)  # before `listen`: until then nobody can connect
         self._socket.listen(_BACKLOG)
         self._socket.setblocking(False)
         loop.watch(self._socket.fileno(), READ, lambda _: self._accept())
@@ -178,6 +179,7 @@ class ControlServer:
             except BlockingIOError:
                 return
             except OSError as error:
+                # The peer waits for a free descriptor, or has gone. Neither may end the run.
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
                     return
                 raise

@@ -61,8 +61,9 @@ if TYPE_CHECKING:
     from dora.daemon.reload.watch import HotReload
     from dora.daemon.supervisor.status import FormerPart, Peers
 
-RECORDERS_TIMEOUT = 5.0  # seconds that recorders may take for the last messages
-CIRCLES_AFTER = 1.0  # seconds until the first look at nodes that wait for each other
+RECORDERS_TIMEOUT = 5.0  # seconds that recorders may take for the last messages; one may be stopped
+# Seconds until the first look at nodes that wait for each other; a shorter run spares the import.
+CIRCLES_AFTER = 1.0
 SLOW_STOP_AFTER = 2.0  # seconds after a stop until the log names the nodes that have not ended
 
 
@@ -263,7 +264,7 @@ class Daemon:
 
     def close(self) -> None:
         """Kill the remaining processes and close everything; the caller removes the run's directory."""
-        self._processes.kill_all()
+        self._processes.kill_all()  # first, while everything that nodes use is still there
         if self._gateway is not None:
             self._gateway.close()
         if self.supervisor.state.killing:
@@ -275,7 +276,7 @@ class Daemon:
         if self._hot_reload is not None:
             self._hot_reload.close()
         self._watchdog.unwatch()
-        self.loop.close()
+        self.loop.close()  # last: the others take their descriptors out of it
 
     @property
     def socket(self) -> str:
@@ -361,7 +362,7 @@ class Daemon:
 
     def kill_hard(self) -> None:
         """Kill all nodes without any bookkeeping: the last resort of a signal handler."""
-        self._processes.signal_all(signal.SIGKILL)
+        self._processes.signal_all(signal.SIGKILL)  # the guardian does the rest when this process has ended
 
     def log(self, entry: LogEntry) -> None:
         """Log an entry of the daemon."""
@@ -414,7 +415,7 @@ class Daemon:
             case do.PromoteReplacement(node_id=node_id, restart_count=restart_count):
                 self.run_log.mark_restart(node_id, restart_count)
                 self._cleanup.make_room(node_id)
-                self._processes.promote_replacement(node_id)
+                self._processes.promote_replacement(node_id)  # `Spawned` before `Ready`
                 self._connections.promote_replacement(node_id)
             case do.DropReplacement(node_id=node_id):
                 self._processes.drop_replacement(node_id)
@@ -509,7 +510,7 @@ class Daemon:
         self._processes.signal(node_id, number)
 
     def _on_process_ended(self, node_id: str, exit_code: int | None, number: int | None) -> None:
-        self._connections.process_ended(node_id)
+        self._connections.process_ended(node_id)  # first: its last frames come before its end
         self.run_log.text.end_traceback(node_id)
         self._cleanup.add(node_id)
         lines = self.run_log.text.last_lines(node_id)

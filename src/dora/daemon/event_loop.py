@@ -28,7 +28,7 @@ class Timer:
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        self.callback = None
+        self.callback = None  # it stays in the heap, where finding it would take a search
 
 
 class Loop:
@@ -39,6 +39,8 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._calls: deque[Callable[[], None]] = deque()
+        # A pipe: an eventfd refuses the single byte that `signal.set_wakeup_fd` writes. It does not block:
+        # a signal handler that waits for room would wait for the thread that it has interrupted.
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -69,6 +71,8 @@ class Loop:
 
     def call_threadsafe(self, callback: Callable[[], None]) -> None:
         """Have the loop's thread make a call; may be called from other threads and signal handlers."""
+        # Without a lock: a signal handler that interrupts this call would wait for it for ever. `append`
+        # and `popleft` are atomic. The call comes before the byte, so the loop that wakes up finds it.
         self._calls.append(callback)
         try:
             os.write(self._wake_write, b"\0")
@@ -91,7 +95,7 @@ class Loop:
             # An earlier callback of this round may have closed the descriptor.
             if self._selector.get_map().get(key.fd) is key:
                 key.data(events)
-        now = time.monotonic()
+        now = time.monotonic()  # once: a timer that sets itself anew must not keep everything else waiting
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             if timer.callback is not None:

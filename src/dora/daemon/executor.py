@@ -81,7 +81,7 @@ class Executor:
     def feed(self, event: on.Event) -> None:
         """Handle an event; one that comes while a command is performed waits for its turn."""
         self._events.append(event)
-        if self._handling:
+        if self._handling:  # to handle it now would change the state between two commands of one event
             return
         self._handling = True
         try:

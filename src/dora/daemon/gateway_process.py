@@ -21,9 +21,11 @@ from dora.dataflow.model import LogLevel
 from dora.wire.decoders import from_json
 from dora.wire.node_config import GatewayConfig
 
-_PAUSE: Final = 0.1  # seconds until it is started again, doubled up to the longest
+# Seconds until it is started again, doubled up to the longest: one that cannot run would cost the start
+# of a Python again and again. Links to other machines are cut for as long.
+_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
-_HEALTHY_AFTER: Final = 5.0  # seconds
+_HEALTHY_AFTER: Final = 5.0  # seconds; one that lived longer could run, so the pause is short again
 
 
 class GatewayProcess:
@@ -88,7 +90,7 @@ class GatewayProcess:
                 stdout=subprocess.PIPE,
                 env={**os.environ, RUN_ID: self._run_id},
                 bufsize=0,
-                process_group=0,
+                process_group=0,  # Ctrl-C at a terminal is for the daemon, which ends nodes first
             )
         except OSError as error:
             self._log("error", None, f"the gateway to other machines cannot be started: {error.strerror}")
@@ -149,7 +151,7 @@ class GatewayProcess:
         if time.monotonic() - self._began > _HEALTHY_AFTER:
             self._pause = _PAUSE
         self._log("warn", None, "the gateway to other machines has ended, and is started again")
-        self._on_ended()
+        self._on_ended()  # after `_forget`, which has reaped it: the clean-up is for dead processes
         self._start_later()
 
     def _forget(self) -> None:
@@ -164,7 +166,7 @@ class GatewayProcess:
         process.stdout.close()
         process.kill()
         process.wait()
-        self._applied = self._sent
+        self._applied = self._sent  # without a process nothing arrives, so what waits for it may go on
         self._call_waiting()
         self._sent = self._applied = 0
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 
 RUN_ID = "DORA_RUN_ID"
 FORGET = "-"  # a line to the guardian: forget the process groups so far
-KILL_TIMEOUT = 5.0  # seconds
+KILL_TIMEOUT = 5.0  # seconds; a process that waits for a broken disk cannot be killed
 RESCUED = "dora-box-"  # begins the names of black boxes in shared memory whose runs were killed
 _HEX = frozenset("0123456789abcdef")
 
@@ -111,7 +111,7 @@ def _kill(function: Callable[[int, int], None], target: int) -> None:
     try:
         function(target, signal.SIGKILL)
     except OSError:
-        pass
+        pass  # it has ended meanwhile
 
 
 def box_of(prefix: str) -> str:
@@ -206,9 +206,9 @@ def _try(function: Callable[[str], None], path: str) -> None:
 def main(run_id: str, run_dir: str, prefix: str, *registered: str) -> None:
     """Wait for the end of standard input, which tells more process groups, and clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    kill_run(run_id, groups_of((*registered, *sys.stdin)))
-    rescue_black_box(prefix)
+        signal.signal(number, signal.SIG_IGN)  # the daemon is dead: nobody else cleans up
+    kill_run(run_id, groups_of((*registered, *sys.stdin)))  # first: nodes that live may make more files
+    rescue_black_box(prefix)  # before the next line removes it
     remove_run_files(run_dir, prefix)
 
 

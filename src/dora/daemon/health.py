@@ -43,6 +43,7 @@ class Health:
             for node in dataflow.nodes
             if node.health_check_timeout is not None and not node.is_dynamic
         ]
+        # At least three looks in the shortest timeout, so a look that comes late does no harm.
         self._interval = min(dataflow.health_check_interval, min(timeouts) / 3) if timeouts else 0.0
         if timeouts and not self._checks:
             self._checks = True
@@ -52,13 +53,14 @@ class Health:
         if not self._interval:
             self._checks = False
             return
-        for node_id, node in list(self._state.nodes.items()):
+        for node_id, node in list(self._state.nodes.items()):  # a copy: `feed` may change it
             connection = self._nodes.get(node_id)
             if node.spec.health_check_timeout is None or not node.present or connection is None:
                 continue
             waits, counters = self._accounting.activity(node_id)
             moved = self._counters.get(node_id) != counters
             self._counters[node_id] = counters
+            # A process that was stopped while it waited still has its flag `ASLEEP`.
             if (waits or moved) and not is_stopped(connection.pid):
                 self._feed(Progress(node_id))
         self._loop.call_later(self._interval, self._check)

@@ -35,7 +35,7 @@ from dora.wire.node_protocol import (
 
 ATTACH_TIMEOUT = 3.0  # seconds; then a change is answered although a busy node has not confirmed it
 CHECK_EVERY = 0.05  # seconds between checks whether a receiver on another machine has taken everything
-DETACH_TIMEOUT = 5.0  # seconds; then a sender no longer pending for a receiver that was detached
+DETACH_TIMEOUT = 5.0  # seconds; then no sender waits any more for a receiver that was detached
 
 OnApplied = Callable[[str], None]
 """Called once all links of a change exist; with an error message if one could not be made, else ""."""
@@ -46,6 +46,7 @@ OnFailed = Callable[[str, InputConfig, str], None]
 def prepare_plan(dataflow: Dataflow, context: RunContext, former: Plan, board: Board) -> Plan:
     """Return the plan of a changed dataflow, and make its board lines and doorbells; raises ``OSError``."""
     fresh = plan(dataflow, context, former)
+    # Before any node hears of the change: without memory it is refused as a whole.
     board.allocate(fresh.lines)
     for path in fresh.bells:
         Doorbell.make(path)
@@ -112,6 +113,7 @@ class LinkChanges:
 
     def attached(self, node_id: str, answer: InputAttached) -> None:
         """Handle the answer of a node that has made an input, or could not."""
+        # An answer after `ATTACH_TIMEOUT` is not awaited any more, but its fault still counts.
         _, on_applied = self._attaching.pop(answer.slot, (node_id, lambda _: None))
         if answer.fault:
             for slot in [slot for slot, (_, other) in self._attaching.items() if other is on_applied]:
@@ -220,6 +222,7 @@ class LinkChanges:
         return self._accounting.board.get(slot, LINKS_VERSION) + 1
 
     def _send(self, node_id: str, slot: int, frame: AttachLink | DetachLink) -> None:
+        # The frame first: a sender that sees the word change reads its socket, and has to find it there.
         self._nodes.send(node_id, frame)
         self._accounting.board.set(slot, LINKS_VERSION, frame.change)
 

@@ -14,7 +14,7 @@ from dora.dataflow import load, missing_files, parse
 from dora.dataflow.model import Dataflow
 from dora.errors import DataflowError, DoraError
 
-MAX_FILE_SIZE: Final = 16 << 20  # bytes
+MAX_FILE_SIZE: Final = 16 << 20  # bytes of a download: a URL may lead to a file of any size
 
 
 def load_dataflow(

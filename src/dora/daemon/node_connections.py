@@ -172,7 +172,7 @@ class NodeConnections:
         node_id = connection.node_id
         if self._nodes.get(node_id) is not connection:
             return
-        self._nodes.remove(node_id)
+        self._nodes.remove(node_id)  # first: what follows must not send to it
         self._on_closed(node_id)
         self._link_changes.node_disconnected(node_id)
         self._feed(on.Disconnected(node_id))
@@ -183,6 +183,7 @@ class NodeConnections:
         if (connection := self._nodes.get(node_id)) is None:
             return
         connection.read_rest()
+        # Unless reading has closed it. No `Disconnected` is fed: `ProcessEnded` follows, and says more.
         if self._nodes.remove(node_id):
             self._server.drop(connection)
             self._link_changes.node_disconnected(node_id)

@@ -185,7 +185,7 @@ class NodeProcesses:
     def kill_all(self) -> None:
         """Kill and reap every process, without any event."""
         for start in [*self._starts.values(), *self._replacement_starts.values()]:
-            self._give_up(start)
+            self._give_up(start)  # first: no start may become one more process
         for child in self:
             child.kill_now()
         self._children.clear()
@@ -254,6 +254,7 @@ class NodeProcesses:
         start.pending = None
         start.over = True
         child = Child(self._loop, process, on_line=start.on_line, on_end=start.on_end)
+        # From here on, the guardian finds also a process that overwrites its environment.
         self._watchdog.register(child.pid)
         start.on_started(child)
 

@@ -151,6 +151,6 @@ def _mapped(pid: int) -> tuple[frozenset[str], list[str]]:
         with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
             text = maps.read()
     except OSError:
-        return frozenset(), []
+        return frozenset(), []  # it has ended, or there is no /proc
     found = {match[0]: match[1] for match in _PACKAGE.finditer(text)}
     return frozenset(found), list(dict.fromkeys(found.values()))

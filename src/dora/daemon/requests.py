@@ -276,6 +276,7 @@ class RequestHandler:
                     request.machine, proposal.machines, proposal.generations, request.remote
                 )
                 context = msgspec.structs.replace(context, placement=placement)
+            # Before the supervisor decides: a command that it emits then cannot fail for lack of memory.
             if proposal.revision > self._state.revision:  # otherwise the supervisor rejects it
                 self._daemon.prepare_plan(wanted, context)
                 if isinstance(request, ApplyChange):

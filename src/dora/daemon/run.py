@@ -29,7 +29,7 @@ from dora.wire.node_config import EngineName
 if TYPE_CHECKING:
     from dora.daemon.template.process import TemplateConnection
 
-HARD_EXIT = 130
+HARD_EXIT = 130  # as shells show an end by SIGINT: 128 + 2
 
 
 def run_dataflow(
@@ -55,6 +55,7 @@ def run_dataflow(
     dataflow_id = dataflow_id or uuid7()
     run_id = options.run_id or dataflow_id
     with ExitStack() as stack:  # each is closed, whatever else fails
+        # First, so it is closed last: the guardian lives until the last file is removed.
         watchdog = Watchdog(run_id, run_path(run_id, usable_root()))
         stack.callback(watchdog.dismiss)
         run = RunDirectory.create(dataflow_id, run_id)
@@ -120,7 +121,7 @@ class _Interrupts:
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return
+            return  # Python allows handlers in the main thread only
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # nohup
@@ -140,5 +141,5 @@ class _Interrupts:
         self._count += 1
         if self._count >= 3:
             self._daemon.kill_hard()
-            os._exit(HARD_EXIT)
+            os._exit(HARD_EXIT)  # `sys.exit` would begin a clean-up, which may hang
         self._daemon.interrupt(self._count)

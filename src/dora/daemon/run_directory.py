@@ -53,8 +53,9 @@ from dora.transport.shm.room import free_bytes
 
 _RUN_ID = re.compile(r"[0-9a-f-]{12,64}")
 _LONGEST_ID = 64
-_FRESH = 60.0  # seconds
-_PATIENCE, _RETRY_AFTER = 10.0, 0.02  # seconds
+_FRESH = 60.0  # seconds in which a new board, or a rescued black box, may not be locked yet
+# Seconds for the end of a former run of the same id: its guardian may take 5 to kill its processes.
+_PATIENCE, _RETRY_AFTER = 10.0, 0.02
 _MAX_SOCKET_PATH = 103  # bytes; macOS has the smaller limit (104 with the final zero)
 _LONGEST_NAME = f"/0123456789ab/{SOCKET_NAME}"
 
@@ -129,6 +130,7 @@ class RunDirectory:
         """Raises ``OSError``, ``FileExistsError`` if such a run lives."""
         root_lock = _open_lock(f"{root}/lock")
         try:
+            # One start at a time: until its lock is held, the new folder looks like that of a dead run.
             fcntl.flock(root_lock, fcntl.LOCK_EX)
             _remove_stale(root)
             path = run_path(run_id, root)
@@ -155,6 +157,7 @@ class RunDirectory:
     def remove(self) -> None:
         """Remove the directory and the shared memory of this run, and free the lock."""
         remove_run_files(self.path, self.prefix)
+        # Last: another start would take files without a lock for those of a dead run.
         while self._locks:
             os.close(self._locks.pop())
 

@@ -13,6 +13,7 @@ from dora.daemon import guardian
 from dora.daemon.event_loop import READ, Loop
 from dora.daemon.processes.process import open_pidfd
 
+# There is no pause in between: something that kills each guardian must not keep the daemon busy.
 MAX_STARTS: Final = 10
 _FEW: Final = 64  # process groups that may be known although they are gone
 # A shell waits, and Python cleans up. A waiting Python would take 11 ms of a processor at the start of
@@ -97,7 +98,7 @@ class Watchdog:
         self._starts += 1
         read, self._pipe = os.pipe()
         _pipes.add(self._pipe)
-        os.set_blocking(self._pipe, False)
+        os.set_blocking(self._pipe, False)  # a guardian that is stopped must not hold up the daemon
         clean_up = [sys.executable, "-S", "-E", guardian.__file__, *self._arguments]
         try:
             self._process = subprocess.Popen(
@@ -147,7 +148,9 @@ class Watchdog:
                 for line in lines:  # each at once, so that none is cut off
                     os.write(self._pipe, f"{line}\n".encode())
             except OSError:
-                pass  # it has just ended, which `_ended` handles
+                # It has just ended, which `_ended` handles. Or it is stopped and the pipe is full: then
+                # it finds these processes by their environment only.
+                pass
 
     def _forget_process(self) -> None:
         if self._pidfd >= 0:

@@ -19,6 +19,7 @@ class Work:
         self.unit = unit
         self.done = 0
         self.total = 0  # 0: not known
+        # Two threads that add at once would lose a number. Readers take no lock: they only show it.
         self._lock = threading.Lock()
 
     def expect(self, number: int) -> None:
@@ -44,7 +45,7 @@ class BuildProgress:
         self.steps = 0
         self.done = 0  # of them
         self.ended = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # nodes may be built in several threads, and another one shows them
         self._work: dict[str, Work] = {}
 
     def begin(self, node_id: str) -> Work:

@@ -20,9 +20,10 @@ from dora.wire.node_protocol import (
 )
 from dora.wire.operations import OperationResult
 
+# In seconds.
 CLOSING_HOLD = 10.0  # for the end of a process whose node has closed; a slow exit handler may delay it
 BROKEN_START_GRACE = 1.0  # for nodes that could not be informed yet that the start failed
-LAST_GRACE = 1.0  # for dynamic nodes, once all other nodes have ended
+LAST_GRACE = 1.0  # for dynamic nodes, once all other nodes have ended; nobody kills their processes
 
 
 # --------------------------------------------------------------------------- outputs
@@ -135,6 +136,7 @@ def end_node(run: RunState, node: NodeState, failure: NodeFailure | None) -> Non
             # The others may go on for hours before the final report. (Other kinds are in the log already.)
             run.emit(_failure_note(run, failure))
         if failure.kind != "cascading":
+            # Before the outputs close: consumers get `NODE_FAILED`, then `INPUT_CLOSED`.
             announce_failure(run, node, f"node `{node.id}` failed: {failure.message}")
     if node.removing:
         take_out(run, node)

@@ -143,7 +143,7 @@ def drain(run: RunState, node: NodeState) -> None:
     node.draining = True
     if node.present:
         run.arm(node, "drain", _grace(run, node))
-        run.send(node, ReloadFrame())
+        run.send(node, ReloadFrame())  # first: the process leaves its links to the next one
         run.send(node, StopFrame())
     else:  # it has no work to lose
         _terminate(run, node)

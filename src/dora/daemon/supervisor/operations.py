@@ -30,7 +30,7 @@ from dora.wire.daemon_protocol import Rejected
 from dora.wire.node_protocol import StopFrame
 from dora.wire.operations import ProposedChange, RestartOperation, StopOperation
 
-NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
+NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM, as in dora-rs; half of it until SIGKILL
 
 
 def why_no_change(run: RunState) -> str:
@@ -136,7 +136,7 @@ def operation_expired(run: RunState, node: NodeState) -> None:
     if node.spec.is_dynamic:
         run.log("warn", node, f"has not left within {grace:g} s; its connection is closed")
         run.emit(do.Disconnect(node.id))
-        run.arm(node, "operation", max(grace, 1.0))
+        run.arm(node, "operation", max(grace, 1.0))  # after 0 s it would be due again at once, for ever
     else:
         run.log("warn", node, f"has not ended within {grace:g} s; it gets SIGTERM")
         _terminate(run, node, node.operation)

@@ -21,7 +21,7 @@ from dora.daemon.supervisor.start import try_open
 from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, RunState
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_STOP_CODES = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+_STOP_CODES = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # of shells, for a child that ended by the signal
 
 
 def spawned(run: RunState, node: NodeState, pid: int) -> None:

@@ -55,7 +55,7 @@ def reconcile(run: RunState, event: ChangeRequested) -> None:
     ]
     connection = None if to_start else event.connection
     apply_dataflow(run, dataflow, connection, added={node.id for node in added})
-    run.revision = proposal.revision
+    run.revision = proposal.revision  # `apply_dataflow` counts one, and this machine may have missed more
     for node in to_start:
         node.added_by = event.connection
     for node in added:

@@ -7,7 +7,7 @@ from dora.daemon.supervisor.safe_states import source_failed
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.dataflow.model import RestartOptions
 
-MAX_DOUBLINGS = 16
+MAX_DOUBLINGS = 16  # `2.0 ** 1024` is an error, and restarts have no limit by themselves
 
 
 def restart_delay(options: RestartOptions, failed: bool, restarts: list[float], now: float) -> float | None:

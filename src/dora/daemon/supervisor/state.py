@@ -25,9 +25,11 @@ from dora.wire.journal import MarkKind
 from dora.wire.node_protocol import ToNode
 from dora.wire.operations import ProposedChange
 
-DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
+DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM, as in dora-rs; half of it until SIGKILL
+# Seconds that a node may go on after its inputs have closed and all others are done, as in dora-rs; then
+# it is killed.
 DEFAULT_FINISH_GRACE = 120.0
-ABANDON_AFTER = 10.0  # seconds after SIGKILL
+ABANDON_AFTER = 10.0  # seconds after SIGKILL; a process that waits for a broken disk survives it
 BEING_STOPPED = "the dataflow is being stopped"
 
 OperationKind = Literal["stop", "restart", "remove"]
@@ -230,7 +232,7 @@ class RunState(msgspec.Struct):
             return 0.0
         names: tuple[DeadlineName, ...] = ("operation", "drain")
         due = [self.deadlines.get((node_id, name), self.now) for name in names]
-        return max(max(due) - self.now, 0.0) / 2
+        return max(max(due) - self.now, 0.0) / 2  # the other half is for the end of its program
 
     def refusal(self, node: NodeState) -> str:
         """Return why a node was not let in at the start; "" if it was."""

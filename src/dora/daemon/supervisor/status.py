@@ -87,7 +87,7 @@ class Peers:
 
     def send_changes(self, status: PeerStatus, sent: Callable[[str], dict[str, int]]) -> None:
         """Send a status unless it is the last one. ``sent`` returns how much a node has sent."""
-        if status == self._last:
+        if status == self._last:  # without `sent`, which changes with each message
             return
         self._last = status
         nodes = {

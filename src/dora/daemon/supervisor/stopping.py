@@ -16,7 +16,7 @@ def stop(run: RunState, grace: float | None = None) -> None:
     """Ask all nodes of this machine to end. ``grace``: seconds until SIGTERM instead of the run's."""
     if run.stopping or run.only_dynamic_left:
         return
-    run.stopping = True
+    run.stopping = True  # first: the rules below ask whether another process may follow
     if grace is not None:
         run.grace = grace
     run.arm(None, "term", run.grace, keep=True)

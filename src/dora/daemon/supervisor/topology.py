@@ -47,7 +47,7 @@ def apply_dataflow(
         del run.nodes[node_id]
     for spec in dataflow.nodes:
         run.nodes[spec.id].spec = spec
-    run.emit(do.ApplyDataflow(dataflow, connection))
+    run.emit(do.ApplyDataflow(dataflow, connection))  # first: an input exists before it closes
     for node in run.nodes.values():
         _review_inputs(run, node, sources.get(node.id, {}))
 
