@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dora.cluster.http_api import DataflowView
 
 LOG_INTERVAL: Final = 0.1  # seconds between reads of the log files
-STATUS_INTERVAL: Final = 0.5  # seconds between requests to the coordinator
+STATUS_INTERVAL: Final = 0.5  # seconds between requests to the coordinator, once all nodes run
 _START_INTERVAL: Final = 0.25  # seconds between questions about the progress while nodes start
 _INTERVAL: Final = 1.0  # and then
 
@@ -98,7 +98,7 @@ def _show(
             with interrupts_held():  # an interrupt here would lose entries that were read
                 for entry in reader.entries():
                     console(entry)
-            if view.status in ("Finished", "Failed"):
+            if view.status in ("Finished", "Failed"):  # known before the last entries were read
                 return view, False
             time.sleep(LOG_INTERVAL)
         except KeyboardInterrupt:
@@ -156,6 +156,7 @@ def following(
     reporter.attach(shown)
     ended = threading.Event()
     follower = _Follower(client, view, reporter, ended)
+    # In threads, because a daemon may take seconds to answer, and the logs must not wait for that.
     threads = [threading.Thread(target=follower.follow, args=(console is None,), daemon=True)]
     if console is None:
         threads.append(threading.Thread(target=follower.read_logs, daemon=True))
@@ -164,7 +165,7 @@ def following(
     try:
         yield
     finally:
-        ended.set()
+        ended.set()  # they are not waited for: one may be waiting for an answer
         if console is None:
             shown.close()
 

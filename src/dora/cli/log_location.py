@@ -59,13 +59,13 @@ def find_log_location(client: Client, wanted: str | None) -> LogLocation:
         except (Unreachable, TokenError):
             return False  # the dataflow goes on without its coordinator
         except RequestRefused:
-            return True
+            return True  # its record was removed, and that is done only after the end
 
     def failure() -> str:
         try:
             return failure_reason(client.dataflow(view.uuid))
         except (Unreachable, RequestRefused, TokenError):
-            return ""
+            return ""  # the logs are shown without it
 
     return LogLocation(view.uuid, view.log_directory, ended, tuple(view.nodes), failure)
 

@@ -202,7 +202,7 @@ def showing(
         yield shown.say
     finally:
         ended.set()
-        thread.join()
+        thread.join()  # it erases the bar before anything else is printed
 
 
 @contextmanager
@@ -227,6 +227,7 @@ class _Shown:
         self._measure = measure
         self._meter = Meter()
         self._begun = time.monotonic()
+        # One thread draws, another prints lines: no line may come between erasing and drawing.
         self._lock = threading.Lock()
         self._is_drawn = False
 

@@ -50,7 +50,7 @@ LOCAL: Final = "local"
 _ROBOT: Final = "run-on-robot"
 _HERE: Final = "run-on-local"
 START_TIMEOUT: Final = 60.0  # seconds until a component works; one that has ended is noticed at once
-_TRIES: Final = 5  # ports
+_TRIES: Final = 5  # ports; one that is free here may be taken on the other machine
 _POLL: Final = 0.02  # seconds
 _END_TIMEOUT: Final = 30.0  # seconds; a daemon stops its nodes first
 # The coordinator of the run signs the certificates of the two daemons, whatever other daemons here have.
@@ -148,7 +148,7 @@ def _connected(client: Client) -> set[str]:
     try:
         return {machine.id for machine in client.status().machines if machine.away_since is None}
     except Unreachable:
-        return set()
+        return set()  # it is asked again
 
 
 def _wait_until(condition: Callable[[], bool], check: Callable[[], None], fault: str) -> None:
@@ -211,6 +211,7 @@ class _SessionProcess:
         else:
             script = f"exec {shlex.quote(machine.dora)} cluster session {mark}"
             self._process = piped(machine, script, own_session=True)
+        # Both pipes are read to their end, because a full one would stop the process.
         assert self._process.stdout is not None and self._process.stderr is not None
         targets = (
             (self._follow, (ready_line(mark), msgspec.json.encode(order) + b"\n")),
@@ -238,7 +239,7 @@ class _SessionProcess:
 
     def _read(self, stream: IO[bytes]) -> None:
         for line in stream:
-            self._output = [*self._output[-20:], line]
+            self._output = [*self._output[-20:], line]  # a new list: `check` may be reading the old one
 
     def check(self) -> None:
         """Raise `DoraError` if it has ended."""

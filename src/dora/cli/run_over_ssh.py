@@ -291,6 +291,7 @@ class _Session:
                 order = msgspec.structs.replace(order, page_port=free_port())
             self._order = msgspec.structs.replace(order, size=_size())
             self._tell(msgspec.json.encode(self._order).decode())
+            # Only now: a handler of signals must not write into the middle of the order.
             self._is_ready = True
             threading.Thread(target=self._report_alive, daemon=True).start()
         elif words[0] == "page" and len(words) == 3 and words[1].isdecimal():
@@ -315,6 +316,8 @@ class _Session:
         """Write a line to the other end; may be called by a handler of signals."""
         assert self._process is not None and self._process.stdin is not None
         data = line.encode() + b"\n"
+        # No lock: a handler would wait for the code that it has interrupted. Short lines are written at
+        # once, and while the order is written, nobody else writes.
         try:
             while data:
                 data = data[os.write(self._process.stdin.fileno(), data) :]
@@ -347,7 +350,7 @@ class _Session:
             raise KeyboardInterrupt
         self._interrupts += 1
         self._tell("interrupt")
-        if self._interrupts > 2:
+        if self._interrupts > 2:  # the other end does not react to two of them
             raise KeyboardInterrupt
 
     def _on_resize(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -407,7 +410,7 @@ def _close(stream: IO[bytes] | None) -> None:
     try:
         stream.close()
     except BrokenPipeError:
-        pass
+        pass  # the other end has gone
 
 
 # --------------------------------------------------------------------------- hot reload

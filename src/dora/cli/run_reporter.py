@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 _QUIET_START: Final = 0.5  # seconds without a status line; drawing it costs the nodes that start some time
 _REDRAW: Final = 0.2  # seconds
-_SHORTEST: Final = 0.4  # seconds over which a rate is measured
-_LINES_KEPT: Final = 20  # per node
+_SHORTEST: Final = 0.4  # seconds over which a rate is measured; a longer time leaves a new run without one
+_LINES_KEPT: Final = 20  # per node, to find out which errors are on the terminal already
 
 
 def reporter_for(progress: str) -> RunReporter:

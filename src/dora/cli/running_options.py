@@ -35,7 +35,7 @@ def dataflow_names(ctx: click.Context, param: click.Parameter, incomplete: str) 
         try:
             names = sorted(view.name for view in coordinator_client().dataflows())
         except DoraError:
-            names = []
+            names = []  # a completion prints no errors into the line that is typed
         for name in names:
             if name.startswith(incomplete):
                 found.setdefault(name, CompletionItem(name))

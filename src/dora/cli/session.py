@@ -110,6 +110,7 @@ def serve(mark: str) -> int:
         _set_size(*order.size)
     if order.started < 0:
         grace = order.grace or 10.0
+        # SIGTERM follows after the grace, and SIGKILL after half of it.
         threading.Thread(target=_follow_user, args=(source, 1.5 * grace), daemon=True).start()
     os.environ.update(order.environment)
     if order.component is not None and not order.folder:
@@ -165,7 +166,7 @@ def _run(order: Order, mark: str) -> int:
 
         def look() -> None:
             if daemon.supervisor.state.opened:
-                _show_nothing_more()
+                _show_nothing_more()  # first: with the id, the reader of the output goes away
                 os.write(order.started, daemon.context.dataflow_id.encode())
                 os.close(order.started)
             else:

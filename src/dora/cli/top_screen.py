@@ -199,7 +199,7 @@ class TopScreen(App[str]):
         self._entries: deque[tuple[str, LogEntry]] = deque(maxlen=_MAX_ENTRIES)
         self._log_node: tuple[str, str] | None = None  # the log shows this node only
         self._entry_text = renderer("compact")
-        self._log_lock = threading.Lock()
+        self._log_lock = threading.Lock()  # one thread follows the logs, another reads their end
         self._left = threading.Event()  # set when the screen is left
         self._output = _NO_OUTPUT  # the topic that is looked at, with the UUID of its dataflow
         self._heading = Static("dora top", id="title", markup=False)

@@ -124,11 +124,12 @@ def _coordinator(found: Cluster, client: Client, stamp: str = "") -> Iterator[bo
 def _stop_started(found: Cluster, client: Client, coordinator: Background, stamp: str) -> None:
     from dora.cluster.ssh.daemons import end_started
 
+    # Daemons end before their coordinator, which knows the others.
     ended = end_started(found.machines, stamp) if stamp else set()
     try:
         others = _connected(client) - ended
     except DoraError:
-        others = set()
+        others = set()  # no command can stop it later if it cannot be asked
     if not others:
         coordinator.stop()
         click.echo("stopped what was started", err=True)

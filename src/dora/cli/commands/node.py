@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dora.wire.operations import OperationResult, TopologyOperation
 
 
-MEASURED_OVER = 0.3  # seconds
+MEASURED_OVER = 0.3  # seconds that the command takes: rates and loads are differences
 
 
 _grace = click.option(

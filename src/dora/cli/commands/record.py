@@ -254,6 +254,7 @@ def _handle_input(recorder: Recorder) -> None:
         if echoes.is_echo(number):
             return
         if stopping:  # most likely the disk does not accept the rest
+            # Not `print`, which the signal may have interrupted.
             os.write(2, b"\naborted; the recording can be read up to here\n")
             os._exit(_ABORTED)
         stopping = True

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 # Seconds. Both import a web server, which takes a minute on a slow core that others use. A process that
 # ends is noticed at once.
 START_TIMEOUT: Final = 180.0
-STOP_TIMEOUT: Final = 5.0
+STOP_TIMEOUT: Final = 5.0  # of a component that was just started
+# Nodes end first. With the usual grace, SIGTERM follows after 10 s, and SIGKILL 5 s later.
 DOWN_TIMEOUT: Final = 20.0
 POLL_INTERVAL: Final = 0.02
 
@@ -114,6 +115,7 @@ def _start_what_is_missing(
             processes["coordinator"] = Background("coordinator", [*options, *encryption()])
     daemon_options = ["--coordinator-addr", client.address, "--coordinator-port", str(client.port)]
     daemon_options += ["--coordinator-ca", client.authority] if client.authority else []
+    # It starts beside the coordinator, and tries to reach it until it answers.
     if has_daemon:
         _say("daemon already running")
     elif _daemon_here(client) is None:
@@ -144,7 +146,7 @@ def _stop_what_was_started(client: Client, processes: dict[str, Background]) -> 
     coordinator, daemon = processes.get("coordinator"), processes.get("daemon")
     with interrupts_held():  # a second Ctrl-C would leave the rest
         if coordinator is not None:
-            coordinator.stop()
+            coordinator.stop()  # first: if one answers afterwards, it is another one
         if daemon is not None:
             if coordinator is not None and _answers_soon(client) and _serves(client, daemon):
                 return

@@ -85,11 +85,13 @@ class EnvironmentMaker:
         above, name = os.path.split(self.folder)
         make_folder(above, below=self._working_dir)
         check_folder_if_there(self.folder, below=self._working_dir)
+        # Two builds of the dataflow share the environment. Without the lock, one would put it aside while
+        # the other one installs into it.
         with locked(f"{above}/.{name}.lock"):
             if os.path.lexists(self._before):
                 self._put_back()  # the last attempt was killed
             if self._stamp() == self._wanted_stamp():
-                return
+                return  # also if the build that held the lock has made it
             self._uv = require_uv(self._what)
             self._work = self._log.begin(f"making its Python environment {self._shown}")
             if not os.path.lexists(self.folder):
@@ -135,7 +137,7 @@ class EnvironmentMaker:
         except BaseException:
             self._put_back()
             raise
-        shutil.rmtree(self._before, ignore_errors=True)
+        shutil.rmtree(self._before, ignore_errors=True)  # the next build removes what stays
 
     def _put_back(self) -> None:
         """End an attempt: with its environment if it is complete, or else with the one before."""
@@ -168,7 +170,7 @@ class EnvironmentMaker:
         words = ["pip", "compile", "--quiet", "--no-header", "--universal", "--python", python]
         try:
             self._run(*words, "--output-file", unfinished, "-", stdin=asked)
-            os.replace(unfinished, self._lock)
+            os.replace(unfinished, self._lock)  # at the end: a build that is killed changes no lock
         finally:
             if os.path.exists(unfinished):
                 os.unlink(unfinished)
@@ -197,7 +199,7 @@ class EnvironmentMaker:
             with open(f"{self.folder}/{_STAMP}", encoding="utf-8") as stamp:
                 return stamp.read()
         except OSError:
-            return ""
+            return ""  # there is no environment, or none that is complete
 
     def _wanted_stamp(self) -> str:
         from hashlib import sha256

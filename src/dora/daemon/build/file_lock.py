@@ -19,6 +19,8 @@ def locked(path: str) -> Iterator[None]:
     """
     fd = open_file(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode=0o600)
     try:
+        # No timeout: another build may take as long as it needs. The kernel releases the lock of a process
+        # that is killed, so there are no stale locks.
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:

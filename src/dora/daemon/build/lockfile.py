@@ -25,7 +25,7 @@ from dora.errors import BuildError
 from dora.wire.decoders import from_plain
 
 VERSION = 2
-MAX_LOCK = 1 << 20  # bytes
+MAX_LOCK = 1 << 20  # bytes; a larger file is refused
 _MEND = "write it anew with `dora build --write-lockfile`"
 
 

@@ -59,6 +59,8 @@ class NodeBuilds:
         self._stack = ExitStack()
         self._processes = Processes(options.parallel)
         self._stack.callback(self._processes.close)
+        # Threads of a parallel build share the counters, the lists below, and the folder for installers,
+        # which is made once.
         self._guard = threading.Lock()
         # Two installers must not change the same environment at once.
         self._installing: dict[str | None, threading.Lock] = {}
@@ -87,7 +89,7 @@ class NodeBuilds:
         self.progress.steps = builds  # corrected when all files are there
         if any(node.git or node.downloads for node in self.dataflow.nodes):
             self._fetch()
-            self.dataflow = with_inline_environments(self.dataflow)
+            self.dataflow = with_inline_environments(self.dataflow)  # scripts of clones are there only now
         if self._options.uv or any(node.python for node in self.dataflow.nodes):
             self._make_folder()
             write_wheel(wheel_path(self.dataflow.working_dir), below=self.dataflow.working_dir)
@@ -112,8 +114,9 @@ class NodeBuilds:
                     try:
                         job.result()
                     except Stopped:
-                        pass
+                        pass  # another command has failed first, and its error is raised
             except BaseException:
+                # First of all: the pool waits for its threads, and they for their commands.
                 self._processes.stop()
                 for job in jobs:
                     job.cancel()
@@ -125,7 +128,7 @@ class NodeBuilds:
         try:
             ignore = open_file(f"{FOLDER}/.gitignore", flags, below=self.dataflow.working_dir)
         except FileExistsError:
-            return
+            return  # an earlier build has made it, and the user may have changed it
         with open(ignore, "w", encoding="utf-8") as file:
             file.write("# Made by dora. Locks are worth keeping with the dataflow, the rest is not.\n")
             file.write("*\n!.gitignore\n!python-locks/\n!python-locks/*.txt\n")

@@ -57,6 +57,7 @@ def ensure_clone(
         return  # without the lock: a run needs no write access
     above, name = os.path.split(clone.folder)
     make_folder(above, below=dataflow.working_dir)
+    # Two builds would clone to the same place, or check out different commits of one clone.
     with locked(f"{above}/.{name}.lock"):
         if not clone.is_there():
             if offline:
@@ -171,12 +172,14 @@ class _Clone:
         self._git("fetch", "--progress", "--prune", "--tags", "--force", "origin")
         before = self._head()
         commit = self._git("rev-parse", f"{self._wanted()}^{{commit}}")[0]
+        # Before the first file changes. After a kill, the next build finds the note and takes the update
+        # back; without it, half an update would count as changes of the user.
         _write_note(self.folder, _UPDATE_FILE, commit)
         try:
             self._check_out(self.folder, commit)
         except BuildError:
             # A running dataflow may start nodes of this clone again.
-            with suppress(BuildError):
+            with suppress(BuildError):  # the note stays then, and the next build tries again
                 self.take_back()
             raise
         os.unlink(f"{self.folder}/{_UPDATE_FILE}")
@@ -247,9 +250,9 @@ def _write_note(folder: str, name: str, commit: str) -> None:
 
 # --------------------------------------------------------------------------- downloads
 
-TIMEOUT = 60.0  # seconds without any byte
+TIMEOUT = 60.0  # seconds without any byte; a slow download that goes on has no limit
 _CHUNK = 1 << 16
-MAX_SIZE = 1 << 30  # bytes
+MAX_SIZE = 1 << 30  # bytes; an answer without end would fill the disk
 
 
 def ensure_download(
@@ -286,7 +289,7 @@ def ensure_download(
         found = _digest(unfinished)
         if source.sha256 is not None and found != source.sha256:
             raise BuildError(f"{what} has a wrong checksum: its SHA-256 is {found}")
-        os.chmod(unfinished, 0o755)
+        os.chmod(unfinished, 0o755)  # before it has its name: another run may start it at once
         os.replace(unfinished, path)
     except OSError as error:
         raise BuildError(f"{what} cannot be downloaded: {system_fault(error)}") from None

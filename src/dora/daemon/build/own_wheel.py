@@ -59,7 +59,7 @@ def write_wheel(path: str, *, below: str | None = None, with_files: bool = False
             if file.read() == content.getvalue():
                 return
     except OSError:
-        pass
+        pass  # there is none that can be read
     write_file(path, content.getvalue(), below=below or os.path.dirname(path))
 
 

@@ -46,7 +46,7 @@ _PURE_BACKENDS = ("hatchling", "flit_core", "poetry.core", "pdm.backend", "uv_bu
 # Endings of sources that setuptools compiles.
 _COMPILED = (".c", ".cc", ".cpp", ".cxx", ".cu", ".f90", ".pyx", ".rs")
 _OTHERS = frozenset({"venv", "node_modules", "build", "out", "__pycache__"})  # folders without sources
-_MAX_FOLDERS = 1000  # in which such sources are looked for
+_MAX_FOLDERS = 1000  # in which such sources are looked for; a larger project is installed again
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _project(folder: str) -> dict[str, object]:
     try:
         return tomllib.loads(read_bytes(os.path.join(folder, "pyproject.toml")).decode())
     except (OSError, ValueError, RecursionError):
-        return {}
+        return {}  # there is none, or pip reports it
 
 
 def _name_of_project(folder: str) -> str:

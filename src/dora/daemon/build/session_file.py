@@ -24,7 +24,7 @@ from dora.dataflow.yaml.files import read_bytes
 from dora.wire.correlation import uuid7
 from dora.wire.decoders import DecodeError, from_plain
 
-_MOST = 1 << 20  # bytes of the largest file that is read
+_MOST = 1 << 20  # bytes; a larger file counts as damaged, and is written again
 
 Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 

@@ -27,7 +27,7 @@ from dora.wire.correlation import uuid7
 TAIL_LINES = 20
 """How many of the last lines of its output are repeated when a command fails."""
 
-POLL_EVERY = 0.5  # seconds
+POLL_EVERY = 0.5  # seconds that a Ctrl-C may wait, see `_lines`
 
 _LINE = re.compile(rb"\n")
 _PART = re.compile(rb"[\r\n]")  # a program shows its progress in one line, again and again
@@ -87,6 +87,8 @@ class Processes:
 
     def __init__(self, parallel: bool = False) -> None:
         self._parallel = parallel
+        # The main thread stops all programs while the threads of a parallel build start some. A program is
+        # started under the lock, so `stop` either finds it or prevents it.
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
@@ -137,6 +139,7 @@ class Processes:
             with self._lock:
                 if self._stopped:
                     raise Stopped
+                # Before the first program: a kill of this process leaves none behind.
                 if self._watchdog is None:
                     self._watchdog = Watchdog(self._mark)
                     self._untold = self._watchdog.fault
@@ -192,7 +195,7 @@ class Processes:
         try:
             process.wait(timeout=2)
         except subprocess.TimeoutExpired:
-            pass
+            pass  # it ignores SIGTERM
         self._signal(process, signal.SIGKILL)  # in a group also processes that ignored SIGTERM
 
     def _signal(self, process: subprocess.Popen[bytes], number: int) -> None:

@@ -26,7 +26,7 @@ from dora.daemon.logs.formats import Renderer
 from dora.daemon.logs.terminal import control, for_stream
 
 _WRITE_SIZE: Final = 4096  # bytes that a writable descriptor takes without blocking: PIPE_BUF
-_POLL_TIMEOUT: Final = 0.2  # seconds between two calls of ``go_on``
+_POLL_TIMEOUT: Final = 0.2  # seconds between two calls of ``go_on``; so long a thread may outlive `close`
 
 
 class NonBlockingStream:
@@ -100,9 +100,11 @@ def write_text(stream: TextIO, text: str) -> None:
     stream.flush()
 
 
+# Without a limit, the memory of the daemon would grow while a terminal is stopped.
 MAX_WAITING = 50_000
 """Entries that may wait for the terminal."""
 
+# Each write begins it again, so a reader that is slow gets everything.
 CLOSE_TIMEOUT = 10.0
 """Seconds after which `Console.close` gives up on a terminal that takes nothing."""
 
@@ -147,6 +149,8 @@ class Console:
         self._close_timeout = close_timeout
         self._on_broken = on_broken
         self._waiting: deque[LogEntry | _OwnLine] = deque()
+        # Threads that log put entries in, and the console's thread takes them out. It is not held during a
+        # write, so a terminal that is stopped holds up nobody who logs.
         self._changed = threading.Condition()
         self._closed = self._broken = self._given_up = False
         self._stale = False  # the status line is to be drawn anew
@@ -220,7 +224,7 @@ class Console:
             self._wait_for(self._thread)
         except KeyboardInterrupt:
             pass  # the user does not want to wait for the rest
-        with self._changed:
+        with self._changed:  # at once, so that an entry counts either as written or as not shown
             self._given_up = True
             self.not_shown += self._unwritten
 
@@ -263,6 +267,7 @@ class Console:
         if self._status is None:
             return "", ""
         status = "" if self._closed and not self._waiting else self._status()
+        # A status line alone is left out where a log entry would wait for the terminal.
         if not has_text and (status == self._shown_status or not self._stream.is_writable()):
             return "", ""
         erase = _ERASE if self._shown_status or status else ""
@@ -280,7 +285,7 @@ class Console:
             with self._changed:
                 if not (self._waiting or self._closed or self._stale):
                     self._changed.wait(None if self._status is None else _REFRESH)
-                self._stale = False
+                self._stale = False  # before the line is drawn: a refresh meanwhile asks for the next one
                 batch = list(self._waiting)
                 self._waiting.clear()
                 is_last = self._closed and not batch

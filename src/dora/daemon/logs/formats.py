@@ -83,7 +83,7 @@ def _clock(timestamp_ns: int) -> str:
     try:
         return time.strftime("%H:%M:%S", time.localtime(timestamp_ns // 1_000_000_000))
     except (OverflowError, ValueError, OSError):
-        return "??:??:??"
+        return "??:??:??"  # a node may print any time
 
 
 def _level_word(entry: LogEntry) -> str:

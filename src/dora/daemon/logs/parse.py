@@ -120,7 +120,7 @@ def nanoseconds(value: object, now_ns: int) -> int:
 
 # --------------------------------------------------------------------------- tracebacks
 
-MAX_LINES: Final = 500  # a longer traceback comes in pieces
+MAX_LINES: Final = 500  # a longer traceback comes in pieces: one without end must not fill the memory
 
 _HEADER: Final = "Traceback (most recent call last):"
 _GROUP_HEADER: Final = "+ Exception Group Traceback (most recent call last):"

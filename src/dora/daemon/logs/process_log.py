@@ -23,10 +23,10 @@ from typing import Final
 
 from dora._shared_folders import open_file, open_folder, open_in, rotate
 
-LIMIT: Final = 10 << 20  # bytes
+LIMIT: Final = 10 << 20  # bytes; with the files that are kept, a log takes 50 MiB
 KEPT: Final = 4  # files beside the one that is written
-_LOOK_EVERY: Final = 1.0  # seconds between looks at the size
-_BLOCK: Final = 1 << 20  # bytes
+_LOOK_EVERY: Final = 1.0  # seconds between looks at the size; the file may exceed the limit meanwhile
+_BLOCK: Final = 1 << 20  # bytes of a copy that are in memory at once
 
 
 class ProcessLog:
@@ -104,7 +104,7 @@ class LimitedLines(logging.Filter):
         super().__init__()
         self._clock = clock
         self._call_later = call_later or _call_in_thread
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # any thread may log, and a thread of its own reports the counts
         self._next: dict[str, float] = {}  # logger → when its next record may pass
         self._held: dict[str, int] = {}  # logger → records that were not written
 

@@ -108,7 +108,7 @@ class RotatedFile:
 
     def __init__(self, base: str) -> None:
         self._base = base
-        self._file: BinaryIO | None = None
+        self._file: BinaryIO | None = None  # while it is open, no other file can get its inode
 
     def read(self) -> Iterator[bytes]:
         """Yield the whole lines that were written since the last call, the oldest first."""
@@ -118,7 +118,7 @@ class RotatedFile:
             try:
                 file = open(path, "rb")  # noqa: SIM115 - stays open
             except OSError:
-                return
+                return  # rotated or removed just now; the next call finds what there is
             if os.fstat(file.fileno()).st_ino != inode:  # rotated just now; it is found next time
                 file.close()
                 return
@@ -152,7 +152,7 @@ class RotatedFile:
             path = f"{self._base}.{number}.jsonl" if number else f"{self._base}.jsonl"
             try:
                 found.insert(0, (path, os.stat(path).st_ino))
-            except OSError:
+            except OSError:  # during a rotation, the present file alone may be missing
                 if number:
                     break
             number += 1

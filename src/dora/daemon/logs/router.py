@@ -20,8 +20,8 @@ from dora.wire.node_protocol import TextInput
 
 _NO_OPTIONS = LogOptions()  # of a node that was removed, and whose process still prints
 KEPT_LENGTH = 4000  # characters of each line that is kept to explain a failure
-HELD_LINES = 1000  # per node, kept for it until it runs
-TRACEBACK_AFTER = 0.2  # seconds of silence after which a traceback is over
+HELD_LINES = 1000  # per node, kept for it until it runs; the oldest is dropped for one more
+TRACEBACK_AFTER = 0.2  # seconds from its first line until a traceback is logged, as far as it has come
 
 Deliver = Callable[[str, TextInput], bool | None]
 """Send a frame to a node: True if it was sent, False if it was lost, None if the node has not started."""

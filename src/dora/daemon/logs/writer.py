@@ -172,7 +172,7 @@ class _LogFile:
             try:
                 os.close(descriptor)
             except OSError:
-                pass
+                pass  # the descriptor is closed all the same
 
     def _write(self, line: bytes) -> None:
         if self._descriptor < 0:

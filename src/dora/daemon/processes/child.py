@@ -16,7 +16,7 @@ from dora.daemon.event_loop import READ, Loop, Timer
 from dora.daemon.logs.entry import Stream
 from dora.daemon.processes.process import Process
 
-MAX_LINE: Final = 1 << 20  # bytes
+MAX_LINE: Final = 1 << 20  # bytes; output without line ends would fill the memory of the daemon
 
 
 class LineSplitter:

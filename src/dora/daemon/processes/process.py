@@ -56,7 +56,7 @@ class PlainProcess:
         assert self._popen.stdout is not None
         assert self._popen.stderr is not None
         self.pid = self._popen.pid
-        self.pidfd = open_pidfd(self.pid)
+        self.pidfd = open_pidfd(self.pid)  # it is not reaped yet, so no other process has its id
         self.stdout = self._popen.stdout.fileno()
         self.stderr = self._popen.stderr.fileno()
 
@@ -67,7 +67,7 @@ class PlainProcess:
         try:
             self._popen.wait(timeout)
         except subprocess.TimeoutExpired:
-            pass
+            pass  # the daemon ends nevertheless
 
     def close(self) -> None:
         for pipe in (self._popen.stdout, self._popen.stderr):

@@ -60,6 +60,7 @@ def _set_cores(cores: set[int]) -> None:
             return
     except OSError:
         pass  # none of them can be used
+    # The kernel leaves out the cores that this process may not use.
     os.sched_setaffinity(0, range(_MAX_CORES))
     usable = os.sched_getaffinity(0)
     raise OSError(

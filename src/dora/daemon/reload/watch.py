@@ -26,7 +26,7 @@ Signature = tuple[int, int, int]  # differs after a file was saved
 _CLOSE_WRITE: Final = 0x8  # see inotify(7)
 _MOVED_TO: Final = 0x80
 _EVENT: Final = struct.Struct("iIII")
-_BUFFER: Final = 1 << 16  # bytes
+_BUFFER: Final = 1 << 16  # bytes of events that one read takes; the next one takes the rest
 
 
 def signature(path: str) -> Signature | None:
@@ -81,8 +81,10 @@ class FileWatch:
 
 
 POLL_EVERY = 0.05  # seconds
-STABLE_FOR = 0.04  # seconds for which a signature has to stay the same
-TOGETHER = 0.02  # seconds between files that are saved together, if the kernel reports them
+STABLE_FOR = 0.04  # seconds for which a signature has to stay the same: a polled file may be half written
+# Seconds between files that are saved together, if the kernel reports them. They are shorter than
+# `STABLE_FOR`, because it reports a file when the writer has closed it.
+TOGETHER = 0.02
 
 _Owner = tuple[str, str]  # node id, operator id ("" for a node that is a program)
 
@@ -153,7 +155,7 @@ class HotReload:
         saved = self._notifications.saved()
         if saved:
             self._saved |= saved
-            self._look(saved)
+            self._look(saved)  # notes the signatures; the second look finds them unchanged
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_later(TOGETHER, self._look_at_saved)

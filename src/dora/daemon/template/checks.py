@@ -87,7 +87,7 @@ def is_python_text(path: str) -> bool:
     return b"\0" not in source
 
 
-LOOK_EVERY: Final = 0.2
+LOOK_EVERY: Final = 0.2  # seconds; a look asks for the time of each file, so starts in a burst share one
 
 
 def _site_folders() -> list[str]:
@@ -141,7 +141,7 @@ def _time(path: str) -> int:
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
-        return 0
+        return 0  # it is gone, which is a change as well
 
 
 class Traces:

@@ -59,6 +59,7 @@ class ChildTemplate:
         """Pass a request on; while it imports, keep it."""
         self.starts += 1
         if self.is_importing:
+            # Copies: the caller closes its own.
             self._waiting.append([os.dup(descriptor) for descriptor in descriptors])
             return Refused("")
         return self._pass_on(descriptors)
@@ -101,7 +102,7 @@ def close_all(descriptors: Iterable[int]) -> None:
         try:
             os.close(descriptor)
         except OSError:
-            pass
+            pass  # it is closed already
 
 
 def crash_of(pid: int) -> str:
@@ -129,7 +130,7 @@ def crash_of(pid: int) -> str:
 def end_with_parent(enabled: bool) -> None:
     """Have the kernel kill this process when the one that started it dies. Forks do not inherit that."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL) if enabled else 0, 0, 0, 0)
-    if enabled and os.getppid() == 1:
+    if enabled and os.getppid() == 1:  # it died before the call, so no signal would come
         os._exit(0)
 
 
@@ -181,7 +182,7 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
     try:
         os.kill(pid, number)
     except OSError:
-        pass
+        pass  # it has ended
 
 
 def kill_with_descendants(pid: int) -> None:

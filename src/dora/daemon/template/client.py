@@ -34,10 +34,10 @@ from dora.daemon.template.protocol import (
 )
 from dora.dataflow.model import NodeSpec, Scheduling, TimerSource
 
-AT_ONCE: Final = 16  # requests that wait for an answer; more wait here
+AT_ONCE: Final = 16  # requests that wait for an answer, with three descriptors each; more wait here
 ANSWER_TIMEOUT: Final = 30.0  # seconds for an answer, apart from the time that imports take
-MAX_RENEWALS: Final = 100  # of a template that ends again and again
-REAP_TIMEOUT: Final = 10.0  # seconds for an exit status
+MAX_RENEWALS: Final = 100  # of a template that ends again and again; then nodes start plainly
+REAP_TIMEOUT: Final = 10.0  # seconds for an exit status; then it counts as unknown
 _LOOK_EVERY: Final = 0.5  # seconds between two looks at a template that does not answer
 
 _ARRAYS: Final = "dora.node.arrays_before_fork"  # by name, because the daemon shares no code with nodes
@@ -119,7 +119,7 @@ class ForkedProcess:
             if status is not None or time.monotonic() >= deadline:
                 done(status)
             else:
-                timer = loop.call_later(0.005, look)
+                timer = loop.call_later(0.005, look)  # it is not reaped yet, or this kernel does not know
 
         def answered(_: int) -> None:
             try:
@@ -283,7 +283,7 @@ class TemplateClient:
         """Ask for a process; one of the functions is called later, in the loop."""
         start = PendingStart(self, request, on_started, on_refused)
         self._waiting.append(start)
-        self.loop.call_at(0.0, self._send)
+        self.loop.call_at(0.0, self._send)  # not now: a refusal would come before the caller has `start`
         if self._timer is None:
             self._timer = self.loop.call_later(_LOOK_EVERY, self._look)
         return start

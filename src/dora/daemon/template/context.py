@@ -89,5 +89,6 @@ def read_link(path: str) -> str:
 
 def umask() -> int:
     """Return the umask of this process, without changing it."""
+    # `os.umask` would change it for a moment, also for files that other threads make.
     found = re.search(r"^Umask:\s*(\d+)", _read("status"), re.MULTILINE)
     return int(found[1], 8) if found is not None else 0o022

@@ -88,7 +88,7 @@ def _wait_for_program(connection: socket.socket, imports: Imports) -> PythonProg
     """Become the process that the next request asks for, and return its program; end if none comes."""
     try:
         with connection:
-            if not select.select([connection], (), (), 0)[0]:
+            if not select.select([connection], (), (), 0)[0]:  # a request that is there does not wait
                 _rehearse()
             descriptors = receive_descriptors(connection)
         if not descriptors:

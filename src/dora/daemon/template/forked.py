@@ -69,7 +69,8 @@ def become(
         send_answer(channel, Refused(f"a forked process could not be set up: {error}"))
         os._exit(0)
     if not send_answer(channel, Forked(os.getpid())):
-        os._exit(0)
+        os._exit(0)  # the daemon has given up, and may have started the node plainly
+    # From now on the daemon reads the pipe. Before, more output than a pipe holds would block this process.
     try:
         while printed:
             printed = printed[os.write(1, printed) :]
@@ -211,7 +212,7 @@ def show(arguments: bytes, variables: bytes) -> None:
     if _libc.prctl(_PR_SET_MM, _PR_SET_MM_MAP, ctypes.byref(new), length, 0):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    _shown = shown
+    _shown = shown  # last: the kernel reads the former one until here
 
 
 # --------------------------------------------------------------------------- running the program

@@ -53,7 +53,9 @@ class Imports:
             self.refusal = fault_of(names, left, named)
         self.files = PackageFiles()
         remember_modules()
-        memory_layout()
+        memory_layout()  # kept for the forks, in which it is the same
+        # Last of all, because a collection in a fork would write to the pages that it shares. Garbage goes
+        # first: it would never be collected.
         gc.collect()
         gc.freeze()
 

@@ -96,11 +96,11 @@ def open_template(*, start: bool, run_id: str = "", engine: str = "") -> Templat
     try:
         return WarmTemplate()
     except (OSError, DoraError):
-        pass
+        pass  # none fits
     try:
         return OwnTemplate(run_id, engine) if start else None
     except OSError:
-        return None
+        return None  # all nodes start plainly
 
 
 def start_template(

@@ -19,7 +19,7 @@ from dora.wire.decoders import DecodeError, msgpack_decoder
 
 DESCRIPTORS: Final = 4
 CHANNEL: Final = 3  # its place among them
-_MAX_ANSWER: Final = 1 << 16  # bytes
+_MAX_ANSWER: Final = 1 << 16  # bytes; a longer answer counts as none, and the node starts plainly
 _MAX_STATES: Final = 1 << 17  # bytes
 STATE: Final = b"state"  # sent without descriptors: the template answers with `TemplateState` of each
 REAP: Final = b"reap"  # sent on the channel: the daemon has killed the process group

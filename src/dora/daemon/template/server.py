@@ -46,7 +46,7 @@ from dora.daemon.template.protocol import (
     send_states,
 )
 
-IDLE_TIMEOUT: Final = 600.0  # seconds
+IDLE_TIMEOUT: Final = 600.0  # seconds after its last connection; then its memory is given back
 MEMORY_NEEDED: Final = 0.05  # of the memory of the machine has to be available to keep an idle template
 IDLE_BEFORE_SPARE: Final = 0.03  # seconds without a request, so that nodes that start have the processors
 SWEEP: Final = 1.0  # seconds between two looks for ended processes that no daemon asks about
@@ -142,6 +142,7 @@ class Template:
             ready = [descriptor for descriptor, _ in self._poll.poll(self._patience())]
             if not ready:
                 self._fork_ahead()
+            # Connections come last: each request may fork, and ends of processes need not wait for that.
             for descriptor in sorted(ready, key=self._connections.__contains__):
                 if self._listener is not None and descriptor == self._listener.fileno():
                     self._accept(self._listener)
@@ -226,7 +227,7 @@ class Template:
         try:
             send_states(connection, states)
         except OSError:
-            pass
+            pass  # nobody waits for the answer any more
 
     def _on_request(self, descriptors: list[int]) -> None:
         """Fork a process, have another template do so, or refuse."""
