@@ -29,6 +29,7 @@ def main() -> None:
         except OSError:
             pass  # the daemon has ended, and this process is about to
 
+    # Byte by byte: what follows the first line is for the gateway, which reads the descriptor itself.
     line = b""
     while not line.endswith(b"\n"):
         part: Any = os.read(0, 1)

@@ -24,10 +24,10 @@ from dora.gateway.ports import Sending
 from dora.gateway.road import Road, WantBypass
 from dora.transport.bypass import GRANT, REQUEST, socket_of
 
-MOST_BYPASSES: Final = 64  # from and to another machine each
+MOST_BYPASSES: Final = 64  # from and to another machine each: every one takes open files on both sides
 NEAR: Final = 0.005  # seconds of a round trip: on a longer way, a bypass saves next to nothing
 _ROOM: Final = 128 << 10  # bytes that the system holds, so that it takes whole frames
-_AGAIN_AFTER: Final = 1.0  # seconds between two attempts to make a bypass
+_AGAIN_AFTER: Final = 1.0  # seconds between two attempts; a connection of an earlier one is closed
 
 Watch = Callable[[int, Callable[[], None] | None], None]
 
@@ -157,6 +157,7 @@ class Bypasses:
             return
         request.bypass = bypass
         self._watch(bypass.fileno(), partial(self._end, request))  # nothing comes on it but its end
+        # After the connection was sent: this changes the word by which the node knows that it is there.
         sending.open_bypass(number)
 
     def end(self, streams: Collection[Sending]) -> None:
@@ -175,10 +176,10 @@ class Bypasses:
             # The node has the connection, too. Its next messages fail, and the ones before are in
             # the queue.
             bypass.shutdown(socket.SHUT_RDWR)
-        except OSError:
+        except OSError:  # it has ended already
             pass
         bypass.close()
-        sending.close_bypass()
+        sending.close_bypass()  # after the shutdown: nothing more can go on it unnoticed
 
     def _forget(self, request: Request) -> None:
         self._end(request)

@@ -21,7 +21,8 @@ _CHUNK: Final = (1 << 20) + (
     64 << 10
 )  # bytes that are given to the system at once: a picture with its head
 _MOST: Final = 4 << 40  # bytes; a longer message is damaged
-_LONGEST_TEXT: Final = 16 << 20  # bytes; the same for the reports of a gateway
+_LONGEST_TEXT: Final = 16 << 20  # bytes; the same for reports, which are kept in memory of this process
+# What the system has taken cannot be dropped any more for newer messages, nor overtaken.
 _NOT_SENT: Final = 128 << 10  # bytes that the system holds beyond what the network carries
 _TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 # Seconds until the first question whether the other side is there, and between further ones; how many.
@@ -114,7 +115,7 @@ class RoadConnection:
     def _send(self) -> int:
         """Write some of what waits; return how many bytes."""
         out = self._out
-        if len(out) == 1 or self._is_encrypted:
+        if len(out) == 1 or self._is_encrypted:  # a connection with TLS has no `sendmsg`
             view = out[0][0]
             return self.socket.send(view[:_CHUNK] if len(view) > _CHUNK else view)
         views, size = [], 0  # a header goes with its body

@@ -38,8 +38,9 @@ from dora.wire.node_config import GatewayConfig, OutputConfig, RemoteConfig
 LEASE: Final = 3.0  # seconds without a sign of life, after which a road is given up
 NO_ANSWER_AFTER: Final = 2.0  # seconds without a road until an error is logged
 _TICK: Final = 0.1  # seconds between the periodic checks
-_START_TICK: Final = 0.01  # the same while receivers are about to come
-_PING_EVERY: Final = 0.5
+_START_TICK: Final = 0.01  # the same while receivers are about to come: `Node()` waits for their reports
+_PING_EVERY: Final = 0.5  # seconds: one late answer does not end a road
+# If both dial, one of two roads is closed again.
 _YIELD_TO: Final = 0.3  # seconds that the machine with the later name leaves the other one to dial
 _KEPT_ROAD: Final = 3.0  # seconds for which a road is not replaced by one that was dialled at the same time
 
@@ -68,7 +69,7 @@ class Gateway:
         self._by_number: dict[int, Sending] = {}
         self._incoming: dict[str, Incoming] = {}  # by name
         self._roads: dict[str, Road] = {}  # by machine
-        self._made: deque[NewRoad | NewBypass] = deque()  # by other threads
+        self._made: deque[NewRoad | NewBypass] = deque()  # by other threads; a deque needs no lock for that
         self._next_dial: dict[str, float] = {}
         self._alone_since: dict[str, float] = {}  # machine → when its road ended, by the wall clock
         self._silent: set[str] = set()  # machines whose silence was logged
@@ -246,6 +247,7 @@ class Gateway:
         """Wait until a message or a descriptor is there; return the descriptors."""
         words = self._words
         self._doorbell.rearm()
+        # The flag before the last look at the queues: a sender that has not seen it has sent before.
         words[self._asleep] = 1
         fence()
         has_messages = bool(self._made) or self._has_messages()  # `rearm` may have removed their ring
@@ -274,7 +276,7 @@ class Gateway:
                 self._apply(from_json(line, GatewayConfig))
             except DoraError as error:
                 self._log("error", str(error))
-            self._log("applied", "")
+            self._log("applied", "")  # after an error, too: the daemon counts these
         return True
 
     def _tick(self, now: float) -> None:
@@ -381,6 +383,7 @@ class Gateway:
 
     def _stays(self, present: Road, road: Road) -> bool:
         """Return whether the present road is to be kept: both may have dialled at the same time."""
+        # The other side has lost the present road by now: it dials only while it has none.
         if road.began - present.began > _KEPT_ROAD:
             return False
         if road.dialled_here == present.dialled_here:
@@ -402,7 +405,7 @@ class Gateway:
 
     def _end(self, road: Road) -> None:
         for connection in (*road.connections, *road.bypasses):
-            self._forget(connection)
+            self._forget(connection)  # before it is closed, and has no descriptor any more
         road.close()
         self._bypasses.end(road.streams)
         if self._roads.get(road.machine) is road:
@@ -461,7 +464,7 @@ class Gateway:
                     break  # the other side sends the message again, on the road
             else:
                 return
-        except (ConnectionEnded, ValueError, MemoryError):
+        except (ConnectionEnded, ValueError, MemoryError):  # likewise
             pass
         self._forget(bypass)
         road.bypasses.remove(bypass)

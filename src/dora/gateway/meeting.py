@@ -40,9 +40,9 @@ from dora.wire.node_config import RemoteConfig
 DIAL_EVERY: Final = 0.5  # seconds; the system itself repeats a lost first packet after 1, 3 and 7 s
 DIAL_AGAIN_AFTER: Final = 0.1  # seconds, if the other machine has refused: its gateway may be starting
 _BYPASS_PATIENCE: Final = 3.0  # seconds, as long as a road may be silent
-_DIAL_TIMEOUT: Final = 3.0
-_GREETING_TIMEOUT: Final = 3.0
-_MOST_GREETINGS: Final = 64  # connections at a time that have not proved who they are
+_DIAL_TIMEOUT: Final = 3.0  # seconds of one attempt; the next ones begin meanwhile
+_GREETING_TIMEOUT: Final = 3.0  # seconds for an answer; a stranger that gives none would hold a place below
+_MOST_GREETINGS: Final = 64  # connections at a time that have not proved who they are; each has a thread
 _NONCE: Final = 16
 _KEY: Final = 32  # bytes
 BYPASS: Final = CONNECTIONS  # the number of a connection that is a bypass, and belongs to no road
@@ -99,6 +99,8 @@ class Meeting:
         self._secret = remote.secret.encode()
         self._server_tls, self._client_tls = _contexts(remote)
         self._begun: dict[tuple[str, bytes], dict[int, socket.socket]] = {}  # incomplete roads
+        # The thread of the gateway, and each thread that greets or dials, change `_begun`, `_greetings` and
+        # `_dialling`. Without it, two connections that come at once might both complete a road.
         self._lock = threading.Lock()
         self._greetings = 0
         self._dialling: dict[str, float] = {}  # machine → when the last attempt began, unless it has failed
@@ -152,7 +154,7 @@ class Meeting:
                     raise ValueError("it is no key")
                 connection = _end_tls(connection)
             prepare_socket(connection, **self._options(greeting.number))
-        except (OSError, ValueError, DecodeError):
+        except (OSError, ValueError, DecodeError):  # a stranger; a gateway that belongs here dials again
             self._end_greeting(connection)
             return
         self._end_greeting(None)
@@ -198,7 +200,7 @@ class Meeting:
         except (OSError, ValueError) as error:
             self.last_fault[machine] = str(error)
             with self._lock:
-                if self._dialling.get(machine) == began:
+                if self._dialling.get(machine) == began:  # else a later attempt has begun
                     del self._dialling[machine]
             return
         self._on_made(NewRoad(machine, True, sockets))
@@ -234,6 +236,7 @@ class Meeting:
                 connection = socket.create_connection((host, port), max(deadline - time.monotonic(), 0.1))
                 sockets.append(connection)
                 prepare_socket(connection, **self._options(number))
+                # Before TLS: the daemon there reads it, and passes on the rest unread.
                 connection.sendall(self._dataflow.encode())
                 if self._client_tls is not None:
                     connection = sockets[-1] = self._client_tls.wrap_socket(connection)
@@ -295,7 +298,7 @@ def listen_at(path: str) -> socket.socket:
         if os.path.exists(path):
             os.unlink(path)  # it is left over from a gateway that was killed
         listener.bind(path)
-        os.chmod(path, 0o600)
+        os.chmod(path, 0o600)  # before it listens: until then nobody can connect
     except OSError:
         listener.close()
         raise

@@ -228,6 +228,7 @@ class Sending:
         words[base + RECEIVED] = max(taken - words[base + FIRST], 0)
         words[base + STATE] = state
         self.look_who_wants()
+        # After the words were written, which the sender reads when it wakes up.
         if self._credit is not None and words[self.waiting_word]:
             self._credit.ring()
 

@@ -8,7 +8,7 @@ from typing import Final, Generic, TypeVar
 
 MOST_BYTES: Final = 256 << 10  # that wait for another machine, beside one item of each key
 REST: Final = 1.0  # a delivery is followed by a pause that many times as long as it took
-LONGEST_REST: Final = 2.0  # seconds
+LONGEST_REST: Final = 2.0  # seconds: after a very slow delivery the client still gets something soon
 
 _Item = TypeVar("_Item")
 

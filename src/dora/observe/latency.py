@@ -22,7 +22,7 @@ from dora.wire.hops import named
 from dora.wire.path_statistics import MAX_RECORDS, RECORD_BYTES, PathLatency, Record, records
 from dora.wire.trail import origin_id
 
-_MAX_WAITING: Final = 4096  # messages that are followed at the same time
+_MAX_WAITING: Final = 4096  # messages that are followed at the same time; older ones are not measured
 
 
 class LatencyMeter:

@@ -81,7 +81,7 @@ def _totals(pid: int) -> _Totals | None:
         process = psutil.Process(pid)
         times = process.cpu_times()
         totals = _Totals(time.monotonic(), times.user + times.system, process.memory_info().rss)
-    except psutil.Error:
+    except psutil.Error:  # it has ended, or may not be looked at
         return None
     try:
         counters = process.io_counters()

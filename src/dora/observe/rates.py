@@ -97,6 +97,7 @@ class Counters:
 
     def _read_link(self, link: LinkView, outputs: dict[int, tuple[int, int]]) -> LinkCounts:
         words, base = self._words, link.slot * WORDS
+        # First, see `link_counts`: what it counts is part of the numbers that are read next.
         further = link_counts(words, link.slot), link_flags(words, link.slot)
         taken, dropped = words[base + RECEIVED], words[base + DROPPED]
         received = delivered(words, link.slot, further[0])

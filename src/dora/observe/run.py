@@ -123,5 +123,5 @@ def _run_exported(
     try:
         return run_dataflow(dataflow, options, log_and_export, dataflow_id, attach)
     finally:
-        daemon = None
+        daemon = None  # its loop has ended: warnings from now on go to `on_log`
         exporter.close()

@@ -382,7 +382,7 @@ class SnapshotSources:
                 self.dataflows.append(make(subject))
             except ConnectError:
                 continue
-        self._meter.measure(self._pids())
+        self._meter.measure(self._pids())  # the first measurement has no rates
 
     def watch(self, seconds: float) -> None:
         """Wait, and check which nodes are active."""

@@ -147,8 +147,8 @@ def inspect(run: DaemonClient) -> Inspection:
     return answer
 
 
-_LEASE_NS: Final = 2_000_000_000  # how long an output stays tapped after the last renewal
-_RENEWAL_NS: Final = _LEASE_NS // 4
+_LEASE_NS: Final = 2_000_000_000  # how long an output stays tapped after the last renewal, or a kill
+_RENEWAL_NS: Final = _LEASE_NS // 4  # a busy machine may delay some of them
 
 
 class TapLease:
@@ -190,7 +190,7 @@ class TapLease:
         slots = self.slots | set(slots)
         self._run.ask(OpenTaps(sorted(slots), until_end=self._until_end))
         self.slots = slots
-        self._renewed_ns = 0
+        self._renewed_ns = 0  # the next `renew` covers the new ones at once
 
     def renew(self) -> None:
         """Renew the lease if it is time; call it several times a second."""
@@ -233,6 +233,7 @@ class TapSession:
         except BaseException:
             self.close()
             raise
+        # After the taps are there: what a sender sends because of the lease finds a tap.
         self._lease.renew()
 
     @property

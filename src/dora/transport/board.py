@@ -166,6 +166,7 @@ class Board:
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            # All lines from the start: lines are added while processes have the file mapped.
             size = max(lines, MAX_LINES) * LINE_BYTES
             os.ftruncate(fd, size)
             _allocate(fd, lines)

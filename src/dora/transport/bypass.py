@@ -43,6 +43,8 @@ REQUEST: Final = struct.Struct("<Q")  # line of the output on the board
 # Value of ``BYPASS``, number of the stream, whether it is encrypted, the key; with it, the connection.
 GRANT: Final = struct.Struct("<QH?32s")
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # a program may want to end with a SIGPIPE
+# A gateway remembers a request while the node's socket is open. Further ones are for a gateway that was
+# restarted, so they may come more and more seldom: each costs system calls between two messages.
 _FIRST_PAUSE: Final = 32  # messages until a node asks for a bypass, doubled each time up to the longest
 _LONGEST_PAUSE: Final = 8192
 
@@ -133,6 +135,7 @@ class Bypass:
         if written != len(frame[0]) + len(frame[1]):
             self._end()  # the gateway finds out, and sends the message
             return False
+        # After it was sent: what a killed node has not sent is not in this word, and goes on the road.
         self._last = words[self._bypassed_word] = sequence
         return True
 
@@ -144,7 +147,7 @@ class Bypass:
         self._pause = self._until_request = min(self._pause * 2, _LONGEST_PAUSE)
         self._close_gateway()
         try:
-            self._gateway = connect_own(self._path, 0.0)
+            self._gateway = connect_own(self._path, 0.0)  # without waiting: this is part of a send
             self._gateway.send(REQUEST.pack(self._slot))
         except (OSError, UnsafeFile):
             pass  # there is none, or it gives out no bypasses
@@ -156,7 +159,7 @@ class Bypass:
         while self._number and self._gateway is not None:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._gateway, GRANT.size, 1)
-            except OSError:
+            except OSError:  # the gateway has ended, or its grant went to a socket that was closed since
                 return
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)  # not for programs that the node starts
@@ -168,7 +171,7 @@ class Bypass:
                     self._last = 0
                     self._pause = self._until_request = _FIRST_PAUSE
                     return
-                connection.close()
+                connection.close()  # of an earlier grant, whose bypass has ended meanwhile
             if not data:
                 return
 
@@ -177,7 +180,7 @@ class Bypass:
         if self._connection is not None:
             try:
                 self._connection.shutdown(socket.SHUT_RDWR)  # half a frame may be on it
-            except OSError:
+            except OSError:  # it has ended already
                 pass
             self._close()
 

@@ -86,7 +86,7 @@ class Doorbell:
         self.also = also
         self.rung = False  # the pipe may contain rings
         self._fds = (self.fd,) if also < 0 else (self.fd, also)
-        self._selectable = max(self._fds) < 1024
+        self._selectable = max(self._fds) < 1024  # `select` knows no others
         self._poll = select.poll()
         for fd in self._fds:
             self._poll.register(fd, select.POLLIN)
@@ -134,8 +134,8 @@ class Doorbell:
         """Remove all rings from the pipe."""
         self.rung = False
         try:
-            os.read(self.fd, 4096)
-        except BlockingIOError:
+            os.read(self.fd, 4096)  # in one call; a ring that is left over ends the next sleep at once
+        except BlockingIOError:  # it was empty
             pass
 
     def close(self) -> None:

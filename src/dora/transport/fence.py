@@ -41,7 +41,7 @@ if not semaphore_support.fault():
     begin_fence, end_fence = _semaphore.post, _semaphore.take  # never waits: it was posted before
     FENCED = True
 else:
-    _lock: Final = threading.Lock()  # never held for longer than between the two
+    _lock: Final = threading.Lock()  # guards nothing: to take and to free it is the fence
     begin_fence, end_fence = _lock.acquire, _lock.release
     FENCED = ORDERED  # elsewhere there is no fence
 

@@ -47,7 +47,7 @@ def disown_after_fork(owner: Owner) -> None:
 
 def _disown_all() -> None:
     inherited = list(_owners)
-    _owners.clear()
+    _owners.clear()  # a child that this one forks has nothing of theirs to give up
     for owner in inherited:
         owner.disown()
 

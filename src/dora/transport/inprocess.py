@@ -30,7 +30,7 @@ class LocalReceiver:
 
     def close(self) -> None:
         self._unsubscribe()
-        self._queue = DropOldestQueue(1, lambda _: False)
+        self._queue = DropOldestQueue(1, lambda _: False)  # a sender may just be filling the former one
 
 
 # Unlike ``bytearray(size)``, this does not fill the block with zeros: it is overwritten anyway.
@@ -79,9 +79,10 @@ class LocalSender:
         return _LocalLoan(self, size)
 
     def deliver(self, message: Message) -> None:
+        # A copy of the list: the thread of another operator may close its input meanwhile.
         for queue, arrived in tuple(self._receivers):
             queue.put(message)
-            arrived()
+            arrived()  # after the message is there: it looks for it at once
 
     def close(self) -> None:
         """Nothing to release: messages that were sent are in the queues of the receivers."""

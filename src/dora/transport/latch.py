@@ -42,7 +42,7 @@ _SMALLEST: Final = 4096  # bytes of a place
 _PAGE: Final = 4096
 _SHAPE: Final = struct.Struct("<QQ")  # bytes of a place, number of places
 _SMALL: Final = 4096  # bytes; up to this size a message is one bytes object
-_ATTEMPTS: Final = 50  # to read a latch that is written all the time
+_ATTEMPTS: Final = 50  # to read a latch that is written all the time; then the copies so far have to do
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
@@ -140,7 +140,7 @@ class LatchFile:
                 former = self._places
                 self._places = self._make([*read_entries(self._path), (sequence, bytes(message))])
                 former.close()
-        except (OSError, UnsafeFile) as error:
+        except (OSError, UnsafeFile) as error:  # it is sent all the same: receivers that are there get it
             if not self._has_failed:
                 self._has_failed = True
                 _log.warning(
@@ -280,6 +280,7 @@ class _LatchingLoan:
 
     def send(self, control: bytes = b"") -> None:
         message = self.memory[: self.size]
+        # First, see `LatchingSender.send`.
         self._latch.write(sequence_of(message), message)
         self._loan.send(control)
 
@@ -298,6 +299,7 @@ class LatchingSender:
         self.destroy = sender.destroy
 
     def send(self, message: bytes, control: bytes = b"") -> None:
+        # First: a receiver that joins between the two would find it neither in its queue nor in the latch.
         self.latch.write(sequence_of(message), message)
         self._sender.send(message, control)
 

@@ -31,11 +31,11 @@ from dora.transport.tokens import Token, TokenError
 from dora.wire.decoders import DecodeError, from_json
 
 PATH: Final = "/api/proof"
-TIMEOUT: Final = 5.0  # seconds for a proof
+TIMEOUT: Final = 5.0  # seconds without an answer: any program may listen at the port, and give none
 
 _DOMAIN: Final = "dora coordinator proof 1"  # the token has other uses too
 _NONCE: Final = re.compile("[0-9a-f]{64}")
-_LONGEST: Final = 1 << 16  # bytes of an answer
+_LONGEST: Final = 1 << 16  # bytes of an answer, which a foreign program may never end
 
 
 class UnprovenServerError(TokenError):
@@ -141,7 +141,7 @@ def proven_socket(address: str, port: int, token: Token | None, authority: str =
     connection = proven_connection(address, port, token, authority)
     found: socket.socket = connection.sock
     connection.sock = None
-    found.settimeout(None)
+    found.settimeout(None)  # the WebSocket has timeouts of its own
     return found
 
 

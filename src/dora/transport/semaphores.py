@@ -19,7 +19,7 @@ from dora.transport.mapping import libc
 
 SIZE: Final = 32  # bytes of a semaphore, with the GNU C library on 64-bit systems
 _SEMAPHORE: Final = 1  # the kind: not a mutex
-_MOST: Final = (1 << 31) - 1
+_MOST: Final = (1 << 31) - 1  # the system's own limit: nothing here comes near it, so `post` never refuses
 
 Take = Callable[[bool], bool]
 Post = Callable[[], None]

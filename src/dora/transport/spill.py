@@ -85,6 +85,7 @@ class _Link:
         """Write a file; without room for it, the message is dropped, like any other that is pushed out."""
         self.written = number
         files = self._files
+        # Beyond `MAX_KEPT` the oldest file goes: a receiver that takes nothing must not fill the disk.
         while files and (files[0] <= received or len(files) >= MAX_KEPT):
             _remove(f"{self._folder}/{files.popleft()}")
         try:
@@ -130,7 +131,7 @@ def _make_folder(path: str) -> None:
 def _remove(path: str) -> None:
     try:
         os.unlink(path)
-    except OSError:
+    except OSError:  # the other side has removed it
         pass
 
 

@@ -47,6 +47,7 @@ class ServerContext(ssl.SSLContext):
     def load(self, certificate: str, key: str) -> None:
         """Use these files; raises ``OSError``."""
         self.certificate, self.key = certificate, key
+        # Before the files are read: one that changes meanwhile has another time, and is read again.
         self._loaded = self._changed_at()
         # Without the last argument it would ask for a passphrase on the terminal.
         self.load_cert_chain(certificate, key, lambda: b"")
@@ -61,6 +62,7 @@ class ServerContext(ssl.SSLContext):
         try:
             if self._changed_at() == self._loaded:
                 return False
+            # In a context of its own first: if it fails, this one must not have half of the pair.
             ServerContext(ssl.PROTOCOL_TLS_SERVER).load(self.certificate, self.key)
             self.load(self.certificate, self.key)
         except OSError:

@@ -81,6 +81,7 @@ def _checked(text: str, source: str) -> Token:
 def _from_file(path: str) -> Token | None:
     """Return the token in a file, None if there is no such file; raises `TokenError` if it is not safe."""
     try:
+        # Open from the check to the use, so that nobody can put another folder in its place in between.
         folder = _open_folder(os.path.dirname(path) or ".")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
@@ -119,6 +120,7 @@ def _check_folder(path: str, folder: int) -> None:
 
 
 def _read(path: str, folder: int) -> str:
+    # Another user may have put a pipe there, which must not block.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     try:
         descriptor = os.open(os.path.basename(path), flags, dir_fd=folder)

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-_KEPT: Final = 8  # round trips
+_KEPT: Final = 8  # round trips, as in NTP's clock filter
 
 
 class ClockOffset(msgspec.Struct, frozen=True):

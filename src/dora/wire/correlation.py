@@ -41,7 +41,7 @@ GoalStatus = Literal["succeeded", "aborted", "canceled"]
 # poll, a receiver moves them to a queue of its own, see `dora.transport.queues`.
 PATTERN_QUEUE_SIZE: Final = 1024
 
-MAX_KEPT: Final = 1024  # messages of exchanges that a full queue keeps beyond its size
+MAX_KEPT: Final = 1024  # messages of exchanges that a full queue keeps beyond its size: the newest ones
 
 # The keys in msgpack. They are searched for in the raw bytes first, because most messages have none.
 _CORRELATED: Final = tuple(

@@ -66,6 +66,7 @@ def decode_arrow(message: Message) -> Any:
             return _decode_batch(message)
         return _decode_ipc(message)
     schema = message.head[HEADER_SIZE : HEADER_SIZE + header[SCHEMA_SIZE]]
+    # Popped without a lock: no two threads get the same one.
     spare = _spares.pop((schema, size, b""), None)
     if spare is not None and message.owner is None:
         memory, array, payload = spare
@@ -243,7 +244,7 @@ def _arrow_schema(section: bytes) -> Any:
         import pyarrow as pa
 
         schema = pa.ipc.read_schema(pa.py_buffer(section))
-        if len(_arrow_schemas) > 256:
+        if len(_arrow_schemas) > 256:  # a sender may use new types all the time
             _arrow_schemas.clear()
         _arrow_schemas[section] = schema
     return schema

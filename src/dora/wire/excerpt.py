@@ -34,7 +34,7 @@ def failure_lines(lines: Sequence[str]) -> tuple[str, ...]:
             start = earlier
         excerpt = tuple(lines[start:])
         if len(excerpt) > MAX_LINES:
-            half = MAX_LINES // 2
+            half = MAX_LINES // 2  # both ends stay: the first call, and the error itself
             excerpt = (*excerpt[:half], f"… ({len(excerpt) - 2 * half} lines left out)", *excerpt[-half:])
         return excerpt
     for index in range(len(lines) - 1, -1, -1):

@@ -12,7 +12,7 @@ from dora.wire.node_protocol import ToDaemon, ToNode
 if TYPE_CHECKING:
     from dora.wire.daemon_protocol import Answer, Request
 
-MAX_FRAME = 64 << 20  # bytes
+MAX_FRAME = 64 << 20  # bytes; what claims more is damaged, and would be kept in memory until it is complete
 
 _encoder = msgspec.msgpack.Encoder()
 

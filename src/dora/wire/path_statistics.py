@@ -25,7 +25,7 @@ BUDGET_NS: Final = HEAD_WORDS + BUCKETS
 MISSED: Final = BUDGET_NS + 1
 SLOWEST_HOP: Final = BUDGET_NS + 2
 RECORD_WORDS: Final = SLOWEST_HOP + 1  # a multiple of 8
-MAX_RECORDS: Final = 64
+MAX_RECORDS: Final = 64  # of a node; further paths are not counted
 RECORD_BYTES: Final = RECORD_WORDS * 8
 
 

@@ -28,8 +28,8 @@ from dora.wire.message import ONE_ORIGIN, ONE_PASS, ONE_TRAIL_BYTE, ORIGIN, ORIG
 _ENTRY = Struct("<IQQ")
 ENTRY_SIZE: Final = _ENTRY.size
 pack_entry = _ENTRY.pack
-MAX_ORIGINS: Final = 16
-MAX_HOPS: Final = 64
+MAX_ORIGINS: Final = 16  # in the trail of a message; of more, the oldest ones and the newest stay
+MAX_HOPS: Final = 64  # likewise; the last ones stay
 MOST_PASSES: Final = 255  # the field of the header has a byte
 _LARGEST: Final = 2**64 - 1
 

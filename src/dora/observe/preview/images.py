@@ -21,7 +21,7 @@ from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, decode_metadata
 
 MAX_SIDE: Final = 960  # pixels
-MAX_FILE: Final = 4 << 20  # bytes of a compressed image that is passed on as it is
+MAX_FILE: Final = 4 << 20  # bytes of a compressed image that is passed on as it is; fits into one delivery
 _QUALITY: Final = 80  # of JPEG
 
 Pixels = npt.NDArray[np.uint8]

@@ -56,7 +56,7 @@ class SendFrame:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # searches answer in threads: no frame may begin inside another
 
     def __call__(self, message: FromWatcher) -> None:
         data = memoryview(frame(message))
@@ -134,7 +134,7 @@ def search(directory: str, wanted: Search) -> Found:
     reader = LogReader(directory, None)
     try:
         level = parse_level(wanted.level)
-    except ValueError:
+    except ValueError:  # there is no such level: no entry is left out
         level = "stdout"
     text = wanted.text.casefold()
     kept: deque[LogEntry] = deque(maxlen=MAX_FOUND)

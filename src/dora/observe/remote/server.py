@@ -50,7 +50,7 @@ from dora.wire.decoders import from_json
 MAX_FRAME: Final = 16 << 20
 _Replaceable = TypeVar("_Replaceable", SnapshotQuery, MessageQuery)
 ANSWER_PATIENCE: Final = 4.0  # seconds that the coordinator may take to answer a ping
-CLOSING_TIME: Final = 2.0  # seconds for the last deliveries
+CLOSING_TIME: Final = 2.0  # seconds for the last deliveries; a client that takes none is not waited for
 _LINGER: Final = 2.0  # seconds that a query may take to end after its client is gone
 
 
@@ -80,6 +80,8 @@ class ObserverServer:
             raise DoraError(f"the coordinator cannot be reached by the observer: {error}") from None
         self._machine = start.machine
         self._waiting: ConflatedQueue[bytes] = ConflatedQueue(MOST_BYTES)
+        # The query's thread puts items, one thread reads what the client says, one sends. It guards the
+        # queue and the two words below. Without it, `take` would meet a queue that changes.
         self._changed = threading.Condition()
         self._may_send = True
         self._ending: QueryEnded | None = None  # goes out after everything else
@@ -180,7 +182,7 @@ class ObserverServer:
                     deliveries.append(encode([msgspec.Raw(data) for _, data in self._waiting.take()]))
                 self._may_send = False
             try:
-                begun = time.monotonic()
+                begun = time.monotonic()  # without the lock: meanwhile newer items replace older ones
                 for data in deliveries:
                     self._connection.send(data)
             except WebSocketException:
@@ -199,7 +201,7 @@ class ObserverServer:
 
 # Running queries for the client.
 
-MAX_LINES: Final = 1000  # or messages of a topic, that wait
+MAX_LINES: Final = 1000  # or messages of a topic, that wait; older ones count as missed
 MAX_PARTS: Final = 20  # previews that go on where others ended, and wait
 
 

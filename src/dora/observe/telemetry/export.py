@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _READ_EVERY: Final = 1.0  # seconds between two reads of the files
 _BATCH: Final = 512  # spans in one request
-_CLOSING_TIME: Final = 3.0  # seconds that sending the rest may take
+_CLOSING_TIME: Final = 3.0  # seconds that sending the rest may take: the end of the run waits for it
 
 OnTrouble = Callable[[str], None]
 
@@ -118,7 +118,7 @@ class Exporter:
         logging.getLogger("opentelemetry").removeHandler(self._trouble)
 
     def _end(self) -> None:
-        self._thread.join()
+        self._thread.join()  # first: it reads the last spans, and the nodes have ended
         if self._spans is not None:
             self._spans.shutdown()
         if self._logs is not None:
@@ -265,7 +265,7 @@ class _Trouble(logging.Handler):
     def __init__(self, on_trouble: OnTrouble) -> None:
         super().__init__(logging.WARNING)
         self._on_trouble = on_trouble
-        self._reported: set[str] = set()
+        self._reported: set[str] = set()  # without a lock: at worst, a kind is reported twice
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
@@ -283,8 +283,8 @@ class _Trouble(logging.Handler):
 
 # Metrics of one run for OpenTelemetry: its reader asks for them.
 
-_CLOSING_TIME_MS: Final = 2000
-_YOUNG: Final = 10.0  # seconds of a run in which metrics are read each time
+_CLOSING_TIME_MS: Final = 2000  # less than `_CLOSING_TIME`, in which the spans and log entries go, too
+_YOUNG: Final = 10.0  # seconds of a run in which metrics are read each time: it may end soon
 _METRICS_EVERY: Final = 10.0  # seconds between two reads afterwards
 
 Values = Callable[[DataflowMetrics], Iterable[tuple[float, dict[str, str]]]]
@@ -315,7 +315,7 @@ class Metrics:
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
         self._dataflow_id = dataflow_id
-        self._last: DataflowMetrics | None = None
+        self._last: DataflowMetrics | None = None  # replaced as a whole, by our thread and the reader's
         self._begun = self._updated = time.monotonic()
         self._provider = MeterProvider(
             [PeriodicExportingMetricReader(exporter)], resource=resource, shutdown_on_exit=False

@@ -100,7 +100,7 @@ def is_dead(folder: str, process: str) -> bool:
         fd = open_own(f"{folder}/p.{process}", os.O_RDWR)
     except FileNotFoundError:
         return os.path.exists(folder)  # else somebody has removed everything
-    except (OSError, UnsafeFile):
+    except (OSError, UnsafeFile):  # in doubt it lives: memory in use must not be freed
         return False
     try:
         # Shared: of two processes that look at once, none takes the other for the owner.
@@ -187,7 +187,7 @@ def _remove_dead_processes(folder: str) -> bool:
     for process in dead - unread:
         for channel in channels:
             _remove_files(channel, process)
-        _remove(f"{folder}/p.{process}")
+        _remove(f"{folder}/p.{process}")  # last: without it, nobody would look for the others
     for name in names:
         if name.startswith("t."):
             _remove_unfinished(folder, name, dead)
@@ -206,7 +206,7 @@ def _remove_unfinished(folder: str, name: str, dead: set[str]) -> None:
         os.kill(int(process.rpartition("-")[2], 16), 0)  # it may not have the lock yet
     except ProcessLookupError:
         _remove(f"{folder}/{name}")
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # it belongs to another user, so it lives; or its name is not ours
         pass
 
 
@@ -221,7 +221,7 @@ def _unread(channel: str, dead: set[str]) -> set[str]:
             try:
                 mapping = attach(f"{channel}/{name}")
                 ring = open_ring(mapping.view, mapping.address)
-            except (OSError, ValueError, UnsafeFile, WrongVersion):
+            except (OSError, ValueError, UnsafeFile, WrongVersion):  # damaged, or just removed
                 continue
             if not all(each.is_zero() for each in ring.full):
                 found.add(parts[0])
@@ -254,5 +254,5 @@ def _remove_files(channel: str, process: str) -> None:
 def _remove(path: str) -> None:
     try:
         os.unlink(path)
-    except OSError:
+    except OSError:  # another process was faster
         pass

@@ -51,7 +51,7 @@ from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, Messag
 from dora.wire.node_config import InputConfig, OutputConfig
 
 _MAX_LOANS: Final = 8  # of an output at a time; further ones are refused, so forgotten ones show
-_MOST_SEGMENTS: Final = 512  # of a sender, that a receiver keeps mapped
+_MOST_SEGMENTS: Final = 512  # of a sender, that a receiver keeps mapped: each new one has a new number
 
 _numbers = itertools.count()  # of the ports of this process
 
@@ -220,6 +220,7 @@ class ShmSender:
         """Make a ring for each receiver that has come, and take back the blocks of those that have gone."""
         if self._seen < 0:
             self._put_in_order()
+        # Before the folder is listed: a change after the listing is another number.
         seen = self._changes[0]
         if (names := self._channel.names()) is not None:
             there = {name for name in names if is_receiver(name)}
@@ -363,7 +364,7 @@ class ShmReceiver:
         self._own = f"{presence.id}.{number}"
         self._name = f"r.{self._own}.{min(item.queue_size, MAX_QUEUE)}{TAP if tap else ''}"
         os.close(open_own(f"{self._channel.folder}/{self._name}", os.O_RDWR | os.O_CREAT | os.O_EXCL))
-        self._channel.announce()
+        self._channel.announce()  # after the file is there: senders look for it now
         disown_after_fork(self)
 
     def disown(self) -> None:
@@ -409,7 +410,7 @@ class ShmReceiver:
         self._incoming = []
         self._presence = None  # what the program holds refers to it
         self._channel.remove(self._name)
-        self._channel.announce()
+        self._channel.announce()  # after the file is gone, so that senders take back what was here
         self._name = ""
 
     def _message(self, incoming: _Incoming, word: int) -> Message:
@@ -440,6 +441,7 @@ class ShmReceiver:
         """Open the rings that are new, and forget those whose sender is gone and that are empty."""
         for each in self._incoming:
             each.ring.put_back()
+        # Before the folder is listed, as in `_find_receivers`.
         seen = self._changes[0]
         if (names := self._channel.names()) is None:
             self._seen = seen

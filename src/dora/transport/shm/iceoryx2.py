@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied on arrival
 MAX_HELD: Final = 32  # large messages per input that the program may hold before they are copied
-_MAX_PUBLISHERS: Final = 4  # processes of one node that are not cleaned up yet
+_MAX_PUBLISHERS: Final = 4  # of one node: a process, its replacement, two dead ones (`dora.daemon.cleanup`)
 _MAX_LOANS: Final = 8  # of an output at a time; further ones are refused, so forgotten ones show
 _INITIAL_CHUNK: Final = SMALL_MESSAGE  # no chunk is smaller, so a small message populates it whole
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -54,7 +54,7 @@ _NODE_COUNT: Final = ".global_mgmt"  # ends the name of the file in which iceory
 
 # Chunks are reused, so a view of each is created once: a call through ctypes costs three times as much, and
 # much more with cold caches.
-_MAX_VIEWS: Final = 8192
+_MAX_VIEWS: Final = 8192  # then all are made anew: some are of chunks that are gone
 
 _copy_out = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
     ("PyBytes_FromStringAndSize", ctypes.pythonapi)
@@ -466,7 +466,7 @@ def open_channel(node: Any, name: str, max_queue_size: int, max_receivers: int) 
         except Exception as error:
             if time.monotonic() > deadline:
                 raise _setup_failed(f"channel `{name}`", error) from error
-            time.sleep(0.002)
+            time.sleep(0.002)  # about as long as the other end takes to create it
 
 
 def _with_room(node: Any, make: Callable[[], T]) -> T:

@@ -79,6 +79,7 @@ class OverwritingWriter:
             end = at + (size + 15 & -8)
         begin = _HEAD + at
         words = self._words
+        # Before the entry: a reader leaves out what may be overwritten by now.
         words[_UNTIL] = end
         if not ORDERED:
             fence()
@@ -216,7 +217,7 @@ class OverwritingRing:
         finally:
             os.close(fd)
         self.room = room
-        self._words[_ROOM] = room - _HEAD
+        self._words[_ROOM] = room - _HEAD  # after its memory is there: the writer would get a SIGBUS
         return True
 
 

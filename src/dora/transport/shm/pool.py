@@ -192,6 +192,7 @@ class Pool:
             if free < wanted + RESERVE:
                 raise full(self._output_id, size if free < size else size + RESERVE, free)
         length = -(-wanted * count // _PAGE) * _PAGE
+        # Never used twice: receivers keep segments mapped, and know them by this number.
         number = self._made
         self._made += 1
         path = f"{self._path}{number}"

@@ -49,7 +49,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from dora.transport.semaphores import SIZE, Post, Semaphore, initialise
 
-MAX_HELD: Final = 32  # blocks that a receiver may hold
+MAX_HELD: Final = 32  # blocks that a receiver may hold; it copies further messages
 
 # Words of the ring.
 VERSION, SLOTS, HEAD = 0, 1, 16

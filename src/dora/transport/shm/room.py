@@ -9,6 +9,8 @@ from dora._paths import SHARED_MEMORY
 from dora.errors import SharedMemoryFull, TransportError
 from dora.wire.node_config import EngineName
 
+# iceoryx2 itself touches the first page of a new chunk, which is a SIGBUS if there is no room. So a message
+# that would leave less than this is refused.
 RESERVE: Final = 1 << 20  # bytes of /dev/shm that stay free
 # Bytes of /dev/shm that a run needs to start with, by its engine: `RESERVE`, and what it has besides its
 # links, such as the board.
