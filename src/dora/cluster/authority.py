@@ -114,7 +114,7 @@ class Signer:
             found.verify_directly_issued_by(self.certificate)
             names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
-            return False
+            return False  # it is of another authority, or no certificate: a new one takes its place
         fits = {*_names(hosts)} <= {*names}
         return fits and found.not_valid_before_utc <= _now() < found.not_valid_after_utc - RENEW_BEFORE
 
@@ -154,7 +154,7 @@ class Authority(Signer):
                     if self.is_good(certificate_in(file.read()), hosts):
                         return False
             except FileNotFoundError:
-                pass
+                pass  # the first start: it is made below
             except (OSError, UnicodeDecodeError) as error:
                 raise DoraError(f"cannot read {path}: {error}") from None
             self.write(SERVER, self.certify("coordinator", hosts=hosts))
@@ -201,7 +201,7 @@ class Authority(Signer):
         except OSError as error:
             raise cannot_write(self.folder, error) from None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # no time limit: the holder only makes keys and small files
             yield
         finally:
             os.close(lock)
@@ -209,6 +209,7 @@ class Authority(Signer):
 
 def write_for_user(path: str, text: str) -> None:
     """Replace a file by one that only this user reads, at once; raises ``OSError``."""
+    # Not in place: a reader, or the next start after a crash, would meet half a key.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
         file.write(text)

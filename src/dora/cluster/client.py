@@ -51,7 +51,9 @@ from dora.wire.decoders import from_json
 _Answer = TypeVar("_Answer")
 
 TIMEOUT = 10.0  # seconds for an answer
-WAIT_TIMEOUT = 30.0  # seconds, the longest wait that one request asks for
+# Seconds, the longest wait that one request asks for; below `MAX_WAIT` of the coordinator, which would cut
+# it off. `wait` asks again and again, so a coordinator that is cut off is noticed after this and `TIMEOUT`.
+WAIT_TIMEOUT = 30.0
 _MEANWHILE_EVERY = 3.0  # seconds between two calls of the function that a wait gets
 
 
@@ -244,6 +246,7 @@ class Client:
     def down(self, force: bool) -> DownView:
         """End the coordinator and its daemons, of any version: dora may have been updated meanwhile."""
         body = DownRequest(force)
+        # Longer than `SHUTDOWN_TIMEOUT`, in which the coordinator waits for its daemons before it answers.
         return self._request("POST", "/api/down", DownView, body, timeout=30.0, any_version=True)
 
     def is_reachable(self) -> bool:

@@ -25,11 +25,15 @@ from dora.wire.node_config import TlsFiles
 from dora.wire.node_protocol import PROTOCOL_VERSION
 from dora.wire.operations import ProposedChange
 
-MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
+# Bytes of a request or a frame. A larger request is refused. A larger frame ends the connection of its
+# whole machine, so a daemon checks the size of an answer before it sends it (`Agent._ask`).
+MAX_MESSAGE: Final = 16 << 20
 VERSION_HEADER: Final = "dora-version"
 DEFAULT_MACHINE: Final = "default"  # the id of a machine whose daemon has none
 CLOSE_WITH_REASON: Final = 4000  # close code of an observer session; the reason is a sentence for the user
-HEARTBEAT_INTERVAL: Final = 1.0  # seconds between two heartbeats of a daemon
+# Seconds between two heartbeats of a daemon. After five without any message, `SILENCE_TIMEOUT` of the API,
+# its machine counts as silent.
+HEARTBEAT_INTERVAL: Final = 1.0
 
 SAME_VERSION: Final = "install the same version of dora for both, and restart both"
 STILL_STARTING: Final = "the dataflow is still starting"
@@ -271,6 +275,8 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
 class Limits(msgspec.Struct, frozen=True):
     """Seconds that a machine may take to build its nodes, and then to start their processes."""
 
+    # A worker that is late reports that the run has failed, and ends the build or its nodes
+    # (`Worker._limit`).
     build: float = 1200.0
     spawn: float = 60.0
 

@@ -38,7 +38,7 @@ from dora.wire.daemon_protocol import ANSWER_TIMEOUT, Inspection
 if TYPE_CHECKING:
     from dora.cluster.client import Client
 
-CLOSE_TIMEOUT: Final = 2.0  # seconds for the last results
+CLOSE_TIMEOUT: Final = 2.0  # seconds for the last results; a machine that is later is left out
 _START_TIMEOUT: Final = 5.0  # seconds after which a query no longer waits for other machines to begin
 _POLL_INTERVAL: Final = 0.2  # seconds between two checks whether the query is over
 
@@ -62,6 +62,8 @@ class ObserverConnection:
         self.machine = machine
         self.ending: QueryEnded | None = None
         self._incoming: Incoming = queue.SimpleQueue()
+        # The lock keeps `begin` and the thread that reads apart. Without it, a result could get into the
+        # first queue after `begin` has emptied that, and nobody would see it.
         self._lock = threading.Lock()
         headers = {VERSION_HEADER: __version__}
         if (token := client.token()) is not None:
@@ -78,7 +80,7 @@ class ObserverConnection:
                 proxy=None,
                 open_timeout=5.0,
                 ping_interval=2.0,
-                ping_timeout=4.0,
+                ping_timeout=4.0,  # with the interval: a cut is noticed within 6 s
                 close_timeout=0.5,
             ).__enter__()  # a connection without `with` is deprecated; `close` ends it
         except InvalidHandshake:
@@ -95,7 +97,7 @@ class ObserverConnection:
             while not self._incoming.empty():
                 incoming.put(self._incoming.get())  # the end may have come already
             self._incoming = incoming
-        self._send(query)
+        self._send(query)  # last: its results are for the new queue
 
     def replace(self, query: ReplaceableQuery) -> None:
         """Replace the query that runs by another one of its kind."""
@@ -217,7 +219,7 @@ class RemoteObserver:
 
     def _take(self, seconds: float) -> list[Item]:
         try:
-            connection, items = self._incoming.get(timeout=max(seconds, 0.001))
+            connection, items = self._incoming.get(timeout=max(seconds, 0.001))  # below 0 is an error
         except queue.Empty:
             return []
         results: list[Item] = []

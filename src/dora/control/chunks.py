@@ -237,7 +237,7 @@ class ChunkPlayer:
             if chunk.observed_ns < newest.observed_ns <= now_ns:
                 return False
         self._size = size
-        self._chunks.append((chunk, max(now_ns, chunk.start_ns)))
+        self._chunks.append((chunk, max(now_ns, chunk.start_ns)))  # a fade begins when it has an action
         self._forget(now_ns)
         return True
 

@@ -83,7 +83,7 @@ class Takeover:
                 "more, the others above 0"
             )
         self._ramp = ramp
-        self._timeout_ns = int(min(timeout, 1e9) * _SECOND)
+        self._timeout_ns = int(min(timeout, 1e9) * _SECOND)  # infinity is allowed, and is no integer
         self._max_speed = max_speed
 
     @property

@@ -80,8 +80,12 @@ from dora.wire.correlation import uuid7
 from dora.wire.daemon_protocol import Rejected, answer_timeout
 from dora.wire.daemon_protocol import Request as DaemonRequest
 
-FORCE_AFTER = 5.0  # seconds in which a worker must have killed its nodes
-DRAIN_TIMEOUT = 1.0  # seconds for the coordinator to acknowledge the last reports
+# Seconds in which a worker must have killed its nodes. One that hangs is killed then; its guardian kills
+# them.
+FORCE_AFTER = 5.0
+# Seconds for the coordinator to acknowledge the last reports. Later they are lost with this process, and
+# the coordinator records their dataflows as failed.
+DRAIN_TIMEOUT = 1.0
 _LISTEN_AGAIN = 1.0  # seconds between two attempts to listen for links at a new address
 
 log = logging.getLogger("dora.daemon")
@@ -122,6 +126,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
         self._outgoing: asyncio.Queue[ToCoordinator] = asyncio.Queue()
+        # The lock keeps the threads of `release` apart, which may remove files of the same copy.
         self._releasing = asyncio.Lock()
         self._logs = LogOutbox()
         self._changed = asyncio.Event()  # a run has ended, or its end was recorded
@@ -216,7 +221,7 @@ class Agent:
             if run.process.stdin is not None:
                 run.process.stdin.close()  # kills its nodes
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=FORCE_AFTER)
+            await asyncio.wait(self._tasks, timeout=FORCE_AFTER)  # the watches end with the workers
         for run in self._runs.values():
             run.kill()
 
@@ -224,6 +229,7 @@ class Agent:
 
     async def _serve_connection(self, connection: ClientConnection) -> None:
         self._outgoing = asyncio.Queue()  # messages in the old queue are in the reports too
+        # No `await` from here to the set `_connection`: so each report is in `Hello` or in the new queue.
         identity = self._identity
         retained = retained_for(identity.machine, self._coordinator.name)
         request = ""
@@ -289,13 +295,14 @@ class Agent:
                 if (run := self._runs.get(message.dataflow_id)) is None:
                     self._outgoing.put_nowait(Answered(message.ticket, Rejected(JUST_ENDED)))
                 elif isinstance(message, Ask):
+                    # In the background: messages for other dataflows do not wait for one that hangs.
                     self._in_background(self._ask(run, message.ticket, message.request))
                 elif isinstance(message, Prepare) and (fault := self._meet(run, message)):
                     self._outgoing.put_nowait(Answered(message.ticket, Rejected(fault)))
                 else:
                     run.command(message)
             case AckEnd(dataflow_id=dataflow_id):
-                if dataflow_id not in self._runs:
+                if dataflow_id not in self._runs:  # else `_watch` reports once more, when it is gone
                     self._reports.pop(dataflow_id, None)
                     self._changed.set()
             case DropRecords(dataflow_ids=dataflow_ids):
@@ -369,7 +376,7 @@ class Agent:
             self._report(RunReport(dataflow_id, "Failed", reason="the daemon is about to end"))
             return
         try:
-            self._retain(start)
+            self._retain(start)  # before the process: copies that are not noted as used may be removed
         except DoraError as error:
             self._report(RunReport(dataflow_id, "Failed", reason=str(error)))
             return
@@ -392,8 +399,8 @@ class Agent:
                 *(interpreter, "-P", "-m", "dora.cluster.agent.worker", *self._run_options),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                limit=MAX_MESSAGE,
+                start_new_session=True,  # Ctrl-C is for the daemon; a worker ends a build by its group
+                limit=MAX_MESSAGE,  # a longer line is invalid, and `_watch` kills the worker
             )
         except OSError as error:
             self._report(RunReport(dataflow_id, "Failed", reason=f"{interpreter} cannot be run: {error}"))
@@ -425,7 +432,7 @@ class Agent:
             except DoraError as error:
                 return str(error)
             run.has_links = True
-            run.command(ListensAt(self._interface, port))
+            run.command(ListensAt(self._interface, port))  # before `Prepare`, which reports the port
         return ""
 
     def _move_links(self, reported: str = "") -> None:

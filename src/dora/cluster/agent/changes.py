@@ -48,7 +48,9 @@ from dora.wire.operations import ProposedChange, program_key
 log = logging.getLogger("dora.daemon")
 
 _OUTDATED: Final = "the dataflow has changed meanwhile; try again"
-_DRAIN_TIMEOUT: Final = 1.0  # seconds for pending changes once the dataflow has ended here
+# Seconds for pending changes once the dataflow has ended here. A later answer is lost, and the coordinator
+# says that the partition has ended.
+_DRAIN_TIMEOUT: Final = 1.0
 
 
 class PartitionChanges:
@@ -63,6 +65,8 @@ class PartitionChanges:
         self._partition = local_partition
         self._reports = reports
         self._on_log = on_log
+        # The lock keeps steps apart: `_built` and the revision belong to one change. A build may hold it
+        # for minutes; the run goes on meanwhile, because its daemon never takes it.
         self._lock = threading.Lock()
         self._built: dict[str, NodeSpec] = {}  # of the change that has been prepared
         self._daemon: Daemon | None = None
@@ -90,7 +94,7 @@ class PartitionChanges:
             if daemon is None:
                 raise DoraError(STILL_STARTING)
             with DaemonClient(daemon.socket) as run:
-                run.set_patience(None)
+                run.set_patience(None)  # a node that leaves may get a day to end (`MAX_GRACE`)
                 if isinstance(message, Prepare):
                     answer = self._prepare(run, message.proposal)
                 else:
@@ -148,7 +152,7 @@ class PartitionChanges:
                 answer = run.ask(request)
             except DoraError:
                 # A node or link that fails has come with the change; a program that fails has not.
-                with suppress(ConnectError):
+                with suppress(ConnectError):  # the dataflow has ended: the first error is the answer
                     if running_dataflow(run)[0].revision >= proposal.revision:
                         self._mark_applied(proposal)
                 raise

@@ -43,8 +43,11 @@ from dora.transport.tls import client_context, exact_client_context, is_tls_faul
 from dora.transport.tokens import Token
 from dora.wire.clock import ClockFilter, round_trip
 
-FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
-PING_TIMEOUT: Final = 4.0  # seconds in which the coordinator must answer a ping
+# Seconds between attempts to reach the coordinator. They grow, because each one costs it a proof.
+FIRST_RETRY, LAST_RETRY = 0.05, 1.0
+# Seconds in which the coordinator must answer a ping. More than its `CUT_SILENCE`: so the close that
+# follows a cut comes after a silence by which the coordinator knows that this daemon was not killed.
+PING_TIMEOUT: Final = 4.0
 ADDRESS_INTERVAL: Final = 0.5  # seconds between looks whether the machine has changed its address
 
 log = logging.getLogger("dora.daemon")
@@ -139,6 +142,7 @@ class CoordinatorConnection:
         """Serve one connection until it ends; raises `_CONNECTION_ERRORS`."""
         proven, encryption = None, self._verified
         if encryption is None:
+            # In a thread, because it waits: reports of the dataflows are still read meanwhile.
             proven, encryption = await asyncio.to_thread(self._prove)
         async with connect(
             f"{'ws' if encryption is None else 'wss'}://{self.where}/api/daemon",
@@ -232,7 +236,7 @@ def has_address(address: Sequence[Any]) -> bool:
         with socket.socket(socket.AF_INET6 if rest else socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.bind((host, 0, *rest))
     except OSError as error:
-        return error.errno != errno.EADDRNOTAVAIL
+        return error.errno != errno.EADDRNOTAVAIL  # no free descriptor says nothing about the address
     return True
 
 

@@ -136,13 +136,13 @@ class LinkCertificate:
 
     def remove(self) -> None:
         for path in {self._files.authority, self._files.certificate}:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # the coordinator has signed none
                 os.unlink(path)
 
 
 # A coordinator has one daemon per machine. It locks a file, and the lock is free however the daemon ends.
 
-_POLL_INTERVAL: Final = 0.001  # seconds
+_POLL_INTERVAL: Final = 0.001  # seconds; a reader holds the lock only while it reads a number
 
 
 def lock_path(address: str, port: int, machine: str = DEFAULT_MACHINE) -> str:

@@ -21,6 +21,8 @@ class TimeLimit:
     def __init__(self, seconds: float, on_late: Callable[[], None]) -> None:
         self._on_late = on_late
         self._deadline = time.monotonic() + seconds
+        # The lock keeps the timer's thread and `met` apart. Without it, a limit that was met could still
+        # count as late.
         self._lock = threading.Lock()
         self._met = False
         self.late = False
@@ -41,7 +43,7 @@ class TimeLimit:
             if self._met or self.late:
                 return
             self.late = True
-        self._on_late()
+        self._on_late()  # without the lock: it waits for the end of a build, whose thread calls `met`
 
 
 # ``dora daemon --rt``: processes that supervise nodes lock their memory and get a real-time priority. So

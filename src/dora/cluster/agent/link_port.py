@@ -21,7 +21,7 @@ from dora.wire.gateway_frame import ID_LENGTH
 MOST_UNNAMED: Final = 128  # connections that have not named their dataflow
 PATIENCE: Final = 3.0  # seconds for that; a gateway does it at once
 _BACKLOG: Final = 128
-_PAUSE: Final = 0.1  # seconds, when a connection cannot be accepted
+_PAUSE: Final = 0.1  # seconds, when a connection cannot be accepted: without it, the loop would never rest
 _LINE_EVERY: Final = 60.0  # seconds between two lines about strangers
 # As many are worth a line. The gateway of a dataflow that has just ended here may dial a few times more.
 _MANY: Final = 20
@@ -132,7 +132,7 @@ class LinkPort:
                 self._count_stranger()
                 return
             try:
-                with connect_own(gateway, 0.0) as passage:
+                with connect_own(gateway, 0.0) as passage:  # no waiting: a gateway may hang
                     socket.send_fds(passage, [b"\0"], [connection.fileno()])
             except (OSError, UnsafeFile):
                 pass  # the gateway is about to start or to end; the other side dials again

@@ -34,7 +34,8 @@ from dora.errors import DoraError
 from dora.wire.clock import ClockOffset, between
 from dora.wire.node_config import RemoteConfig
 
-_POLL_INTERVAL: Final = 0.02  # seconds
+# Seconds. `join` waits for endpoints, a fault or a stop, and not for one event.
+_POLL_INTERVAL: Final = 0.02
 
 
 class LocalPartition:
@@ -45,6 +46,8 @@ class LocalPartition:
         self._partition = start.partition
         self._reports = reports
         self._stopped = stopped
+        # The lock keeps the threads of commands, of changes and of the start apart: so no message falls
+        # between the look at `_daemon` and `set_daemon`. Reentrant, because `handle` calls `set_endpoints`.
         self._lock = threading.RLock()
         self._endpoints: dict[str, str] | None = None  # of other machines, except lost ones
         self._fault = ""  # why the start cannot go on
@@ -114,10 +117,10 @@ class LocalPartition:
         self._feed(on.OtherMachineLost(machine, message.reason, may_return=bool(loss)))
 
         def report(part: FormerPart) -> None:
-            self._lost[machine] = loss, part
+            self._lost[machine] = loss, part  # no lock: only the daemon's thread uses it
             self._reports.update(lost=dict(self._lost.values()))
 
-        if loss:
+        if loss:  # last: with the endpoint gone, nothing of that part arrives any more
             self._call(lambda daemon: daemon.ask_part_of(machine, report))
 
     def _feed(self, event: on.Event) -> None:
@@ -158,7 +161,7 @@ class LocalPartition:
         if self._has_others:
             with self._lock:
                 self._prepare()
-            pause = threading.Event()
+            pause = threading.Event()  # it waits without the lock, which `handle` needs
             while self._endpoints is None:
                 if self._fault or self._stopped():
                     raise DoraError(self._fault or "it was stopped before its nodes were started")

@@ -18,8 +18,9 @@ from dora.daemon.watchdog import Watchdog
 from dora.errors import DoraError
 from dora.wire.correlation import uuid7
 
-_ANSWER_TIMEOUT: Final = 0.8  # seconds
-_MAX_KILLS: Final = 10  # of a template that is killed again and again
+_ANSWER_TIMEOUT: Final = 0.8  # seconds; less than the coordinator waits (`TIMEOUTS`)
+# Of a template that is killed again and again. It stays away then until the next dataflow starts.
+_MAX_KILLS: Final = 10
 
 log = logging.getLogger("dora.daemon")
 
@@ -86,12 +87,12 @@ class _Kept:
         self._watching = asyncio.create_task(self._watch())
 
     def _start(self) -> None:
-        _remove(self._path)
+        _remove(self._path)  # the socket of a killed process is still there, and `bind` would fail
         self._retired, theirs = os.pipe()
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
                 listener.bind(self._path)
-                os.chmod(self._path, 0o600)
+                os.chmod(self._path, 0o600)  # before `listen`: until then nobody can connect
                 listener.listen(BACKLOG)
                 self._process = start_template(listener, self._interpreter, [theirs], run_id=self._mark)
         except OSError:
@@ -185,4 +186,4 @@ def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
-        pass
+        pass  # it is gone already

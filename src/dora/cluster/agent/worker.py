@@ -46,7 +46,9 @@ from dora.errors import BuildError, DoraError, system_fault
 from dora.observe.run import build_and_run
 from dora.wire.decoders import DecodeError, from_plain
 
-BUILD_GRACE = 4.0  # seconds that a build may take to end
+# Seconds that a build may take to end; then this process is killed with it. Less than `FORCE_AFTER` of the
+# agent.
+BUILD_GRACE = 4.0
 _REASON = "it was asked for"
 
 
@@ -67,6 +69,8 @@ class _Commands:
     def __init__(self, source: int) -> None:
         self._lines = _lines(source)
         self._daemon: Daemon | None = None
+        # The lock keeps the thread that reads and `set_daemon` apart. Without it, a stop between the two
+        # would end neither the build nor the run.
         self._lock = threading.Lock()
         self.stopped = False
         self.may_return = False  # as in `StopRun`
@@ -90,7 +94,7 @@ class _Commands:
         for line in self._lines:
             command = decode_to_daemon(line)
             if isinstance(command, StopRun):
-                self.may_return = command.may_return
+                self.may_return = command.may_return  # first: the end of the run reads it
                 self._stop(command.grace, command.force)
             else:
                 self.on_other(command)
@@ -148,7 +152,7 @@ class Worker:
 
     def run(self) -> None:
         """Build and run the dataflow to its end; errors are reported, not raised."""
-        self._commands.on_other = self._handle
+        self._commands.on_other = self._handle  # before `listen`: messages may be there already
         self._commands.listen()
         building = self._building = self._limit(self._start.limits.build, "the build", BUILD_LIMIT)
         try:
@@ -156,7 +160,7 @@ class Worker:
             self._log_directory = f"{self._out(dataflow)}/out/{self._start.dataflow_id}"
             self._log_files = LogFiles(self._log_directory, {node.id: node.log for node in dataflow.nodes})
             result = self._build_and_run(dataflow)
-            self._changes.drain()
+            self._changes.drain()  # first: after the report of the end, no request waits for an answer
             self._close_forwarder()
             early = result.ok and result.stopped and not self._all_run.is_set()
             self._reports.update(

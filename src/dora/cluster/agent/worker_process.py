@@ -28,7 +28,9 @@ from dora.wire.decoders import DecodeError
 from dora.wire.framing import FrameBuffer, FrameError, encode_frame
 from dora.wire.operations import ProposedChange
 
-MAX_OBSERVERS: Final = 32  # at a time
+# At a time: each is a Python process beside the nodes. Requests that act start none, so none is refused for
+# it.
+MAX_OBSERVERS: Final = 32
 
 log = logging.getLogger("dora.daemon")
 
@@ -68,6 +70,7 @@ class WorkerProcess:
             self._change = message.proposal
         assert self.process.stdin is not None
         if not self.process.stdin.is_closing():
+            # Without `drain`: a worker that hangs does not hold up the other dataflows.
             self.process.stdin.write(encode(message) + b"\n")
 
     async def ask(self, request: Request, timeout: float | None = None) -> Answer:

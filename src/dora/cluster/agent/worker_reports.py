@@ -21,14 +21,16 @@ from dora.cluster.protocol import (
 from dora.daemon.logs.entry import LogEntry
 from dora.wire.daemon_protocol import Answer
 
-_EVERY: Final = 0.05  # seconds between two batches of log entries
+_EVERY: Final = 0.05  # seconds between two batches of log entries, so that many lines are one message
 _BATCH: Final = 500  # entries
 # A message has to be below `MAX_MESSAGE`, so a batch that has this size gets no further entry, and an entry
 # has a limit of its own. Any single line of a node fits.
 _BATCH_SIZE: Final = 1 << 20  # bytes
 _MAX_ENTRY: Final = 8 << 20  # bytes
 _KEPT: Final = 1 << 16  # characters of a larger entry
-_MAX_WAITING: Final = 20_000  # entries that may wait
+# Entries that may wait. Further ones are only counted: nodes that print faster than the pipe takes would
+# fill the memory. Their own machine has all of them in files.
+_MAX_WAITING: Final = 20_000
 
 
 def _size_of(entry: LogEntry) -> int:
@@ -53,6 +55,8 @@ class Reports:
         """``revision`` and ``secret`` as in `RunReport`."""
         self._pipe = pipe
         self._report = RunReport(dataflow_id, "Starting", revision=revision, secret=secret)
+        # The lock keeps messages of several threads apart: a large one takes several writes. Also the
+        # report that is written last is the newest.
         self._lock = threading.Lock()
 
     def update(self, **changes: Any) -> None:
@@ -90,6 +94,8 @@ class LogForwarder:
 
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
+        # No lock, so that `put` never waits: the methods of a deque are atomic. `_left_out` may be a few
+        # short.
         self._entries: deque[LogEntry] = deque()
         self._left_out = 0
         self._over = threading.Event()
@@ -133,7 +139,9 @@ class LogForwarder:
 
 MAX_ENTRIES: Final = 50_000
 MAX_SIZE: Final = 16 << 20  # bytes
-IN_FLIGHT: Final = 64  # batches sent and not acknowledged
+# Batches sent and not acknowledged. More of them would stand in front of reports in the queue of the
+# connection.
+IN_FLIGHT: Final = 64
 
 
 class LogOutbox:

@@ -62,10 +62,11 @@ from dora.wire.daemon_protocol import DataflowRequest
 if TYPE_CHECKING:
     from dora.cluster.authority import Signer
 
-MAX_WAIT = 60.0  # seconds that one request may wait
-HELLO_TIMEOUT = 10.0
-FLUSH_TIMEOUT = 5.0
-SILENCE_TIMEOUT = 5.0  # seconds without a message from a daemon of another machine
+MAX_WAIT = 60.0  # seconds that one request may wait; clients ask again
+HELLO_TIMEOUT = 10.0  # seconds; a connection that has not introduced itself is closed then
+FLUSH_TIMEOUT = 5.0  # seconds for the last messages, such as the reason of a rejection
+# Seconds without a message from a daemon of another machine, which sends a heartbeat each second.
+SILENCE_TIMEOUT = 5.0
 # After so much silence, a close comes from a cut or from a daemon that hangs. Shorter than its own timeout.
 CUT_SILENCE = 3.0
 PING_UNANSWERED = 1011  # close code of a daemon whose pings were not answered
@@ -332,7 +333,7 @@ async def _serve_daemon(
             outgoing.put_nowait(signed)
             first = msgspec.structs.replace(first, tls=authority)
         connection = coordinator.fleet.connect(first, outgoing.put_nowait, seen, str(server[0]))
-        patience = None if is_loopback(seen) else SILENCE_TIMEOUT
+        patience = None if is_loopback(seen) else SILENCE_TIMEOUT  # no network, so no cut of one
         sender = asyncio.create_task(_send_all(websocket, outgoing, first.machine))
         while connection is not None:
             try:
@@ -350,7 +351,7 @@ async def _serve_daemon(
     except WebSocketDisconnect as end:
         silent = end.code == PING_UNANSWERED or loop.time() - heard >= CUT_SILENCE
     except (TimeoutError, msgspec.DecodeError, KeyError, RuntimeError):
-        pass  # the peer is gone, or is not a daemon
+        pass  # the peer is gone, or is not a daemon (``KeyError``: a frame of bytes)
     finally:
         if connection is not None:
             coordinator.disconnect(connection, silent)

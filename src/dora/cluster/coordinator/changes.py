@@ -179,7 +179,9 @@ def undo_of(before: RunSpec, change: ProposedChange, *, has_ended: bool = False)
     )
 
 
-JOIN_TIMEOUT = 60.0  # seconds in which a machine must join, or end a former partition
+# Seconds in which a machine must join, or end a former partition. Then the change is refused; nothing of it
+# has been committed.
+JOIN_TIMEOUT = 60.0
 
 log = logging.getLogger("dora.coordinator")
 
@@ -203,6 +205,9 @@ class Changes:
         self._requests = requests
         self._on_commit = on_commit
         self._changed = changed
+        # By dataflow: two changes that are made of one record would have the same revision, and the second
+        # would take back the first. Weak, so that a lock goes with the last change that holds it or waits
+        # for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._replacing: dict[str, str] = {}  # dataflow → the node that is being replaced, or waits for it
 
@@ -300,6 +305,7 @@ class Changes:
         The machine of the node is the first. If it refuses, the others hear of the undo alone.
         """
         before = self._store.spec(dataflow_id)
+        # First the record: before it nothing has happened, and after it all machines will come to it.
         self._commit(dataflow_id, with_current_parameters(before, plan.proposal))
         first = [machine for machine in machines if machine == plan.machine]
         others = [machine for machine in machines if machine != plan.machine]
@@ -334,6 +340,7 @@ class Changes:
                 dataflow_id, machine, lambda ticket: Prepare(dataflow_id, ticket, proposal)
             )
 
+        # All answers, also after a refusal: no machine still prepares when the next change begins.
         answers = await asyncio.gather(*map(prepare, machines), return_exceptions=True)
         _raise_first(answers)
         sent: Sent = {}
@@ -345,7 +352,7 @@ class Changes:
     def _commit(self, dataflow_id: str, proposal: ProposedChange) -> None:
         """Write a change into the record; raises `Refusal`, and nothing has changed."""
         daemons = self._fleet.daemons_after(dataflow_id, proposal)
-        self._store.redefine(dataflow_id, proposal, daemons)
+        self._store.redefine(dataflow_id, proposal, daemons)  # first: it may refuse
         self._fleet.apply_record(dataflow_id, proposal, daemons)
         self._on_commit(dataflow_id)
 

@@ -70,6 +70,8 @@ from dora.wire.daemon_protocol import DataflowRequest, LookRequest, NodeRequest
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.operations import TopologyOperation
 
+# Seconds for daemons to end. By default nodes get 10 s until SIGTERM, and 5 s more until SIGKILL. A later
+# daemon is named in the answer, and ends by itself.
 SHUTDOWN_TIMEOUT = 16.0
 
 log = logging.getLogger("dora.coordinator")
@@ -91,6 +93,7 @@ class Coordinator:
         self._log_store = LogStore(self._log_options)
         self._last_batches: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
         store.on_remove = self._on_remove
+        # Not an event: several requests wait for it at once, each with a condition of its own.
         self._changed = asyncio.Condition()
         self._collector = Collector()
         self._measured_at = -USAGE_FRESH
@@ -187,7 +190,7 @@ class Coordinator:
 
     def _notify(self) -> None:
         async def notify() -> None:
-            async with self._changed:
+            async with self._changed:  # in a task: callers do not wait, and only a holder may notify
                 self._changed.notify_all()
 
         task = asyncio.get_running_loop().create_task(notify())
@@ -235,7 +238,7 @@ class Coordinator:
             self._measured_at = now
             self._measuring = asyncio.create_task(self._collector.collect("usage", connections))
         if self._measuring is not None:
-            await asyncio.shield(self._measuring)
+            await asyncio.shield(self._measuring)  # several commands share it, and one of them may leave
 
     async def collect_metrics(self) -> dict[str, list[DataflowMetrics]]:
         """Return the metrics of all running dataflows, by machine, of those daemons that answer."""
@@ -388,7 +391,7 @@ class Coordinator:
             try:
                 await asyncio.wait_for(self._changed.wait_for(is_done), timeout)
             except TimeoutError:
-                pass
+                pass  # the answer is the present state
         try:
             return self._store.view(dataflow_id)
         except KeyError:
@@ -441,7 +444,7 @@ class Coordinator:
         running = [view for view in self._store.views() if view.status in ACTIVE]
         if running and not force:
             raise Refusal(409, f"{len(running)} dataflow(s) still running\n{listed(running)}")
-        self._is_ending = True
+        self._is_ending = True  # first: no dataflow starts on a daemon that is about to end
         away = self._out_of_reach()
         if self.fleet.connections:
             for connection in self.fleet.connections.values():

@@ -384,7 +384,8 @@ class Fleet:
         run.start_again(machine, connection.daemon_id)
         partition = msgspec.structs.replace(self.partition_for(run.dataflow_id, machine), former=former)
         spec = self._store.spec(run.dataflow_id)
-        connection.send(AckEnd(run.dataflow_id))  # of the former part, if this daemon has it
+        # First the acknowledgement: a daemon that still reports the former part ignores a `StartRun`.
+        connection.send(AckEnd(run.dataflow_id))
         connection.send(StartRun(run.dataflow_id, spec, partition, limits=self._limits))
         self._catch_up(run, connection)
         self._store_state(run)
@@ -562,7 +563,7 @@ class Fleet:
             return
         run.stored = state
         if state.status not in ACTIVE:
-            del self._runs[run.dataflow_id]
+            del self._runs[run.dataflow_id]  # first: `_acknowledge` takes it for over then
         self._acknowledge(self._store.update(state, run.daemons))
 
     def _acknowledge(self, dataflow_ids: list[str]) -> None:

@@ -53,7 +53,7 @@ class Collector:
             if machines:
                 await asyncio.wait_for(complete.wait(), TIMEOUTS[what])
         except TimeoutError:
-            pass
+            pass  # those who have answered count
         finally:
             del self._waiting[number]
         return found

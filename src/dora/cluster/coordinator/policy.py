@@ -81,6 +81,7 @@ def free_name(views: Sequence[DataflowView], wanted: str) -> str:
     'arm-2'
     """
     taken = {view.name for view in views if view.status in ACTIVE}
+    # Ten characters stay free for the number.
     wanted = "".join(letter for letter in wanted if letter.isprintable())[: MAX_NAME - 10] or "dataflow"
     name, number = wanted, 1
     while name in taken:
@@ -186,4 +187,4 @@ def unreachable_after(environ: Mapping[str, str]) -> float | None:
     try:
         return max(float(environ.get("DORA_UNREACHABLE_AFTER", "")), 0.0)
     except ValueError:
-        return None
+        return None  # it is not set: `dora coordinator` refuses to start with a value that is no number

@@ -26,7 +26,9 @@ from dora.cluster.protocol import (
 from dora.cluster.refusal import Refusal
 from dora.wire.daemon_protocol import LookRequest, NodeRequest, Rejected, answer_timeout
 
-POLL_INTERVAL: Final = 0.5  # seconds between checks that a dataflow still runs during a request
+# Seconds between checks that a dataflow still runs during a request. An answer needs none of them; they
+# notice that none will come.
+POLL_INTERVAL: Final = 0.5
 
 
 class MachineGone(Refusal):

@@ -47,6 +47,8 @@ def serve(
     only. ``link_authority``: see `make_api`.
     """
     limits = limits_from(os.environ)
+    # The port before the store: a second coordinator of this port fails at once, and does not wait for the
+    # lock.
     listener = _listen(interface, port)
     lock = None
     path = records or store_path(port)

@@ -37,7 +37,8 @@ from dora.wire.decoders import from_json, from_plain
 from dora.wire.operations import ProposedChange
 
 SCHEMA = 3
-MAX_ENDED = 1000  # records of ended dataflows that are kept; the oldest go
+# Records of ended dataflows that are kept. The oldest go, with their collected logs and copies of folders.
+MAX_ENDED = 1000
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS dataflows (
@@ -82,6 +83,8 @@ class Store:
                         os.close(open_file(path + ending, os.O_RDWR))
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
+            # Changes do not wait for the disk. A power loss may take the last ones; machines that are ahead
+            # of the record describe the dataflow to it (`Changes.adopt`).
             self._db.execute("PRAGMA synchronous = NORMAL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, SCHEMA):
@@ -226,7 +229,7 @@ class Store:
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-        for dataflow_id in dataflow_ids:
+        for dataflow_id in dataflow_ids:  # after the commit: files go only with a record that is gone
             view = self._views.pop(dataflow_id)
             self._unwritten.pop(dataflow_id, None)
             self.on_remove(view)
@@ -326,7 +329,7 @@ def lock_store(path: str, mend: str) -> int | None:
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it, however this ends
         except OSError:
             if time.monotonic() < deadline:
                 time.sleep(0.05)

@@ -30,7 +30,7 @@ from dora.wire.black_box import SavedBlackBox
 from dora.wire.daemon_protocol import SAVE_TIMEOUT, SaveBlackBox
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds; a comparison has none
-END_TIMEOUT: Final = 2.0  # seconds
+END_TIMEOUT: Final = 2.0  # seconds; a process that reads for longer is killed then
 MAX_ANSWER: Final = 256 << 20  # bytes; previews are far smaller
 MOST: Final = 8  # looks back that are open at a time; beyond it, the oldest is closed
 _COMPARES: Final = b'"differences"'  # a comparison has a process of its own: it reads everything
@@ -44,6 +44,7 @@ class HistoryProcess:
     def __init__(self, paths: Sequence[str], process: subprocess.Popen[bytes] | None = None) -> None:
         self._paths = paths
         self._process = process
+        # One request at a time: an answer does not say to which request it belongs.
         self._lock = asyncio.Lock()
 
     async def ask(self, request: bytes, timeout: float | None = ANSWER_TIMEOUT) -> bytes:
@@ -52,6 +53,7 @@ class HistoryProcess:
             if self._process is None or self._process.poll() is not None:
                 self._process = start_worker(self._paths)
             process = self._process
+            # A thread cannot be cancelled. So it is shielded, and the end of the process ends it.
             exchange = asyncio.ensure_future(asyncio.to_thread(_exchange, process, request))
             try:
                 answer = await asyncio.wait_for(asyncio.shield(exchange), timeout)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 HOST: Final = "127.0.0.1"
 FIRST_PORT: Final = 6020
 PORTS: Final = 20  # ports that are tried before any free one
-END_TIMEOUT: Final = 2.0  # seconds
+# Seconds; more than `FINISH_TIMEOUT`, in which the server still sends the pages how the run has ended.
+END_TIMEOUT: Final = 2.0
 
 
 class LocalRun(msgspec.Struct, frozen=True):

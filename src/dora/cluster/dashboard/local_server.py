@@ -146,7 +146,7 @@ async def _serve(descriptor: int, subject: LocalRun, stdin: BinaryIO) -> None:
             if result:  # otherwise the run was killed
                 view = ended_view(subject, from_json(result, DataflowResult))
                 await dashboard.finish(subject.dataflow_id, view)
-        finally:
+        finally:  # also after a fault: the run waits for the end of this process
             server.should_exit = True
 
     def wait_for_end_of_run() -> None:

@@ -41,7 +41,7 @@ from dora.wire.decoders import json_decoder
 
 PUBLIC_PATHS: Final = ("/", "/assets/*", "/login", "/open")  # they show nothing about dataflows
 RECORDER_TIMEOUT: Final = 60.0  # seconds for a recorder, which writes what it has in memory
-MAX_BODY: Final = 1 << 20
+MAX_BODY: Final = 1 << 20  # bytes; a page sends no dataflows
 ASSETS: Final = os.path.join(PACKAGE, "assets")
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "

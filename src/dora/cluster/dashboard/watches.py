@@ -125,7 +125,7 @@ def _packed(preview: Preview) -> bytes:
 LINGER_TIME: Final = 10.0  # seconds that a watcher outlives its last browser: a page that is loaded again
 FINISH_TIMEOUT: Final = 1.5  # seconds; less than the run waits for its server
 MAX_TOPICS: Final = 16  # that one browser may look at
-RECENT_LINES: Final = 1000
+RECENT_LINES: Final = 1000  # log entries that a browser gets when it opens the page
 
 log = logging.getLogger("dora.dashboard")
 
@@ -306,6 +306,8 @@ class Watches:
 
     def __init__(self) -> None:
         self._watches: dict[str, Watch] = {}
+        # The lock is held while a watcher starts: without it, two browsers of one dataflow would start one
+        # each.
         self._lock = asyncio.Lock()
         self._end_tasks: set[asyncio.Task[None]] = set()
 

@@ -15,7 +15,8 @@ from dora.cluster.protocol import MAX_MESSAGE, encode
 from dora.cluster.refusal import Refusal
 from dora.wire.decoders import from_json
 
-BODY_TIMEOUT: Final = 30.0  # seconds until a body is complete
+# Seconds until a body is complete. A client that sends byte by byte would hold its connection for ever.
+BODY_TIMEOUT: Final = 30.0
 
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # not of a backslash that stands for itself
 

@@ -20,9 +20,9 @@ from dora.cluster.refusal import Refusal
 MAX_SESSIONS: Final = 64  # sessions with one machine at a time
 START_TIMEOUT: Final = 60.0  # seconds until an observer must be connected, from a slow machine as well
 CLOSE_TIMEOUT: Final = 2.0  # seconds for the last frames
-QUEUE_SIZE: Final = 4  # frames
-MAX_FRAME: Final = 8 << 20  # bytes
-_MAX_REASON: Final = 123  # bytes
+QUEUE_SIZE: Final = 4  # frames; few, so that an observer soon waits for a slow client and replaces items
+MAX_FRAME: Final = 8 << 20  # bytes; a larger frame ends its session, so observers stay below (`LARGEST`)
+_MAX_REASON: Final = 123  # bytes; a close frame has 125, of which two are the code
 
 
 class RelayedSession:
@@ -145,7 +145,7 @@ async def _join(
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await outgoing.join()
     except TimeoutError:
-        pass
+        pass  # this side takes nothing, and is closed without the last frames
     finally:
         for task in (reading, writing, over):
             task.cancel()

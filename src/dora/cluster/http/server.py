@@ -32,7 +32,9 @@ log = logging.getLogger(BAD_REQUESTS)
 REQUEST_TIMEOUT: Final = 10.0  # seconds until the head of a request is complete
 RESERVED_FILES: Final = 64  # file descriptors for other purposes than connections
 MAX_CONNECTIONS: Final = 16_384  # connections
-_ACCEPT_AGAIN_AFTER: Final = 1.0  # seconds
+# Seconds without a look at new connections when no descriptor is free: the listener stays readable, so the
+# loop would try without a rest.
+_ACCEPT_AGAIN_AFTER: Final = 1.0
 
 
 def connection_limit() -> int:
@@ -145,7 +147,7 @@ def make_server(
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=1,  # seconds; commands that wait for a dataflow may do so for a minute
     )
     if encryption is None:
         return uvicorn.Server(config)

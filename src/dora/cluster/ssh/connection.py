@@ -50,7 +50,7 @@ class SshConnection:
             raise
 
     def _read_answer(self) -> list[str]:
-        late = threading.Timer(COMMAND_TIMEOUT, self._script.process.kill)
+        late = threading.Timer(COMMAND_TIMEOUT, self._script.process.kill)  # reading a pipe has no limit
         late.start()
         answer: list[str] = []
         try:
@@ -106,7 +106,7 @@ class SshConnection:
         try:
             os.unlink(self._socket)  # ssh was killed
         except FileNotFoundError:
-            pass
+            pass  # ssh has removed it
 
     def __enter__(self) -> SshConnection:
         return self

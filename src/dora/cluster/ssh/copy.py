@@ -64,6 +64,7 @@ def copy_folder(
 def _send(
     machine: Machine, script: PipedScript, folder: str, files: Mapping[str, Entry], work: Work
 ) -> Copied:
+    # No timeout: ssh ends by itself when the machine is silent (`ServerAliveInterval`).
     present = from_json(script.stdout.readline(), Present)
     changed, gone = difference(files, present.files)
     size = sum(files[path][0] for path in changed)

@@ -18,9 +18,9 @@ from dora.daemon.work import Work
 from dora.errors import DoraError
 
 START_TIMEOUT: Final = 180.0  # seconds until a daemon is connected; one that has ended is noticed sooner
-INSTALL_TIMEOUT: Final = 600.0
-_POLL_INTERVAL: Final = 0.05
-_SSH_POLL_INTERVAL: Final = 2.0  # by ssh
+INSTALL_TIMEOUT: Final = 600.0  # seconds; the packages that dora needs may have to be downloaded
+_POLL_INTERVAL: Final = 0.05  # seconds between two questions to the coordinator
+_SSH_POLL_INTERVAL: Final = 2.0  # the same by ssh: each of them logs in on all machines
 
 Connected = Callable[[], set[str]]
 Report = Callable[[str], None]
@@ -98,7 +98,7 @@ def install(
     stdin = _secrets(cluster, token)
 
     def work(machine: Machine) -> str:
-        run(machine, scripts.prepare_install(machine))
+        run(machine, scripts.prepare_install(machine))  # first what may fail: the daemon goes on then
         run(machine, scripts.end_daemon(machine))
         return run(machine, scripts.install(cluster, machine), stdin=stdin)
 
@@ -133,6 +133,7 @@ def upgrade(
     The dataflows that the daemon runs are stopped. ``work``: as of `send_file`.
     """
     try:
+        # First the wheel: if it cannot be installed, the daemon and its dataflows go on.
         version = send_file(machine, scripts.install_wheel, wheel, INSTALL_TIMEOUT, work)
         report(f"{machine.id}: installed {version.strip()}")
         run(machine, scripts.end_daemon(machine))

@@ -208,6 +208,7 @@ def _make(machine: Machine, name: str, installing: str, work: Work) -> None:
         about = {name: (os.path.basename(path), os.path.getsize(path)) for name, path in wheels.items()}
         work.become(0, sum(size for _, size in about.values()))
         with PipedScript(machine, install(name, installing, about), own_session=True) as script:
+            # In a thread: with both pipes full, the script and this process would wait for each other.
             sender = threading.Thread(
                 target=_send, args=(script.stdin, list(wheels.values()), work), daemon=True
             )

@@ -103,6 +103,7 @@ OWN_PREFIX: Final = ".dora-copy"
 LOCK: Final = f"{OWN_PREFIX}.lock"
 """The lock of a copy. It contains the path of the copy: a folder is one only where dora made it."""
 _LONGEST: Final = 1 << 13  # bytes of a path
+# Nothing but a file: a link could lead elsewhere, and to open a named pipe would wait for its other end.
 _SAFE_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MANIFEST: Final = f"{OWN_PREFIX}.json"
 
@@ -174,7 +175,10 @@ def _lock(folder: str, wait: bool) -> IO[bytes] | None:
     except FileNotFoundError:
         return None
     try:
+        # The lock keeps processes apart that update or remove this copy. The kernel frees it when one is
+        # killed.
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        # The last holder may have removed the file: a lock on what is no longer there keeps nobody out.
         if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
             found = lock.read(_LONGEST)
             if not found and os.listdir(folder) == [LOCK]:
@@ -212,7 +216,7 @@ def write_manifest(folder: str, files: Mapping[str, Entry]) -> None:
     path = os.path.join(folder, _MANIFEST)
     with open(f"{path}.new", "wb") as file:
         file.write(msgspec.json.encode(files))
-    os.replace(f"{path}.new", path)
+    os.replace(f"{path}.new", path)  # not in place: with half a list, no file would be known
 
 
 def inside(folder: str, path: str) -> str:

@@ -35,7 +35,7 @@ def publish(new: str, link: str) -> None:
     temporary = f"{new}.link"
     try:
         os.symlink(os.path.basename(new), temporary)
-        os.replace(temporary, link)
+        os.replace(temporary, link)  # at once: there is never a moment without an environment
     except OSError as error:
         raise DoraError(f"cannot write {link}: {error.strerror}") from None
     remove_old(os.path.dirname(link))
@@ -84,7 +84,7 @@ def remove_old(folder: str) -> None:
     links = sorted(filter(os.path.islink, paths), key=lambda path: os.lstat(path).st_mtime, reverse=True)
     for link in links[KEPT:]:
         if not is_in_use(os.path.join(os.path.realpath(link), _LOCK)):
-            os.unlink(link)
+            os.unlink(link)  # before the environment: no command begins in one that is going
     complete = {os.path.realpath(link) for link in links if os.path.islink(link)}
     for path in paths:
         if os.path.islink(path) or os.path.realpath(path) in complete:
@@ -100,5 +100,5 @@ def _is_being_made(path: str) -> bool:
     except (ValueError, ProcessLookupError):
         return False
     except PermissionError:
-        pass
+        pass  # it lives, as another user's
     return True

@@ -43,7 +43,7 @@ from dora.cluster.ssh.use_lock import in_use, is_in_use
 from dora.errors import DoraError
 from dora.wire.decoders import from_json
 
-EXPECTED: Final = 3600.0  # seconds
+EXPECTED: Final = 3600.0  # seconds; what is unused for longer goes, and a later run copies it again
 _UUID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _EXPECTED: Final = f"{OWN_PREFIX}.new"  # no dataflow has started in it yet; empty until it is complete
 _USES: Final = f"{OWN_PREFIX}.uses"  # a folder with a file for each dataflow and machine
@@ -122,6 +122,7 @@ def release(dataflow_ids: Iterable[str], machine: str) -> None:
         for copy in retained.copies:
             _unlink(_use(copy, dataflow_id, machine))
             remove_if_unused(copy)
+        # Last: while the note is there, the coordinator repeats a removal that was cut off.
         _unlink(os.path.join(_retained_folder(machine), dataflow_id))
 
 
@@ -224,7 +225,7 @@ def remove_if_unused(folder: str, *, wholly: bool = False) -> bool:
         if not is_copy(folder) or _is_used(folder) or (_is_left_over(folder) and not wholly):
             return False
         with locked(folder, wait=False):
-            if _is_used(folder):
+            if _is_used(folder):  # once more: it may have become so before the lock
                 return False
             _remove(folder, wholly)
     except OSError:

@@ -34,7 +34,7 @@ $control show-environment >/dev/null 2>&1 || {
 }
 """
 
-# Behind `_find_process`.
+# Behind `_find_process`. 300 tries are 30 s, as in `TimeoutStopSec`: its nodes have to end.
 _END: Final = """\
 [ -n "$pid" ] || exit 0
 kill "$pid" && echo ended

@@ -20,9 +20,9 @@ from dora.cluster.ssh.file import Machine
 from dora.daemon.work import Work
 from dora.errors import DoraError
 
-CONNECT_TIMEOUT: Final = 10  # seconds
-COMMAND_TIMEOUT: Final = 60.0
-MAX_AT_ONCE: Final = 16
+CONNECT_TIMEOUT: Final = 10  # seconds; a machine that is off is named then
+COMMAND_TIMEOUT: Final = 60.0  # seconds; a script itself may wait 30 s for the end of a daemon
+MAX_AT_ONCE: Final = 16  # machines; each takes a thread and an ssh process
 _FAILED: Final = 255  # the exit status of ssh itself
 _MAX_ERRORS: Final = 100  # lines of standard error that are kept
 
@@ -64,6 +64,7 @@ def command_line(machine: Machine, script: str, *, options: Sequence[str] = ("-T
 
     ``options`` go to ssh; the default ones are for pipes instead of a terminal.
     """
+    # ssh ends after three probes without an answer, its default. Without probes, a cut would go unnoticed.
     settings = ("BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT}", "ServerAliveInterval=5")
     words = [word for setting in settings for word in ("-o", setting)]
     shared = ["-S", machine.connection] if machine.connection else []

@@ -29,7 +29,7 @@ def is_in_use(path: str) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it fails while somebody shares the lock
     except BlockingIOError:
         return True
     finally:
