@@ -13,7 +13,7 @@ ROS := .venv-ros2
 help:
 	@echo "make demo    set up .venv and run the main example (examples/object-detection)"
 	@echo "make test    set up .venv and run the tests"
-	@echo "make test-fast  run the tests that start no process, in less than a minute"
+	@echo "make test-fast  run the tests that start no process and take no seconds"
 	@echo "make test-lowest  run the tests with the lowest versions of packages that pyproject.toml allows"
 	@echo "make lint    check style and types"
 	@echo "make docs    build the documentation site in site/"

@@ -54,6 +54,7 @@ DATAFLOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_stop_is_swallowed_and_nothing_jumps_in_random_takeovers(seed: int) -> None:
     chance = random.Random(seed)

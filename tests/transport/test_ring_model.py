@@ -22,7 +22,14 @@ def explore(queue_size: int, cells: int, messages: int, receives: int, **more: o
     return explorer
 
 
-KILLED = pytest.mark.parametrize("kill", [None, 0, 1], ids=["", "sender killed", "receiver killed"])
+KILLED = pytest.mark.parametrize(
+    "kill",
+    [
+        pytest.param(None, id=""),
+        pytest.param(0, id="sender killed", marks=pytest.mark.slow),
+        pytest.param(1, id="receiver killed", marks=pytest.mark.slow),
+    ],
+)
 
 
 @KILLED
