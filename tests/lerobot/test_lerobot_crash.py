@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from made_recording import Recording, check_whole, command
 from waiting import wait_until
 
-from dora.nodes.lerobot.dataset import SCRATCH, Dataset
+from dora.nodes.lerobot import dataset, layout
+from dora.nodes.lerobot.dataset import SCRATCH, Dataset, DatasetError, read_info
 
 STEPS = 6  # files that are moved to their places for an episode with one camera
 
@@ -148,6 +150,47 @@ def test_a_disk_that_stays_full_costs_only_the_episodes_for_which_it_has_no_room
         assert recording.recorder.lost == 2
         moves.fail_at = -1
     check_whole(recording.root, 1)
+
+
+def test_a_disk_that_fails_after_an_episode_is_in_the_data_set_does_not_remove_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = dataset._flush
+
+    def failing(path: Path) -> None:
+        if path.name == "meta" and (path.parent / layout.INFO).exists():
+            raise OSError(errno.EIO, "Input/output error")
+        flush(path)
+
+    monkeypatch.setattr(dataset, "_flush", failing)
+    with Recording(tmp_path) as recording:
+        add(recording, 0)
+    assert [report["saved"] for report in recording.reports] == [True]
+    check_whole(recording.root, 1)
+
+
+@pytest.mark.parametrize(("module", "step"), [(dataset, "make_folder"), (fcntl, "flock")])
+def test_a_recorder_that_ends_while_the_next_one_begins_keeps_its_episodes_and_the_lock_is_for_one(
+    module: Any, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = Recording(tmp_path)
+    add(recording, 0)
+    with monkeypatch.context() as patched:
+
+        def ending(*args: Any, **options: Any) -> None:
+            patched.undo()
+            add(recording, 2)
+            recording.close()
+            getattr(module, step)(*args, **options)
+
+        patched.setattr(module, step, ending)
+        again = Recording(tmp_path, resume=True)
+    with pytest.raises(DatasetError, match="another recorder writes to"):
+        Recording(tmp_path, resume=True)
+    assert read_info(recording.root).total_episodes == 2
+    again.episode(10)
+    again.close()
+    check_whole(recording.root, 3)
 
 
 def test_an_error_that_nobody_expects_costs_one_episode_and_is_counted(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +30,7 @@ from dora.nodes.lerobot.stats import Statistics
 from dora.wire.decoders import DecodeError, from_json
 
 SCRATCH: Final = ".recording"
+_LOCK: Final = "lock"  # a file in it, as long as a recorder is there, or one that was interrupted
 _MADE: Final = "file"  # a file in the scratch folder before it is moved to its place
 _METADATA: Final = "meta/episodes"
 _ROWS: Final = 100  # episodes in a file of metadata: it is written anew for each of them
@@ -127,47 +127,84 @@ class Dataset:
         """Remove the scratch folder, and the data set's folder too if it has no episode."""
         if self._unclean:
             self._undo(None)
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        os.close(self._lock)
-        if not self.episodes:
-            try:
-                self.root.rmdir()
-            except OSError:
-                pass  # something is in it, and stays
+        self._leave()
 
     # ------------------------------------------------------------------ opening
 
     def _open(self, resume: bool) -> None:
         path, info_path = self.root, self.root / layout.INFO
-        interrupted = self.scratch.is_dir()
-        if info_path.is_file():
-            self._info = read_info(path)
-            if not resume:
-                raise DatasetError(
-                    f"there is a data set with {self.episodes} episodes in {path}; choose another folder, "
-                    "or append to it with the parameter `resume: true`"
-                )
-            self._check_resumable(self._info)
-        elif path.exists() and not interrupted and any(path.iterdir()):
+        is_ours = self.scratch.is_dir() or info_path.is_file()  # in this order: a recorder may end just now
+        if not is_ours and path.exists() and any(path.iterdir()):
             raise DatasetError(f"{path} has files and is no data set; choose another folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        make_folder(str(self.scratch.absolute()), below=str(path.parent.absolute()))
-        self._lock = os.open(self.scratch / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-        # Another recorder would take files of this one for remains, and remove them. A lock of the system
-        # ends with a process that is killed; a mere file would stay.
+        interrupted = self._take_lock()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DatasetError(f"another recorder writes to {path}; choose another folder") from None
-        if self._info is not None:
-            tasks = layout.tasks_of(pq.read_table(path / layout.TASKS))
-            self._tasks = tasks[: self._info.total_tasks]
-            self._stats = stats.from_lists(from_json((path / layout.STATS).read_bytes()))
-            self._last = read_episodes(path, self._info)[-1]
-            self._place = FilePlace.of(self._last, _METADATA)
-        if interrupted:
-            self.removed = self._clean()
+            if info_path.is_file():
+                self._read(resume)
+            if interrupted:
+                self.removed = self._clean()
+        except BaseException:
+            if interrupted:
+                os.close(self._lock)  # the remains stay, for a recorder that can use the data set
+            else:
+                self._leave()
+            raise
         self._rows = [{}] * _ROWS  # never append to a file of an earlier process
+
+    def _take_lock(self) -> bool:
+        """Keep other recorders out; return whether one was interrupted, and has left its lock file.
+
+        Another one would take files of this one for remains, and remove them. A lock of the system ends
+        with a process that is killed; a mere file would stay.
+        """
+        path = self.scratch / _LOCK
+        while True:
+            make_folder(str(self.scratch.absolute()), below=str(self.root.parent.absolute()))
+            was_there = path.exists()
+            try:
+                self._lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                continue  # a recorder that ends has just removed the folder
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(self._lock)
+                raise DatasetError(
+                    f"another recorder writes to {self.root}; choose another folder"
+                ) from None
+            if _is_at(path, self._lock):
+                return was_there
+            os.close(self._lock)  # a recorder that ends has just removed this file
+
+    def _leave(self) -> None:
+        """Remove the scratch folder and the lock, and the folder of a data set without an episode."""
+        try:
+            for file in self.scratch.iterdir():
+                if file.name != _LOCK:
+                    file.unlink(missing_ok=True)
+            (self.scratch / _LOCK).unlink()  # last: from here on, another recorder may be in the folder
+            self.scratch.rmdir()
+            if not self.episodes:
+                self.root.rmdir()
+        except OSError:
+            pass  # something is in it, and stays
+        os.close(self._lock)
+
+    def _read(self, resume: bool) -> None:
+        """Read a data set that is there."""
+        path, info = self.root, read_info(self.root)
+        if not resume:
+            raise DatasetError(
+                f"there is a data set with {info.total_episodes} episodes in {path}; choose another "
+                "folder, or append to it with the parameter `resume: true`"
+            )
+        self._check_resumable(info)
+        self._info = info
+        tasks = layout.tasks_of(pq.read_table(path / layout.TASKS))
+        self._tasks = tasks[: info.total_tasks]
+        self._stats = stats.from_lists(from_json((path / layout.STATS).read_bytes()))
+        self._last = read_episodes(path, info)[-1]
+        self._place = FilePlace.of(self._last, _METADATA)
 
     def _check_resumable(self, info: Info) -> None:
         if CAPTURE_TIME not in info.features:
@@ -185,7 +222,7 @@ class Dataset:
 
     def _clean(self) -> str:
         """Remove all that belongs to no saved episode; return what that was, for the log."""
-        files = [file for file in self.scratch.rglob("*") if file.is_file() and file.name != "lock"]
+        files = [file for file in self.scratch.rglob("*") if file.is_file() and file.name != _LOCK]
         for file in files:
             file.unlink()
         count = len(files) + self._clean_places()
@@ -269,7 +306,7 @@ class Dataset:
                 place = self._next_file(f"videos/{name}", row)
                 row[f"videos/{name}/from_timestamp"] = 0.0
                 row[f"videos/{name}/to_timestamp"] = length / info.fps
-                self._move(source.video, place.path(layout.VIDEO, video_key=name))
+                self._put(source.video, place.path(layout.VIDEO, video_key=name))
         place = self._next_file("data", row)
         self._write_table(pa.table(columns), place.path(layout.DATA))
 
@@ -296,10 +333,14 @@ class Dataset:
             len(tasks),
         )
         info.splits = {"train": f"0:{info.total_episodes}"}
-        self._write_json(info, layout.INFO)  # last: with it, the episode is in the data set
-        # After the last file: an `add` that fails leaves this object as it was.
+        self._move(self._make_json(info), layout.INFO)  # last: with it, the episode is in the data set
+        # Right after the last file: an `add` that fails sooner leaves this object as it was.
         self._info, self._tasks, self._stats = info, tasks, merged
         self._rows, self._place, self._last = rows, place, row
+        try:
+            _flush(self.root / "meta")
+        except OSError:
+            pass  # at worst, a loss of power takes this episode, and the data set is whole
         return number
 
     def _columns(
@@ -337,23 +378,27 @@ class Dataset:
     # ------------------------------------------------------------------ files
 
     def _write_table(self, table: pa.Table, path: str) -> None:
-        self._write(path, lambda made: pq.write_table(table, made))
+        made = self.scratch / _MADE
+        pq.write_table(table, str(made))
+        self._put(made, path)
 
     def _write_json(self, contents: Any, path: str) -> None:
-        text = msgspec.json.format(msgspec.json.encode(contents), indent=4)
-        self._write(path, lambda made: Path(made).write_bytes(text))
+        self._put(self._make_json(contents), path)
 
-    def _write(self, path: str, write: Callable[[str], Any]) -> None:
+    def _make_json(self, contents: Any) -> Path:
         made = self.scratch / _MADE
-        write(str(made))
+        made.write_bytes(msgspec.json.format(msgspec.json.encode(contents), indent=4))
+        return made
+
+    def _put(self, made: Path, path: str) -> None:
         self._move(made, path)
+        _flush((self.root / path).parent)  # the next file may say that this one is there
 
     def _move(self, made: Path, path: str) -> None:
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         _flush(made)  # first: after a loss of power, no file at its place lacks a part
         made.replace(target)
-        _flush(target.parent)  # the next file may say that this one is there
 
 
 def read_info(root: Path) -> Info:
@@ -399,6 +444,14 @@ def _column(array: npt.NDArray[Any], feature: Feature) -> pa.Array[Any]:
 def _numbers_of(file: Path) -> FilePlace:
     """Return the numbers of ``chunk-000/file-000.parquet``."""
     return FilePlace(int(file.parent.name.partition("-")[2]), int(file.stem.partition("-")[2]))
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _flush(path: Path) -> None:
