@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -12,21 +13,25 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import foxglove
 import pyarrow as pa
 import pytest
+from foxglove.websocket import Parameter
 from foxglove_client import FoxgloveClient
 from ports import free_port
 from recorded_files import message_of
 from rosbags.rosbag2 import StoragePlugin, Writer
-from waiting import TIMEOUT
+from waiting import TIMEOUT, wait_until
 
-from dora.errors import DoraError
+from dora.cli import command_run
+from dora.errors import ConnectError, DoraError
 from dora.nodes.foxglove.address import check_address
 from dora.nodes.foxglove.channels import ChannelMap, values_of
-from dora.nodes.foxglove.server import Published, _parameters, array_of
+from dora.nodes.foxglove.live import LiveView
+from dora.nodes.foxglove.server import FoxgloveServer, Published, SetParameters, _parameters, array_of
 from dora.ros2 import InterfaceLibrary
 
 PLAYING, ENDED = 0, 3
@@ -282,6 +287,19 @@ def test_a_run_with_foxglove_leaves_no_process(
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(60)
+def test_a_run_does_not_wait_for_a_process_of_foxglove_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hangs").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (tmp_path / "hangs").chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "hangs"))
+    monkeypatch.setattr(command_run, "_FOXGLOVE_END_TIMEOUT", 0.1)
+    with command_run._foxglove() as show:
+        show("run", "logs")
+
+
+@pytest.mark.processes
 def test_the_node_shows_its_inputs_and_sends_what_clients_publish(folder: Path, start: Start) -> None:
     port = free_port()
     (folder / "node.yml").write_text(
@@ -384,6 +402,71 @@ def test_a_message_that_no_drawer_expects_is_shown_as_plain_values(
         channels.show("boxes", message_of(pa.array([1.0, 2.0, 3.0, 4.0]), metadata, 1, 1))
     assert channels.not_drawn == {"boxes": 2}
     assert caplog.text.count("`boxes` is shown as plain values: ValueError: ") == 1
+
+
+@pytest.mark.parametrize("metadata", [{}, {"primitive": "text"}], ids=str)
+def test_a_text_that_is_not_utf_8_is_shown_as_plain_values(metadata: dict[str, Any]) -> None:
+    offsets = pa.array([0, 1], pa.int32()).buffers()[1]
+    text = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff")])
+    channels = ChannelMap(foxglove.Context())
+    channels.show("odd", message_of(text, metadata, 1, 1))
+    assert channels.not_drawn == {"odd": 1}
+    assert "odd" in channels
+
+
+class EndedDataflow:
+    """A dataflow that ends while the server begins."""
+
+    run = None
+    name = "ended"
+    inspection = SimpleNamespace(nodes=[SimpleNamespace(id="camera", pid=1)])
+    closed = False
+
+    def ask(self, request: Any) -> Any:
+        raise ConnectError(f"the dataflow has ended, and does not answer {request}")
+
+    def machine_of(self, node_id: str) -> str:  # noqa: ARG002
+        return ""
+
+    def other_machines(self) -> list[str]:
+        return []
+
+    def connect(self, machine: str) -> Any:
+        raise AssertionError(f"nothing is wanted of {machine}")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_dataflow_that_ends_while_foxglove_begins_leaves_no_server(tmp_path: Path) -> None:
+    dataflow: Any = EndedDataflow()
+    port = free_port()
+    with pytest.raises(ConnectError, match="the dataflow has ended"):
+        LiveView(dataflow, f"127.0.0.1:{port}", str(tmp_path))
+    assert dataflow.closed
+
+    def refused() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+    wait_until(refused, "the end of the server")
+
+
+def test_no_more_requests_of_clients_wait_than_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dora.nodes.foxglove.server._MOST_WAITING", 2)
+    server = FoxgloveServer("busy", f"127.0.0.1:{free_port()}", control=True)
+    client: Any = None
+    try:
+        for gain in range(4):
+            server.on_set_parameters(client, [Parameter("camera/gain", value=gain)])
+        assert list(server._refusals) == [
+            "parameters change faster than they can be set; a change was left out"
+        ]
+        assert server.take_requests() == [SetParameters({"camera/gain": gain}) for gain in range(2)]
+        server.on_set_parameters(client, [Parameter("camera/gain", value=4)])
+        assert len(server.take_requests()) == 1
+    finally:
+        server.close()
 
 
 @pytest.mark.processes

@@ -13,7 +13,7 @@ import pyarrow as pa
 from foxglove import Channel, Schema
 
 from dora.node.events import Input
-from dora.nodes.foxglove.drawing import DRAWERS, text
+from dora.nodes.foxglove.drawing import DRAWERS, Drawer, text
 from dora.observe.formatting import plain
 from dora.observe.preview.drawable import DrawableMessage, NotDrawable, UnknownPrimitive, primitive_of
 from dora.recording.mcap.channels import ARROW_FORM, form_of
@@ -58,18 +58,13 @@ class ChannelMap:
             drawer = DRAWERS.get(primitive_of(topic, event.metadata))
         except UnknownPrimitive:
             drawer = None
-        if drawer is not None:
-            try:
-                for drawn in drawer(DrawableMessage(topic, event.value, event.metadata)):
-                    self.send(topic, drawn, message.time_ns)
-                return
-            except NotDrawable as fault:
-                self._not_drawn(topic, str(fault))
-            except Exception as fault:  # noqa: BLE001 - messages of others may have anything in them
-                self._not_drawn(topic, f"{type(fault).__name__}: {fault}")
+        if drawer is not None and self._draw(topic, drawer, event, message.time_ns):
+            return
         form = form_of(message)
         if form.schema == ARROW_FORM:
-            self._show_values(topic, event, message.time_ns)
+            is_log = drawer is not text and _is_text(event.value.type)
+            if not (is_log and self._draw(topic, text, event, message.time_ns)):
+                self._show_values(topic, event, message.time_ns)
             return
         channel = self._channel(
             topic,
@@ -88,13 +83,20 @@ class ChannelMap:
         name = type(drawn).__name__
         self._channel(topic, name, drawn.get_schema).log(drawn.encode(), log_time=time_ns)
 
-    def _show_values(self, topic: str, event: Input, time_ns: int) -> None:
-        """Send texts as a log, and all other values, for which Protobuf has no type, as JSON."""
-        kind = event.value.type
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            for drawn in text(DrawableMessage(topic, event.value, event.metadata)):
+    def _draw(self, topic: str, drawer: Drawer, event: Input, time_ns: int) -> bool:
+        """Send what a drawer makes of a message; return whether it could, else count the message."""
+        try:
+            for drawn in drawer(DrawableMessage(topic, event.value, event.metadata)):
                 self.send(topic, drawn, time_ns)
-            return
+            return True
+        except NotDrawable as fault:
+            self._not_drawn(topic, str(fault))
+        except Exception as fault:  # noqa: BLE001 - messages of others may have anything in them
+            self._not_drawn(topic, f"{type(fault).__name__}: {fault}")
+        return False
+
+    def _show_values(self, topic: str, event: Input, time_ns: int) -> None:
+        """Send values for which Protobuf has no type as JSON."""
         values = plain(values_of(event.value[:MOST_VALUES]), full=True)
         data = json.dumps({"values": values}, allow_nan=False).encode()
         self._channel(topic, "dora.Values", lambda: VALUES, "json").log(data, log_time=time_ns)
@@ -127,15 +129,20 @@ class ChannelMap:
 def values_of(array: pa.Array[Any]) -> list[Any]:
     """Return the items of an array. Where Python has no such value they are texts, as Arrow writes them.
 
-    Times with nanoseconds need pandas, and a year after 9999 or a duration may be too large.
+    Times with nanoseconds need pandas, a year after 9999 or a duration may be too large, and a text may not
+    be UTF-8.
     """
     try:
         return array.to_pylist()
     except (ArithmeticError, ValueError, ImportError, pa.ArrowException):
         try:
             return array.cast(pa.string()).to_pylist()
-        except pa.ArrowException:  # lists and structs have no text each
+        except (pa.ArrowException, UnicodeDecodeError):  # lists and structs have no text each
             return [str(array)]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _body(message: Message) -> bytes:

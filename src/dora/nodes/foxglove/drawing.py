@@ -201,7 +201,9 @@ def joints(message: DrawableMessage) -> Iterable[JointStates]:
     )
 
 
-DRAWERS: Final[dict[str, Callable[[DrawableMessage], Iterable[Any]]]] = {
+Drawer = Callable[[DrawableMessage], Iterable[Any]]
+
+DRAWERS: Final[dict[str, Drawer]] = {
     "text": text,
     "boxes2d": boxes2d,
     "points2d": points2d,

@@ -101,7 +101,11 @@ class LiveView:
         self._logs: LogReader | None = None  # while somebody looks at them
         self._trouble = ""
         self._closed = threading.Event()
-        self._show_parameters()  # a client may ask once, at its start
+        try:
+            self._show_parameters()  # a client may ask once, at its start
+        except BaseException:
+            self.close()
+            raise
         if running.other_machines():
             threading.Thread(
                 target=self._ask_other_machines, name="dora-foxglove-parameters", daemon=True

@@ -42,7 +42,7 @@ class SetParameters(NamedTuple):
 
 ClientRequest = Published | SetParameters
 _BEYOND_INT64: Final = 1 << 63
-_MOST_WAITING: Final = 1000  # messages of clients that no node has sent; the next one is left out, and told
+_MOST_WAITING: Final = 1000  # requests of clients that nobody has taken; the next one is left out, and told
 
 
 class FoxgloveServer(ServerListener):
@@ -146,6 +146,15 @@ class FoxgloveServer(ServerListener):
                 self._refusals.append(text)
         self._wake()
 
+    def _ask(self, request: ClientRequest) -> bool:
+        """Put a request into the queue; return whether it has room."""
+        with self._lock:
+            fits = len(self._requests) < _MOST_WAITING
+            if fits:
+                self._requests.append(request)
+        self._wake()
+        return fits
+
     def on_subscribe(self, client: Client, channel: ChannelView) -> None:  # noqa: ARG002
         with self._lock:
             self._looking[channel.topic] += 1
@@ -171,14 +180,8 @@ class FoxgloveServer(ServerListener):
     def on_message_data(self, client: Client, client_channel_id: int, data: bytes) -> None:
         with self._lock:
             channel = self._advertised.get((client.id, client_channel_id))
-            if channel is None:
-                return
-            fits = len(self._requests) < _MOST_WAITING
-            if fits:
-                self._requests.append(Published(channel.topic, data))
-        if not fits:
+        if channel is not None and not self._ask(Published(channel.topic, data)):
             self._refuse(f"`{channel.topic}`: messages come faster than they can be sent; one was left out")
-        self._wake()
 
     def on_get_parameters(
         self,
@@ -198,9 +201,8 @@ class FoxgloveServer(ServerListener):
         if not self._control:
             self._refuse("parameters can be set only with --control")
             return _parameters(self.parameters)
-        with self._lock:
-            self._requests.append(SetParameters({each.name: each.get_value() for each in parameters}))
-        self._wake()
+        if not self._ask(SetParameters({each.name: each.get_value() for each in parameters})):
+            self._refuse("parameters change faster than they can be set; a change was left out")
         return _parameters(self.parameters)  # the new values follow when their nodes have them
 
     def on_playback_control_request(self, request: PlaybackControlRequest) -> PlaybackState | None:
