@@ -323,8 +323,8 @@ def test_a_stop_input_that_may_leave_messages_out_is_refused() -> None:
 class ConfiguredNode(MockNode):
     """A node whose parameters the test changes."""
 
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        inputs = {"tick": "dora/timer/250hz", "actions": {"source": "policy/actions", "deadline": "200ms"}}
+    def __init__(self, parameters: dict[str, Any], **rules: Any) -> None:
+        inputs = {"tick": "dora/timer/250hz", "actions": {"source": "policy/actions", **rules}}
         super().__init__([], node_config={"inputs": inputs, "outputs": ["command"]})
         self.given = parameters
 
@@ -339,7 +339,7 @@ class ConfiguredNode(MockNode):
 def test_a_parameter_that_changes_counts_from_the_next_tick_and_a_wrong_one_changes_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    node = ConfiguredNode({"safe_action": "hold"})
+    node = ConfiguredNode({"safe_action": "hold"}, deadline="200ms")
     executor = ActionExecutor(node)
     now = datetime.now(UTC)
     metadata = {"timestamp": now - timedelta(seconds=PERIOD / 2), "step_period": 1000.0}
@@ -358,6 +358,24 @@ def test_a_parameter_that_changes_counts_from_the_next_tick_and_a_wrong_one_chan
     executor.tick()
     assert node.outputs["command"][-1][0] == 0
     assert "the parameters stay as they were: parameter `blend` is 'mean'" in caplog.text
+
+
+@pytest.mark.parametrize("refused", [{"safe_action": "value"}, {"on_late": "safe_state"}], ids=str)
+def test_parameters_with_which_the_executor_would_not_start_change_nothing(
+    refused: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"safe_action": "hold", "on_late": "hold"}
+    node = ConfiguredNode(given)
+    executor = ActionExecutor(node)
+    metadata = {"timestamp": datetime.now(UTC) - timedelta(seconds=PERIOD / 2), "step_period": 1000.0}
+    executor.take(next(MockNode([("actions", np.array([[0.0], [1e9]]), metadata)])))
+    node.given = {**given, "interpolate": False, **refused}
+    executor.take(ParamUpdate("interpolate", False))
+    assert "the parameters stay as they were" in caplog.text
+    executor.tick()
+    assert node.outputs["command"][-1][0] > 0, "between two steps"
+    with pytest.raises(MissingInput):
+        ActionExecutor(node)
 
 
 def test_a_stop_outlives_the_process_of_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The parts of the policy node: loading, joining, and one inference after the other."""
+"""The parts of the policy node: loading, joining, receiving, and one inference after the other."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from waiting import TIMEOUT
 
 from dora.control import ChunkError
 from dora.node.events import Input
 from dora.nodes.policy.inference import Inference
 from dora.nodes.policy.load import Policy, PolicyError, as_policy, load_policy
 from dora.nodes.policy.observations import JoinedObservation, ObservationError, Observations
+from dora.nodes.policy.policy import run
 from dora.testing import MockNode
 from dora.transforms import nanoseconds
 
@@ -82,7 +84,7 @@ def test_an_observation_is_used_once_and_the_wait_for_the_next_ends_with_a_messa
 def test_the_end_ends_the_wait() -> None:
     observations = joined(("state", 0.0, [1]))
     observations.end()
-    assert observations.next() == (None, False)
+    assert observations.next() == (None, 0)
 
 
 @pytest.mark.parametrize("on_request", [False, True])
@@ -94,7 +96,7 @@ def test_an_observation_that_waits_at_the_end_is_given_unless_the_node_is_stoppe
         observations.end(drop=stopped)
         if not stopped:
             assert next_of(observations).values["state"].tolist() == [1]
-        assert observations.next() == (None, False)
+        assert observations.next() == (None, 0)
 
 
 def test_with_a_tick_an_observation_is_given_for_each_request() -> None:
@@ -108,7 +110,7 @@ def test_with_a_tick_an_observation_is_given_for_each_request() -> None:
     assert next_of(observations).values["state"].tolist() == [3]
 
 
-def test_a_reset_forgets_what_was_there_and_is_reported_once() -> None:
+def test_a_reset_forgets_what_was_there_and_is_counted() -> None:
     observations = joined(("state", 0.0, [1]), ("image", 0.1, [2]))
     observations.reset()
     for event in messages(("image", 0.3, [5]), ("state", 0.2, [4])):
@@ -116,9 +118,9 @@ def test_a_reset_forgets_what_was_there_and_is_reported_once() -> None:
     found, resets = observations.next()
     assert found is not None
     assert found.values["state"].tolist() == [4]
-    assert resets
+    assert resets == 1
     observations.add(messages(("image", 0.4, [5]))[0])
-    assert observations.next()[1] is False
+    assert observations.next()[1] == 1
 
 
 @pytest.mark.parametrize("length", [1, 2])
@@ -140,6 +142,70 @@ def test_values_of_several_shapes_make_no_history() -> None:
     observations = joined(("state", 0.0, [1]), ("state", 0.1, [1, 2]), ("image", 0.1, [2]), state=2)
     with pytest.raises(ObservationError, match=r"`state` have several shapes: \[\(1,\), \(2,\)\]"):
         observations.next()
+
+
+# --------------------------------------------------------------------------- the node
+
+
+class PolicyNode(MockNode):
+    """A node with a policy. It gives the next event once the policy has taken the one before."""
+
+    def __init__(self, events: list[Input | Exception]) -> None:
+        config = {"inputs": {"state": "arm/state", "reset": "ui/reset"}, "outputs": ["actions"]}
+        super().__init__([], node_config=config)
+        self.events = events
+        self.calls = threading.Semaphore(0)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"steps_per_second": 10.0, "on_error": "continue"}
+
+    def __iter__(self) -> Any:
+        for event in self.events:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+            if event.id == "state":
+                assert self.calls.acquire(timeout=TIMEOUT)
+
+
+def test_a_node_that_cannot_receive_fails_with_its_error() -> None:
+    node: Any = PolicyNode([OSError("the connection is broken")])
+    with pytest.raises(OSError, match="the connection is broken"):
+        run(node, as_policy("still", lambda observation: [[0.0]]))  # noqa: ARG005
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+def test_a_reset_reaches_the_policy_once_also_after_a_failure(failures: int) -> None:
+    done: list[str] = []
+    states = [("state", seconds, [seconds]) for seconds in (0.1, 0.2, 0.3)]
+    node: Any = PolicyNode(messages(("reset", 0.0, [0]), *states))
+
+    class Act:
+        def __call__(self, observation: Any) -> Any:  # noqa: ARG002
+            done.append("chunk")
+            node.calls.release()
+            return [[0.0]]
+
+        def reset(self) -> None:
+            done.append("reset")
+            if done.count("reset") <= failures:
+                node.calls.release()
+                raise ValueError("not now")
+
+    run(node, as_policy("act", Act()))
+    assert done == [*["reset"] * (failures + 1), *["chunk"] * (3 - failures)]
+
+
+def test_a_reset_is_counted_also_if_its_observation_fails() -> None:
+    observations = joined(inputs=("state",), state=2)
+    observations.reset()
+    for event in messages(("state", 0.1, [1]), ("state", 0.2, [1, 2])):
+        observations.add(event)
+    with pytest.raises(ObservationError):
+        observations.next()
+    observations.add(messages(("state", 0.3, [3, 4]))[0])
+    assert observations.next()[1] == 1
 
 
 # --------------------------------------------------------------------------- inference

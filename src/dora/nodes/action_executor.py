@@ -69,28 +69,28 @@ class ActionExecutor:
         self._chunk: ActionChunk | None = None  # that the last command came from
         self._chunk_metadata: dict[str, Any] = {}
         self.chunks = self.refused = self.late = self.stops = 0
-        self._check_inputs(node.node_config()["inputs"])
-        self._configure(self._parameters)
-
-    def _check_inputs(self, inputs: dict[str, Any]) -> None:
+        inputs = node.node_config()["inputs"]
         if ACTIONS not in inputs:
             raise MissingInput("there is no input `actions`; write `actions: policy/actions`")
         source = inputs[ACTIONS]
-        has_deadline = isinstance(source, dict) and "deadline" in source
-        if self._parameters.on_late != "hold" and not has_deadline:
+        self._has_deadline = isinstance(source, dict) and "deadline" in source
+        self._configure(self._parameters)
+
+    def _configure(self, parameters: ActionExecutorParameters) -> None:
+        """Take parameters, or raise `MissingInput` and change nothing."""
+        if parameters.on_late != "hold" and not self._has_deadline:
             raise MissingInput(
                 "the input `actions` has no `deadline`, so a policy that hangs would never be late; write "
                 "`actions: {source: policy/actions, deadline: 500ms}`, or `parameters: {on_late: hold}`"
             )
 
-    def _configure(self, parameters: ActionExecutorParameters) -> None:
+        self._output.configure(parameters.safe_action, parameters.fade)  # first: it may refuse
         self._player.configure(
             parameters.blend,
             fade=parameters.fade,
             decay=parameters.decay,
             interpolate=parameters.interpolate,
         )
-        self._output.configure(parameters.safe_action, parameters.fade)
         self._parameters = parameters
 
     # ------------------------------------------------------------------ events

@@ -56,7 +56,7 @@ class Observations:
         self._set: tuple[Synced, int] | None = None  # the newest one, with its time
         self._used_ns = -1  # of the last observation
         self._requested = False
-        self._resets = False
+        self._resets = 0
         self._ended = False
 
     # ------------------------------------------------------------------ the thread that receives
@@ -85,7 +85,7 @@ class Observations:
         with self._condition:
             self._history.clear()
             self._set = None
-            self._resets = True
+            self._resets += 1
             self._condition.notify()
 
     def end(self, drop: bool = False) -> None:
@@ -99,20 +99,20 @@ class Observations:
 
     # ------------------------------------------------------------------ the thread that computes
 
-    def next(self) -> tuple[JoinedObservation | None, bool]:
+    def next(self) -> tuple[JoinedObservation | None, int]:
         """Wait for an observation that is newer than the last one; None at the end.
 
-        Also returns whether a reset came before it. Raises `ObservationError`.
+        Also returns how many resets came before it. Raises `ObservationError`.
         """
         with self._condition:
             while True:
                 found = self._join() if self._requested or not self._on_request else None
                 if found is not None:
-                    resets, self._resets, self._requested = self._resets, False, False
+                    resets, self._requested = self._resets, False
                     self._used_ns = found[1]
                     break
                 if self._ended:
-                    return None, False
+                    return None, self._resets
                 self._condition.wait()
         # Outside the condition: to make arrays of pictures takes long, and messages come in meanwhile.
         return _observation(*found), resets

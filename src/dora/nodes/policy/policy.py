@@ -44,7 +44,8 @@ class PolicyParameters(msgspec.Struct, frozen=True):
 def run(node: Node, policy: Policy) -> None:
     """Compute chunks until the dataflow ends.
 
-    Raises `WrongParameter`, `MissingInput`, and with ``on_error: fail`` `PolicyError`.
+    Raises `WrongParameter`, `MissingInput`, with ``on_error: fail`` `PolicyError`, and everything that the
+    node raises where it receives.
     """
     parameters = read_parameters(PolicyParameters, node.parameters)
     config = node.node_config()
@@ -53,17 +54,20 @@ def run(node: Node, policy: Policy) -> None:
     history = {**_own_history(policy, parameters), **parameters.history}
     observations = Observations(inputs, history, on_request=TICK in config["inputs"])
     # A daemon thread: after a failure of the policy the process ends, though this one waits for messages.
-    receiving = threading.Thread(target=_receive, args=(node, observations), daemon=True)
+    failed: list[Exception] = []
+    receiving = threading.Thread(target=_receive, args=(node, observations, failed), daemon=True)
     receiving.start()
     inference = Inference(policy, round(1e9 / parameters.steps_per_second), parameters.action_size)
     failures = Failures(policy.name, node)
+    done = 0  # resets of the policy
     while True:
         try:
             observation, resets = observations.next()
             if observation is None:
                 break
-            if resets:
+            if resets != done:
                 inference.reset()
+                done = resets  # afterwards: a reset that fails is made again
             chunk = inference.run(observation)
         except Exception as error:  # noqa: BLE001 - the code of others may raise anything
             failures.add(error)
@@ -72,6 +76,8 @@ def run(node: Node, policy: Policy) -> None:
             failures.log(error)
             continue
         node.send_output(ACTIONS, chunk.actions, inference.metadata(chunk), follows=observation.events)
+    if failed:
+        raise failed[0]
     node.log("info", summary(inference, failures), _TARGET)
 
 
@@ -100,8 +106,8 @@ def _check(parameters: PolicyParameters, policy: Policy, inputs: list[str], outp
             )
 
 
-def _receive(node: Node, observations: Observations) -> None:
-    """Take all events, in a thread of its own."""
+def _receive(node: Node, observations: Observations, failed: list[Exception]) -> None:
+    """Take all events, in a thread of its own; ``failed`` gets what ends it too soon."""
     stopped = False
     try:
         for event in node:
@@ -117,6 +123,8 @@ def _receive(node: Node, observations: Observations) -> None:
                 observations.reset()
             elif "safe_state" not in event.metadata:
                 observations.add(event)
+    except Exception as error:  # noqa: BLE001 - the main thread raises it
+        failed.append(error)
     finally:
         observations.end(drop=stopped)
 
