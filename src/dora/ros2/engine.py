@@ -5,8 +5,10 @@ It knows nothing of fields or Arrow. ``open_context(...)`` of its package opens 
 makes nodes, and a `RosNode` makes publishers, subscriptions, clients and servers. To close one closes
 everything that it has made. `tests/ros2/engines/test_ros_engines.py` says what each engine does.
 
-Nothing polls. A subscription, client or server is filled by a thread of its engine. ``take`` sleeps until
-something comes; ``set_on_message`` names a function that rings, for a program that waits for more.
+No message is polled for. A subscription, client or server is filled by a thread of its engine. ``take``
+sleeps until something comes; ``set_on_message`` names a function that rings, for a program that waits for
+more. Where no engine tells of a change, it is looked for: ``wait_for_service`` asks every 20 ms, and the
+process of rclpy looks at the graph every 250 ms.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Servers whose clients go, and the watch over endpoints that come and go. Without ROS."""
+"""Servers whose clients go, parameters, logs, the watch over endpoints that come and go. Without ROS."""
 
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 import uuid
@@ -13,15 +14,15 @@ from typing import Any
 import pytest
 from waiting import TIMEOUT, wait_until
 
-from dora import Ros2ActionServer, Ros2Context, Ros2ServiceServer, TransportError
+from dora import Ros2ActionServer, Ros2Context, Ros2QosPolicies, Ros2ServiceServer, TransportError
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.answers import AnswerThread
-from dora.ros2.api.parameters import RosParameters
-from dora.ros2.api.reports import DroppedMessages, MismatchWatch
+from dora.ros2.api.parameters import ParameterError, RosParameters
+from dora.ros2.api.reports import DroppedMessages, MismatchWatch, RosoutHandler, node_logger
 from dora.ros2.engine import RequestId, ServiceRequest
 from dora.ros2.graph import Endpoint, Kind, NodeName, RosGraph
 from dora.ros2.message_queue import MessageCounters, MessageQueue
-from dora.ros2.qos import SERVICES
+from dora.ros2.qos import INFINITE_NS, SERVICES
 
 LIBRARY = InterfaceLibrary(prefixes=[], distribution="kilted")
 FIBONACCI = LIBRARY.action("example_interfaces/Fibonacci")
@@ -166,6 +167,69 @@ def test_a_text_that_ros_cannot_send_does_not_end_a_change_of_parameters(warning
     parameters.set("name", "leg")
     assert parameters.get("name") == "leg"
     parameters.close()
+
+
+def test_a_clock_that_cannot_be_followed_refuses_the_whole_change_before_the_dataflow_hears_of_it() -> None:
+    parameters = RosParameters({"gain": 1})
+    told: list[dict[str, Any]] = []
+
+    def follow(simulated: bool) -> None:
+        if simulated:
+            raise TransportError("there is no /clock")
+
+    parameters.follow(follow)
+    parameters.on_set = lambda values: told.append(dict(values))
+    with pytest.raises(ParameterError, match="`use_sim_time` cannot be set: there is no /clock"):
+        parameters.set_all({"gain": 2, "use_sim_time": True})
+    assert (told, parameters.get("gain"), parameters.get("use_sim_time")) == ([], 1, False)
+
+
+def test_a_change_that_the_dataflow_refuses_leaves_the_clock_as_it_was() -> None:
+    parameters = RosParameters({"gain": 1})
+    followed: list[bool] = []
+
+    def refuse(_: Any) -> None:
+        raise ParameterError("the dataflow has ended")
+
+    parameters.follow(followed.append)
+    parameters.on_set = refuse
+    with pytest.raises(ParameterError, match="the dataflow has ended"):
+        parameters.set_all({"gain": 2, "use_sim_time": True})
+    assert (followed[-1], parameters.get("gain"), parameters.get("use_sim_time")) == (False, 1, False)
+
+
+def test_a_change_of_the_dataflow_during_one_of_ros_comes_after_it() -> None:
+    parameters = RosParameters({"gain": 1})
+    later = threading.Thread(target=lambda: parameters.take_over({"gain": 7}))
+
+    def on_set(_: Any) -> None:
+        later.start()
+        later.join(0.1)  # it is not over before the change of ROS is
+
+    parameters.on_set = on_set
+    parameters.set("gain", 2)
+    later.join(TIMEOUT)
+    assert parameters.get("gain") == 7
+
+
+@pytest.mark.parametrize("message", [("half a letter: \ud800",), ("not %d", "a number")], ids=str)
+def test_a_log_message_that_ros_cannot_have_does_not_end_the_program(
+    message: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    published: list[bytes] = []
+    publisher: Any = SimpleNamespace(publish=published.append)
+    logger = node_logger("/robot")
+    logger.propagate = False
+    logger.addHandler(RosoutHandler(publisher, LIBRARY.message("rcl_interfaces/Log")))
+    logger.warning(*message)
+    logger.warning("the next one")
+    assert len(published) == 1
+    assert "Logging error" in capsys.readouterr().err
+
+
+def test_a_publisher_may_wait_without_limit_for_slow_subscriptions() -> None:
+    for seconds, nanoseconds in ((None, 0), (0.5, 500_000_000), (math.inf, INFINITE_NS)):
+        assert Ros2QosPolicies(max_blocking_time=seconds).qos.max_blocking_time == nanoseconds
 
 
 class Subscription:

@@ -9,6 +9,7 @@ import pytest
 from waiting import TIMEOUT, wait_until
 
 from dora import (
+    CallFailed,
     CallTimedOut,
     Ros2ActionClient,
     Ros2ActionServer,
@@ -144,6 +145,36 @@ def test_feedback_of_several_goals_reaches_the_threads_that_wait_for_it(serving_
     for thread in threads:
         thread.join(TIMEOUT)
     assert [found[str(goal_id)] for goal_id in goals] == [[{"sequence": [index]}] for index in range(4)]
+
+
+def test_a_client_that_is_closed_wakes_who_waits_for_feedback(serving_robot: Robot) -> None:
+    client, _ = pair(serving_robot)
+    goal_id = client.send_goal({"order": 4}, TIMEOUT)
+    assert goal_id is not None
+    found: list[Any] = []
+    waiting = threading.Thread(
+        target=lambda: found.append(client.take_feedback(goal_id, 10 * TIMEOUT)), daemon=True
+    )
+    waiting.start()
+    client.close()
+    waiting.join(TIMEOUT)
+    assert found == [None]
+
+
+def test_nothing_is_kept_of_a_goal_whose_result_has_failed(serving_robot: Robot) -> None:
+    client, _ = pair(serving_robot)
+    goal_id = client.send_goal({"order": 4}, TIMEOUT)
+    assert goal_id is not None
+    assert client.take_result(goal_id, 0.01) is None
+    client._results.close()
+    with pytest.raises(CallFailed):
+        client.take_result(goal_id, TIMEOUT)
+    assert (client._asked, client._feedback) == ({}, {})
+    goal_id = client.send_goal({"order": 4}, TIMEOUT)
+    assert goal_id is not None
+    with pytest.raises(TransportError, match="is closed"):
+        client.request_result(goal_id)
+    assert (client._asked, client._feedback) == ({}, {})
 
 
 def test_feedback_that_nobody_takes_is_dropped_with_a_warning(

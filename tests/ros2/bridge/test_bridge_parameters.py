@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -138,6 +139,21 @@ def test_a_change_in_dora_may_bring_names_and_types_and_take_them() -> None:
     assert len(warnings) == 1
     found.handle(ParamUpdate("new", "back"))
     assert in_ros(found) == {"gain": 2.0, "new": "back"}
+
+
+def test_changes_on_both_sides_at_once_do_not_wait_for_each_other() -> None:
+    _, found, _ = bridge({"gain": 0.5})
+    events = [ParamUpdate("other", number) for number in range(500)]
+    threads = [
+        threading.Thread(target=lambda: [found.handle(event) for event in events], daemon=True),
+        threading.Thread(target=lambda: [found.ros.set("gain", 1.5) for _ in events], daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+    assert in_ros(found) == {"gain": 1.5, "other": 499}
 
 
 def test_use_sim_time_is_told_at_the_start_and_at_each_change() -> None:

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedds.core import DDSException
 from ros_domains import free_domain, give_back
 from ros_meeting import BASIC, STRING, Meeting, message, wait_for_match
-from waiting import TIMEOUT
+from waiting import TIMEOUT, wait_until
 
 from dora.errors import ConnectError, TransportError
-from dora.ros2.dds import calls
+from dora.ros2.dds import calls, domains
 from dora.ros2.dds.context import open_context
 from dora.ros2.dds.domains import close_domain, config_from_environment, open_domain
+from dora.ros2.dds.topics import DdsPublisher, DdsSubscription
 from dora.ros2.graph import NodeName
-from dora.ros2.qos import SENSOR_DATA
+from dora.ros2.qos import SENSOR_DATA, History, Qos
 
 PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[2])]  # of the helpers, for other processes
 
@@ -123,6 +125,77 @@ def test_threads_that_open_contexts_share_one_table_of_functions(monkeypatch: py
         thread.join(TIMEOUT)
     assert len(found) == 2
     assert found[0] is found[1]
+
+
+def test_a_subscription_that_is_full_holds_up_no_other_one(dds_engine: Meeting) -> None:
+    ours, other = dds_engine.open(), dds_engine.open()
+    talker, listener = other.create_node("talker"), ours.create_node("listener")
+    order: list[str] = []
+    publishers, subscriptions = {}, {}
+    for topic in ("/much", "/little"):
+        subscriptions[topic] = listener.create_subscription(topic, STRING, Qos(history=History.KEEP_ALL))
+        publishers[topic] = talker.create_publisher(topic, STRING, Qos(history=History.KEEP_ALL))
+        wait_until(publishers[topic].has_subscription, "the subscription")
+    begun, filled = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        order.append("/much")
+        begun.set()
+        assert filled.wait(TIMEOUT)
+
+    subscriptions["/much"].set_on_message(wait)
+    subscriptions["/little"].set_on_message(lambda: order.append("/little"))
+    publishers["/much"].publish(message(0))
+    assert begun.wait(TIMEOUT)
+    for number in range(500):
+        publishers["/much"].publish(message(number))
+    publishers["/little"].publish(message(0))
+    filled.set()
+    wait_until(lambda: len(order) == 502, "all messages")
+    assert order.index("/little") < 100
+
+
+@pytest.mark.parametrize("error", [DDSException(1), TransportError("not known")], ids=str)
+def test_a_context_that_cannot_be_opened_leaves_nothing(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def threads() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "dora-ros2-dds"]
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dora.ros2.dds.context.GraphWatch", fail)
+    domain, before = free_domain(), threads()
+    try:
+        with pytest.raises(ConnectError, match=f"DDS cannot take part in domain {domain}: "):
+            open_context(domain)
+        assert domain not in domains._domains
+        assert threads() == before
+    finally:
+        give_back(domain)
+
+
+def test_what_cannot_be_announced_is_closed(dds_engine: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = dds_engine.open()
+    node = context.create_node("both")
+    closed: list[str] = []
+
+    def fail(*_: object, **__: object) -> None:
+        raise DDSException(1)
+
+    for kind in (DdsPublisher, DdsSubscription):
+        monkeypatch.setattr(
+            kind, "_end", lambda endpoint, end=kind._end: (end(endpoint), closed.append(endpoint.name))
+        )
+    monkeypatch.setattr(context.watch, "announce", fail)
+    for number, create in enumerate((node.create_publisher, node.create_subscription)):
+        with pytest.raises(TransportError, match="DDS cannot create a"):
+            create(f"/chatter{number}", STRING)
+    with pytest.raises(TransportError, match="DDS cannot announce node /third"):
+        context.create_node("third")
+    assert closed == ["/chatter0", "/chatter1"]
+    assert list(context.watch._own) == [NodeName("both", "/")]
 
 
 def test_a_domain_that_does_not_exist_is_refused() -> None:

@@ -136,6 +136,39 @@ def test_messages_that_rclpy_has_lost_are_counted(engine: Meeting) -> None:
     wait_until(told, lambda: f"losses: {counters}")
 
 
+def test_an_end_of_the_process_just_after_its_start_is_told(
+    engine: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ending(process.RclpyProcess):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            os.kill(self.pid, signal.SIGKILL)
+            self._thread.join(TIMEOUT)
+
+    monkeypatch.setattr("dora.ros2.rclpy.context.RclpyProcess", Ending)
+    context = engine.open()
+    told: list[str] = []
+    context.set_on_failure(lambda error: told.append(str(error)))
+    assert told == [f"the process {context.process.pid}, which has rclpy, has ended"]
+    assert context.graph.closed
+
+
+def test_a_call_while_its_client_closes_is_refused(
+    engine: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = engine.open()
+    client = context.create_node("both").create_client("/set", BASIC)
+    number = context.process.number
+
+    def closing() -> int:
+        client.close()
+        return number()
+
+    monkeypatch.setattr(context.process, "number", closing)
+    with pytest.raises(TransportError, match="the client of /set is closed"):
+        client.send_request(request(1))
+
+
 def test_the_end_of_the_process_is_told_and_a_close_is_not(engine: Meeting) -> None:
     closed, killed = engine.open(), engine.open()
     told: list[str] = []

@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from dora.errors import ConnectError
 from dora.ros2.graph import NodeName
 from dora.ros2.qos import Durability, Qos
 from dora.ros2.zenoh.context import open_context
-from dora.ros2.zenoh.keys import attachment_bytes
+from dora.ros2.zenoh.keys import attachment_bytes, node_token
 from dora.ros2.zenoh.session import open_session
 
 GID = bytes(range(16))
@@ -138,6 +140,26 @@ def test_malformed_tokens_are_counted_and_dropped(zenoh_engine: Meeting, session
     for token in tokens:
         token.undeclare()
     assert context.graph.wait_for(lambda: not context.graph.nodes(), TIMEOUT)
+
+
+def test_a_node_that_goes_while_the_graph_is_asked_for_does_not_stay(zenoh_engine: Meeting) -> None:
+    context: Any = zenoh_engine.open()
+    token = node_token(zenoh_engine.domain, "aa", 0, NodeName("ghost", "/"))
+    gone = SimpleNamespace(key_expr=token, kind=zenoh.SampleKind.DELETE)
+    leaving = threading.Thread(target=lambda: context._on_token(gone))
+
+    class Ended(set[str]):
+        def __contains__(self, token: object) -> bool:
+            found = super().__contains__(token)
+            leaving.start()
+            leaving.join(0.1)  # it is not over before the answer is in the graph
+            return found
+
+    context._ended = Ended()
+    context._on_answer(SimpleNamespace(key_expr=token, kind=zenoh.SampleKind.PUT))
+    leaving.join(TIMEOUT)
+    assert context._ended == {token}
+    assert context.graph.nodes() == []
 
 
 def test_humble_nodes_meet_without_hashes(zenoh_engine: Meeting) -> None:

@@ -137,7 +137,10 @@ class Ros2ActionClient:
         return bool(self._graph.endpoints(Kind.PUBLISHER, self._topic.topic))
 
     def take_feedback(self, goal_id: str, timeout_s: float | None = None) -> pa.StructArray | None:
-        """Wait for feedback of a goal, at most ``timeout_s`` seconds, 1 by default; None if none came."""
+        """Wait for feedback of a goal, at most ``timeout_s`` seconds, 1 by default.
+
+        None if none came, and at once after `close`.
+        """
         waiting = self._feedback.get(goal_id)
         if waiting is None:
             return None
@@ -150,21 +153,31 @@ class Ros2ActionClient:
         """Wait for the result of a goal, at most ``timeout_s`` seconds, 300 by default.
 
         Returns ``succeeded``, ``canceled``, ``aborted`` or ``unknown``, and the result; None if it has not
-        come, and may be asked for again. Raises `CallFailed`.
+        come, and may be asked for again. Raises `CallFailed`, and then forgets the goal.
         """
         future = self.request_result(goal_id)
         try:
             data = future.result(RESULT_TIMEOUT if timeout_s is None else timeout_s)
         except TimeoutError:
             return None
+        except CallFailed:
+            self.forget(goal_id)
+            raise
         return self.read_result(goal_id, data)
 
     def request_result(self, goal_id: str) -> Future[bytes]:
-        """Return the future of a result, which is asked for once."""
+        """Return the future of a result, which is asked for once.
+
+        Raises `TransportError` if it cannot be asked for, and then forgets the goal.
+        """
         future = self._asked.get(goal_id)
         if future is None:
             request = self.type.get_result.request.encode({"goal_id": _goal_field(goal_id)})
-            future = self._asked[goal_id] = self._results.send_request(request)
+            try:
+                future = self._asked[goal_id] = self._results.send_request(request)
+            except TransportError:
+                self.forget(goal_id)
+                raise
         return future
 
     def give_up(self, goal_id: str) -> bool:
@@ -206,9 +219,11 @@ class Ros2ActionClient:
         return int(_read(self._cancel_type, data)["return_code"])
 
     def close(self) -> None:
-        """Leave the action; calls that wait raise `CallFailed`."""
+        """Leave the action. Calls that wait raise `CallFailed`, and `take_feedback` returns."""
         for endpoint in (self._goals, self._results, self._cancels, self._topic):
             endpoint.close()
+        for waiting in list(self._feedback.values()):
+            waiting.close()
 
 
 def _plain(value: Any) -> Any:

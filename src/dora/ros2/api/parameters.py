@@ -68,9 +68,12 @@ class RosParameters:
         ``None`` is a value without a type: the parameter may become anything.
         """
         self.any_declared = bool(declared)
-        # Threads of the program, and the one that answers other nodes. `take_over` finds what is new and
-        # changes it in one step.
-        self._lock = threading.Lock()
+        # Threads of the program, and the one that answers other nodes.
+        self._lock = threading.Lock()  # of the values, for a moment: those who read wait for no change
+        # A change is one step, with what `on_set` and `follow` do: else one that comes between `on_set` and
+        # the new values would be lost. An `on_set` that needs a lock takes this one: with two locks, two
+        # threads could wait for each other.
+        self.changing = threading.RLock()
         self._values: dict[str, Any] = {SIM_TIME: False}
         self._types: dict[str, int] = {SIM_TIME: _BOOL}  # as they were declared
         for name, value in declared.items():
@@ -122,12 +125,19 @@ class RosParameters:
 
     def set_all(self, values: Mapping[str, Any]) -> None:
         """Change values, or none of them: raises as `set` does."""
-        found = {name: self._checked(name, value) for name, value in values.items()}
-        self.on_set(found)  # before a value changes: it may refuse
-        if SIM_TIME in found:
-            self._follow_sim_time(found[SIM_TIME])
-        with self._lock:
-            self._values.update(found)
+        with self.changing:
+            found = {name: self._checked(name, value) for name, value in values.items()}
+            before = self._values[SIM_TIME]
+            if SIM_TIME in found:
+                self._follow_sim_time(found[SIM_TIME])
+            try:
+                self.on_set(found)  # last: what it tells others cannot be taken back
+            except BaseException:
+                if SIM_TIME in found:
+                    self._follow_sim_time(before)
+                raise
+            with self._lock:
+                self._values.update(found)
         if self._server is not None:
             self._server.tell(changed_parameters=list(found))  # after the change: it reads the values
 
@@ -138,6 +148,10 @@ class RosParameters:
         value that ROS does not have is gone, too. Whole numbers among floats, or for a parameter that is a
         float, become floats.
         """
+        with self.changing:
+            return self._take_over(values, gone)
+
+    def _take_over(self, values: Mapping[str, Any], gone: Iterable[str]) -> list[str]:
         self.any_declared |= bool(values)
         found: dict[str, Any] = {}
         types: dict[str, int] = {}

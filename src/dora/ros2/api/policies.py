@@ -8,7 +8,7 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, Final, get_args
 
 from dora.dataflow.ros2 import Compatibility
-from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
+from dora.ros2.qos import INFINITE_NS, Durability, History, Liveliness, Qos, Reliability
 
 if TYPE_CHECKING:
     from dora.ros2.choose import EngineChoice
@@ -125,8 +125,8 @@ class Ros2QosPolicies:
     """The quality of service of a topic, service or action.
 
     ``reliable``: lost messages are sent again. ``keep_last``: how many messages a queue holds;
-    ``keep_all``: all. ``lease_duration`` and ``max_blocking_time`` are seconds. The defaults are the ones
-    of dora-rs: best effort, volatile, automatic, the last message, no lease.
+    ``keep_all``: all. ``lease_duration`` and ``max_blocking_time`` are seconds, infinity is without limit.
+    The defaults are the ones of dora-rs: best effort, volatile, automatic, the last message, no lease.
 
     Raises ``ValueError`` for a ``keep_last`` below 1, and for a duration that is negative.
     """
@@ -154,7 +154,7 @@ class Ros2QosPolicies:
             depth=1 if keep_last is None else keep_last,
             liveliness=Liveliness.MANUAL_BY_TOPIC if manual else Liveliness.AUTOMATIC,
             lease_duration=lease,
-            max_blocking_time=blocking or 0,
+            max_blocking_time=INFINITE_NS if blocking is None else blocking,
         )
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LOGGER: Final = logging.getLogger("dora.ros2")
 _PERIOD: Final = 1.0  # seconds between two warnings; the next one has the number of messages between them
 # Over DDS an endpoint is known before the name of its node, which some nodes never tell.
-_NAME_PERIOD: Final = 2.0  # seconds; then the warning goes out without the name
+_NAME_PERIOD: Final = 4.0  # seconds, as Fast DDS tells names every 3; then the warning goes out without it
 
 
 class DroppedMessages:
@@ -72,19 +72,21 @@ class RosoutHandler(logging.Handler):
         self._type = type
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = {
-            "stamp": stamp_of(round(record.created * 1e9)),  # as in rcl, the time of the system
-            "level": min(record.levelno, logging.CRITICAL),
-            "name": record.name,
-            "msg": record.getMessage(),
-            "file": record.pathname,
-            "function": record.funcName or "",
-            "line": record.lineno,
-        }
         try:
+            message = {
+                "stamp": stamp_of(round(record.created * 1e9)),  # as in rcl, the time of the system
+                "level": min(record.levelno, logging.CRITICAL),
+                "name": record.name,
+                "msg": record.getMessage(),
+                "file": record.pathname,
+                "function": record.funcName or "",
+                "line": record.lineno,
+            }
             self._publisher.publish(self._type.encode(message))
         except TransportError:
             pass  # the context is about to close; the logger has it
+        except Exception:  # noqa: BLE001 - such as half of a surrogate pair in a text
+            self.handleError(record)
 
 
 class MismatchWatch:

@@ -9,7 +9,6 @@ files of ROS: `limits: {low: -1}` is `limits.low`.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -30,15 +29,15 @@ class BridgeParameters:
     def __init__(self, node: Node, warn: Callable[[str], None]) -> None:
         """``warn`` is told of each value that ROS does not have."""
         self._node = node
-        # For the values of dora and their names: the thread that answers ROS sets them, and the thread of
-        # the node takes over changes.
-        self._lock = threading.Lock()
         self._values: dict[str, Any] = {}
         self._paths: dict[str, Path] = {SIM_TIME: (SIM_TIME,)}  # by the name in ROS
         # Values that this side has set and that have not come back, by key; oldest first.
         self._sent: dict[str, deque[Any]] = {}
         self._warn = warn
         self.ros = RosParameters({})
+        # For the values of dora and their names, too: the thread that answers ROS sets them, and the thread
+        # of the node takes over changes. With a lock of its own, each of the two could wait for the other.
+        self._lock = self.ros.changing
         for key, value in node.parameters.items():
             self._take(key, value)
         self.ros.on_set = self._on_set

@@ -22,7 +22,7 @@ from dora.errors import TransportError
 from dora.ros2.qos import INFINITE_NS
 
 ANY_STATE: Final = 0x7F  # of samples, views and instances
-TAKE_AT_ONCE: Final = 32  # messages; fewer of them mean that the reader is empty now
+_TAKE_AT_ONCE: Final = 32  # messages; the other readers wait meanwhile
 _FATAL, _ERROR = 1, 2  # categories of Cyclone's log (ddsrt/log.h)
 _SHORTEST: Final = 8  # bytes of a message; Cyclone sends whole words, and not the header alone
 
@@ -123,8 +123,8 @@ def write(writer: Any, data: bytes) -> None:
 
 
 def take(reader: Any) -> list[tuple[bytes, Any]]:
-    """Return messages that have arrived, at most `TAKE_AT_ONCE`, with what Cyclone says of each."""
-    found = ddspy_take(reader._ref, ANY_STATE, TAKE_AT_ONCE)
+    """Return messages that have arrived, at most `_TAKE_AT_ONCE`, with what Cyclone says of each."""
+    found = ddspy_take(reader._ref, ANY_STATE, _TAKE_AT_ONCE)
     if isinstance(found, int):
         raise DDSException(found)
     return found  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from cyclonedds.core import DDSException, Policy
@@ -48,13 +49,16 @@ class DdsContext(RosContext):
         super().__init__(domain_id)
         self._topics: dict[tuple[str, str], Any] = {}
         open_domain(domain_id)
-        try:
-            self.participant = DomainParticipant(domain_id, DdsQos(Policy.Userdata(_ENCLAVE)))
-            self.receiver = DdsReceiver(self.participant)
-            self.watch = GraphWatch(self.participant, self.receiver, self.graph)
-        except DDSException as error:
-            close_domain(domain_id)
-            raise ConnectError(f"DDS cannot take part in domain {domain_id}: {error}") from error
+        with ExitStack() as undo:
+            undo.callback(close_domain, domain_id)
+            try:
+                self.participant = DomainParticipant(domain_id, DdsQos(Policy.Userdata(_ENCLAVE)))
+                self.receiver = DdsReceiver(self.participant)
+                undo.callback(self.receiver.close)
+                self.watch = GraphWatch(self.participant, self.receiver, self.graph)
+            except (DDSException, TransportError) as error:
+                raise ConnectError(f"DDS cannot take part in domain {domain_id}: {error}") from error
+            undo.pop_all()
         self._begin()
 
     def _make_node(self, node: NodeName) -> DdsNode:
@@ -83,22 +87,31 @@ class DdsNode(RosNode):
     def __init__(self, context: DdsContext, node: NodeName) -> None:
         super().__init__(context, node)
         self._context = context
-        context.watch.announce(node)
+        try:
+            context.watch.announce(node)
+        except DDSException as error:
+            with suppress(DDSException):  # the next announcement of another node shall not have it
+                context.watch.withdraw(node)
+            raise TransportError(f"DDS cannot announce node {node.full}: {error}") from error
 
     def _make(self, spec: EndpointSpec) -> RosEndpoint:
         if spec.kind in (Kind.CLIENT, Kind.SERVER):
             raise TransportError(_NO_SERVICES)
         context = self._context
+        endpoint: RosEndpoint | None = None
         try:
             topic = context.topic(spec.name, spec.type)
             if spec.kind is Kind.PUBLISHER:
-                publisher = DdsPublisher(spec, context.participant, topic)
-                context.watch.announce(self._node, writers=(publisher.gid,))
-                return publisher
-            subscription = DdsSubscription(spec, context.participant, context.receiver, topic)
-            context.watch.announce(self._node, readers=(subscription.gid,))
-            return subscription
+                endpoint = DdsPublisher(spec, context.participant, topic)
+                context.watch.announce(self._node, writers=(endpoint.gid,))
+            else:
+                endpoint = DdsSubscription(spec, context.participant, context.receiver, topic)
+                context.watch.announce(self._node, readers=(endpoint.gid,))
+            return endpoint
         except DDSException as error:
+            if endpoint is not None:
+                with suppress(DDSException):  # that it is gone cannot be announced either
+                    endpoint.close()
             raise TransportError(
                 f"DDS cannot create a {spec.kind.value} of {spec.name}: {error}"
             ) from error

@@ -10,7 +10,7 @@ from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
 
 from dora.errors import TransportError
-from dora.ros2.dds.calls import TAKE_AT_ONCE, take, write
+from dora.ros2.dds.calls import take, write
 from dora.ros2.dds.entities import user_data
 from dora.ros2.dds.receiver import DdsReceiver
 from dora.ros2.engine import HEADER_SIZE, Buffer, EndpointSpec, RosPublisher, RosSubscription
@@ -113,17 +113,16 @@ class DdsSubscription(RosSubscription):
 
     def _on_data(self) -> None:
         reader = self._reader
-        full = True
-        while reader is not None and full:
-            samples = take(reader)
-            full = len(samples) == TAKE_AT_ONCE  # else another look would only hold up who takes them
-            for data, info in samples:
-                if not info.valid_data:  # a writer has ended
-                    continue
-                if len(data) < HEADER_SIZE:
-                    self._counters.malformed += 1
-                else:
-                    self._queue.put(data)
+        if reader is None:  # closed
+            return
+        # Once: a reader that has more is ready again at once, after the others had their turn.
+        for data, info in take(reader):
+            if not info.valid_data:  # a writer has ended
+                continue
+            if len(data) < HEADER_SIZE:
+                self._counters.malformed += 1
+            else:
+                self._queue.put(data)
 
     def _end(self) -> None:
         self._queue.close()

@@ -69,8 +69,8 @@ class RclpyContext(RosContext):
         }
         self.graph.replace(nodes, endpoints)
 
-    def _on_end(self) -> None:
-        reason = "" if self._closed else f"the process {self.process.pid}, which has rclpy, has ended"
+    def _on_end(self, pid: int) -> None:
+        reason = "" if self._closed else f"the process {pid}, which has rclpy, has ended"
         if reason:
             _log.error(f"{reason}; this context gets no more messages")
         for endpoint in list(self.endpoints.values()):
@@ -158,11 +158,12 @@ class RclpyClient(_RclpyEndpoint, ServiceClient):
         return bool(self._process.ask("is_ready", number=self.number))
 
     def send_request(self, data: Buffer) -> Future[bytes]:
-        if self.closed:
-            raise self._refusal()
         future: Future[bytes] = Future()
         number = self._process.number()
-        self._open[number] = future
+        with self._lock:  # else a `close` in between would leave the call open
+            if self.closed:
+                raise self._refusal()
+            self._open[number] = future
         future.add_done_callback(lambda done: self._on_done(number, done))
         try:
             self._process.send({"do": "request", "number": self.number, "id": number}, data)

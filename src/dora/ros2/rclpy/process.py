@@ -34,8 +34,11 @@ class RclpyProcess:
     ends, also by SIGKILL, the socket does, and so the other side.
     """
 
-    def __init__(self, domain_id: int, on_frame: Handler, on_end: Callable[[], None]) -> None:
-        """Raises `ConnectError` if there is no rclpy, or it cannot start."""
+    def __init__(self, domain_id: int, on_frame: Handler, on_end: Callable[[int], None]) -> None:
+        """``on_end`` gets the id of the process.
+
+        Raises `ConnectError` if there is no rclpy, or it cannot start.
+        """
         python = find_python()
         if python is None:
             raise ConnectError(
@@ -139,7 +142,7 @@ class RclpyProcess:
         self.ended = True  # before the futures end: an `ask` that comes after them looks at it
         for future in list(self._calls.values()):
             end_future(future, error=TransportError("the process that has rclpy has ended"))
-        self._on_end()
+        self._on_end(self.pid)
 
     def _on_reply(self, header: dict[str, Any]) -> None:
         if header["reply"] is None:  # nobody waits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import Any, Final
 
 import zenoh
@@ -61,6 +62,9 @@ class ZenohContext(RosContext):
         self.session_id = str(session.info.zid())  # hexadecimal digits
         self.ids = itertools.count()  # of its nodes and endpoints
         self._ended: set[str] | None = set()  # tokens that have gone while the first answers come in
+        # Threads of Zenoh tell of tokens meanwhile. One that went between a look at `_ended` and the entry
+        # into the graph would stay there for ever.
+        self._tokens = threading.Lock()
         self._begin()
         try:
             self._watch_graph()
@@ -77,17 +81,27 @@ class ZenohContext(RosContext):
         self._watch: Any = liveliness.declare_subscriber(key, handler, history=True)
         # The history comes in the background; this one is waited for, as in rmw_zenoh.
         for reply in liveliness.get(key, timeout=_GRAPH_TIMEOUT):
-            if reply.ok is not None and str(reply.ok.key_expr) not in (self._ended or ()):
-                self._on_token(reply.ok)
+            if reply.ok is not None:
+                self._on_answer(reply.ok)
         self._ended = None
 
+    def _on_answer(self, sample: zenoh.Sample) -> None:
+        with self._tokens:
+            if self._ended is not None and str(sample.key_expr) not in self._ended:
+                self._add(sample)
+
     def _on_token(self, sample: zenoh.Sample) -> None:
-        token = str(sample.key_expr)
-        if sample.kind == zenoh.SampleKind.DELETE:
+        with self._tokens:
+            if sample.kind != zenoh.SampleKind.DELETE:
+                self._add(sample)
+                return
+            token = str(sample.key_expr)
             if self._ended is not None:
                 self._ended.add(token)
             self.graph.update(gone=[token])
-            return
+
+    def _add(self, sample: zenoh.Sample) -> None:
+        token = str(sample.key_expr)
         try:
             entry = read_token(token)
         except ValueError:
