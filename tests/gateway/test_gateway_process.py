@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from ports import free_port
 from waiting import TIMEOUT
 
+from dora._paths import links_socket_of
 from dora.daemon.event_loop import Loop
 from dora.daemon.gateway_process import GatewayProcess
 from dora.dataflow.layout import Placement, Plan, RunContext
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.dataflow.plan import plan
+from dora.errors import SharedMemoryFull
 from dora.gateway.gateway import Gateway
 from dora.gateway.meeting import NewBypass, NewRoad
 from dora.gateway.outgoing import CONNECTIONS
 from dora.gateway.road import Road
 from dora.transport.board import BEGUN, CLOSED, CONNECTED, FORWARDED, SENT, STATE, Board
+from dora.transport.bypass import socket_of
 from dora.transport.doorbell import Doorbell
 from dora.wire.gateway_frame import ACK, DATA, HEADER
-from dora.wire.node_config import GatewayConfig, RemoteConfig
+from dora.wire.node_config import GatewayConfig, NodeConfig, RemoteConfig
 
 pytestmark = pytest.mark.processes
 
@@ -132,6 +138,25 @@ def test_a_gateway_that_was_killed_uses_no_former_configuration(rig: Rig) -> Non
     assert rig.ended == 1
 
 
+def test_a_line_that_is_cut_off_or_no_report_ends_nothing(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "gateway"
+    program.write_text(f"""#!/bin/sh
+        if mkdir {tmp_path}/ran; then printf '["info","cut o'; exit; fi
+        echo 'a library says hello'; echo '["info","whole"]'; read x; read x
+    """)
+    program.chmod(0o755)
+    monkeypatch.setattr("dora.daemon.gateway_process.sys", SimpleNamespace(executable=str(program)))
+    rig.process.apply(rig.config)
+    rig.run_until(lambda: len(rig.said) == 3)
+    assert [text for _, text in rig.said] == [
+        "the gateway to other machines has ended, and is started again",
+        "the gateway to other machines printed b'a library says hello'",
+        "whole",
+    ]
+
+
 @pytest.mark.parametrize("rig", ["right"], indirect=True)
 def test_what_a_killed_gateway_may_have_lost_is_counted_by_its_receivers(rig: Rig) -> None:
     """It writes the number of a message before it sends it, so the last one may be lost."""
@@ -159,9 +184,72 @@ def test_links_to_a_machine_without_an_endpoint_are_closed(rig: Rig) -> None:
 def gateway(rig: Rig) -> Iterator[Gateway]:
     """Return a gateway in the process of the test."""
     commands, end = os.pipe()
-    yield Gateway(rig.config, commands, lambda *_: None)
+    yield Gateway(rig.config, commands, lambda level, text: rig.said.append((level, text)))
     for descriptor in (commands, end):
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("rig", ["left", "right"], indirect=True)
+def test_a_link_without_room_in_shared_memory_is_made_when_there_is_some(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise SharedMemoryFull("there is no room")
+
+    commands, end = os.pipe()
+    node = msgspec.structs.replace(rig.config.node, outputs=[])
+    without_links = msgspec.structs.replace(rig.config, node=node, streams=[])
+    gateway = Gateway(without_links, commands, lambda level, text: rig.said.append((level, text)))
+    with monkeypatch.context() as full:
+        for port in ("receiver", "sender"):
+            full.setattr(gateway._engine, port, refuse)
+        os.write(end, msgspec.json.encode(rig.config) + b"\n")
+        gateway._wait(TIMEOUT)
+        gateway._tick(time.monotonic() + 1.5)
+        assert not (gateway._sending or gateway._incoming)
+    fault = "a link with another machine cannot be made, and is tried again: there is no room"
+    assert rig.said == [("error", fault), ("applied", "")]
+    gateway._tick(time.monotonic() + 1.5)
+    assert gateway._streams or gateway._incoming
+    assert len(rig.said) == 2
+    for descriptor in (commands, end):
+        os.close(descriptor)
+
+
+@contextmanager
+def no_free_file() -> Iterator[None]:
+    """Allow this process no more files than it has open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "path_of",
+    [lambda node: links_socket_of(node.run_dir), lambda node: socket_of(node.bell)],
+    ids=["of a machine", "of a node"],
+)
+def test_a_gateway_without_a_free_file_accepts_connections_later(
+    rig: Rig, gateway: Gateway, path_of: Callable[[NodeConfig], str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(path_of(rig.config.node))
+        with no_free_file():
+            gateway._wait(TIMEOUT)
+            assert gateway._sleep(0.0) == [], "it does not spin"
+            gateway._tick(time.monotonic())
+            gateway._wait(TIMEOUT)
+        ((level, text),) = rig.said
+        assert level == "warn" and "may open too few files" in text
+        gateway._tick(time.monotonic())
+        assert len(gateway._sleep(0.0)) == 1
+        gateway._wait(TIMEOUT)
+        assert gateway._sleep(0.0) == [], "it has accepted"
 
 
 def road_of(gateway: Gateway) -> tuple[Road, list[socket.socket]]:

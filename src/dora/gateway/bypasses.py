@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final
 
 from dora._ownership import is_own_peer
-from dora.gateway.meeting import Meeting, NewBypass, listen_at
+from dora.gateway.meeting import Meeting, NewBypass, accept_at, listen_at
 from dora.gateway.outgoing import CONTROL, connection_of
 from dora.gateway.ports import Sending
 from dora.gateway.road import Road, WantBypass
@@ -68,11 +68,7 @@ class Bypasses:
         watch(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
-        while True:
-            try:
-                node, _ = self._listener.accept()
-            except OSError:
-                return
+        while (node := accept_at(self._listener)) is not None:
             if not is_own_peer(node):
                 node.close()
                 continue

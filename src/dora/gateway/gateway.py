@@ -9,6 +9,7 @@ about the receiver. So back-pressure, closing and observers work as for links in
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import time
@@ -30,7 +31,7 @@ from dora.transport.board import ASLEEP, STATE, UNCONNECTED, WORDS, Board
 from dora.transport.doorbell import Doorbell
 from dora.transport.engines import files_of
 from dora.transport.fence import fence
-from dora.transport.open_files import allow_files
+from dora.transport.open_files import NO_FREE_FILE, allow_files
 from dora.wire.decoders import DecodeError, from_json
 from dora.wire.gateway_frame import ACK, DATA, PING, PONG, TEXT
 from dora.wire.node_config import GatewayConfig, OutputConfig, RemoteConfig
@@ -39,6 +40,7 @@ LEASE: Final = 3.0  # seconds without a sign of life, after which a road is give
 NO_ANSWER_AFTER: Final = 2.0  # seconds without a road until an error is logged
 _TICK: Final = 0.1  # seconds between the periodic checks
 _START_TICK: Final = 0.01  # the same while receivers are about to come: `Node()` waits for their reports
+_APPLY_AGAIN_AFTER: Final = 1.0  # seconds; shared memory may have room again
 _PING_EVERY: Final = 0.5  # seconds: one late answer does not end a road
 # If both dial, one of two roads is closed again.
 _YIELD_TO: Final = 0.3  # seconds that the machine with the later name leaves the other one to dial
@@ -77,15 +79,19 @@ class Gateway:
         self._streams: list[Sending] = []  # the same as `_sending`
         self._figures: dict[str, NetworkFigures] = {}  # by machine
         self._next_tick = 0.0
+        self._apply_again_at = math.inf  # unless a part of the configuration could not be applied
         self._delivered: dict[Incoming, bool] = {}  # by the frames read last; wake the receivers again?
         self._poll = select.poll()
         path = links_socket_of(node.run_dir)
         self._meeting = Meeting(node.dataflow_id, config.machine, config.remote, path, self._on_made)
         self._watched: dict[int, tuple[Road, RoadConnection]] = {}
-        self._handlers: dict[int, Callable[[], None]] = {}  # of bypasses
+        self._handlers: dict[int, Callable[[], None]] = {}  # of bypasses, and for those who dial
+        self._paused: list[int] = []  # descriptors that `poll` leaves out until the next tick
+        self._has_logged_full = False
         self._bypasses = Bypasses(config.machine, node.bell, self._meeting, self._roads, self._watch)
-        for descriptor in (self._doorbell.fd, commands, self._meeting.listener.fileno()):
+        for descriptor in (self._doorbell.fd, commands):
             self._poll.register(descriptor, select.POLLIN)
+        self._watch(self._meeting.listener.fileno(), self._meeting.accept)
         self._apply(config)
 
     def _on_made(self, made: NewRoad | NewBypass) -> None:
@@ -104,19 +110,28 @@ class Gateway:
     # ------------------------------------------------------------------ configuration
 
     def _apply(self, config: GatewayConfig) -> None:
-        """Make the ports of a configuration, and change those that are there."""
+        """Make the ports of a configuration, and change those that are there.
+
+        A port that cannot be made, such as one without room in shared memory, is tried again soon.
+        """
         former, self._config = self._config, config
         # A bypass takes two descriptors here, and one for each that begins on another machine.
         bypasses = 2 * len(config.streams) + MOST_BYPASSES * len(config.remote.reach)
-        allow_files(files_of(config.node) + 3 * len(config.remote.reach) + bypasses + 64)
+        if not allow_files(files_of(config.node) + 3 * len(config.remote.reach) + bypasses + 64):
+            self._log_full()
         self._move(former.remote, config.remote)
+        faults: list[DoraError] = []
         for stream in config.streams:
             key = stream.name, stream.machine
             if (known := self._sending.get(key)) is not None:
                 known.change(stream)
                 continue
+            try:
+                receiver = self._engine.receiver(stream.item, self._doorbell.ring)
+            except DoraError as error:
+                faults.append(error)
+                continue
             self._numbers += 1
-            receiver = self._engine.receiver(stream.item, self._doorbell.ring)
             sending = Sending(self._numbers, stream, receiver, self._board, config.node.run_dir)
             self._sending[key] = self._by_number[self._numbers] = sending
         wanted = {(stream.name, stream.machine) for stream in config.streams}
@@ -134,21 +149,33 @@ class Gateway:
         for road in self._roads.values():
             road.use(self._streams)
         for output in config.node.outputs:
-            incoming = self._incoming.get(output.id)
-            if incoming is None:
-                port = self._host.make_output(
-                    output,
-                    self._sender,
-                    self._engine,
-                    doorbell=lambda _: self._doorbell,
-                    port=ForwardingPort,
-                )
-                latch = getattr(self._senders[output.service], "latch", None)
-                self._incoming[output.id] = Incoming(output, port, self._board, latch)
-            elif incoming.config != output:
-                incoming.change(output, self._sender)
+            try:
+                self._apply_output(output)
+            except DoraError as error:
+                faults.append(error)
         for road in self._roads.values():
             self._introduce(road)
+        if faults and self._apply_again_at == math.inf:
+            self._log(
+                "error", f"a link with another machine cannot be made, and is tried again: {faults[0]}"
+            )
+        self._apply_again_at = time.monotonic() + _APPLY_AGAIN_AFTER if faults else math.inf
+
+    def _apply_output(self, output: OutputConfig) -> None:
+        """Make the port of an output of another machine, or change it; raises `DoraError`."""
+        incoming = self._incoming.get(output.id)
+        if incoming is None:
+            port = self._host.make_output(
+                output,
+                self._sender,
+                self._engine,
+                doorbell=lambda _: self._doorbell,
+                port=ForwardingPort,
+            )
+            latch = getattr(self._senders[output.service], "latch", None)
+            self._incoming[output.id] = Incoming(output, port, self._board, latch)
+        elif incoming.config != output:
+            incoming.change(output, self._sender)
 
     def _move(self, former: RemoteConfig, remote: RemoteConfig) -> None:
         """Follow machines to other addresses; have nothing to do any more with a part that was given up."""
@@ -227,9 +254,7 @@ class Gateway:
                 if not self._read_commands():
                     return False
             elif (handler := self._handlers.get(descriptor)) is not None:
-                handler()
-            else:
-                self._meeting.accept()
+                self._call(descriptor, handler)
         while self._made:
             if isinstance(made := self._made.popleft(), NewRoad):
                 self._adopt(made)
@@ -242,6 +267,26 @@ class Gateway:
                 road.report_credit()
             self._delivered.clear()
         return True
+
+    def _call(self, descriptor: int, handler: Callable[[], None]) -> None:
+        try:
+            handler()
+        except OSError as error:
+            if error.errno not in NO_FREE_FILE:
+                raise
+            # The connection stays in the queue, so `poll` would return at once, again and again.
+            self._poll.unregister(descriptor)
+            self._paused.append(descriptor)
+            self._log_full()
+
+    def _log_full(self) -> None:
+        if not self._has_logged_full:
+            self._has_logged_full = True
+            self._log(
+                "warn",
+                "the gateway to other machines may open too few files, so connections may have to wait; "
+                "raise the hard limit (`ulimit -n`)",
+            )
 
     def _sleep(self, timeout: float) -> list[tuple[int, int]]:
         """Wait until a message or a descriptor is there; return the descriptors."""
@@ -272,16 +317,17 @@ class Gateway:
             return False
         *lines, self._command_bytes = (self._command_bytes + data).split(b"\n")
         for line in lines:
-            try:
-                self._apply(from_json(line, GatewayConfig))
-            except DoraError as error:
-                self._log("error", str(error))
-            self._log("applied", "")  # after an error, too: the daemon counts these
+            self._apply(from_json(line, GatewayConfig))
+            self._log("applied", "")  # without some of its ports, too: the daemon counts these
         return True
 
     def _tick(self, now: float) -> None:
         """Do what is periodic: look for receivers, dial, and find out whether the others are there."""
         starting = False
+        while self._paused:
+            self._poll.register(self._paused.pop(), select.POLLIN)
+        if now >= self._apply_again_at:
+            self._apply(self._config)
         for each in self._streams:
             if each.config.machine in self._roads:
                 # The other machine says which receivers are there. The daemon may hear later of one that

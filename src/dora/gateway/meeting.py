@@ -33,6 +33,7 @@ from dora._ownership import is_own_peer
 from dora.errors import DoraError
 from dora.gateway.connection import prepare_socket
 from dora.gateway.outgoing import BULK, CONNECTIONS, CONTROL
+from dora.transport.open_files import NO_FREE_FILE
 from dora.transport.tls import is_certified_as, link_contexts
 from dora.wire.decoders import DecodeError, msgpack_decoder
 from dora.wire.node_config import RemoteConfig
@@ -110,12 +111,8 @@ class Meeting:
     # ------------------------------------------------------------------ greeting
 
     def accept(self) -> None:
-        """Greet those who have dialled, each in a thread."""
-        while True:
-            try:
-                passage, _ = self.listener.accept()
-            except OSError:
-                return
+        """Greet those who have dialled, each in a thread; raises as `accept_at`."""
+        while (passage := accept_at(self.listener)) is not None:
             with self._lock:
                 self._greetings += 1
                 is_full = self._greetings > _MOST_GREETINGS
@@ -305,6 +302,16 @@ def listen_at(path: str) -> socket.socket:
     listener.listen(128)
     listener.setblocking(False)
     return listener
+
+
+def accept_at(listener: socket.socket) -> socket.socket | None:
+    """Return the next connection that waits at a listener; raises ``OSError`` if no file is free for it."""
+    try:
+        return listener.accept()[0]
+    except OSError as error:
+        if error.errno in NO_FREE_FILE:
+            raise
+        return None  # none waits, or it has been given up
 
 
 def _passed_through(passage: socket.socket) -> socket.socket:

@@ -239,11 +239,14 @@ class ForwardingPort(OutputPort):
     _has_rung = False  # since the last call of `wake`
 
     def change(self, config: OutputConfig, sender: Callable[[OutputConfig], Sender]) -> None:
-        """Send to the links of another configuration from now on; ``sender`` returns a channel's sender."""
+        """Send to the links of another configuration from now on; raises `DoraError`.
+
+        ``sender`` returns a channel's sender.
+        """
+        channels = config.overflow_channels  # first: if one cannot be made, this is called again
+        self._overflow_channels = {each.service: sender(config.on(each)) for each in channels}
         for name in config.__struct_fields__:  # the engine looks at this object, too
             setattr(self._config, name, getattr(config, name))
-        channels = self._config.overflow_channels
-        self._overflow_channels = {each.service: sender(self._config.on(each)) for each in channels}
         self._apply_links()
 
     def reserve(self, size: int) -> Loan:
@@ -314,7 +317,7 @@ class Incoming:
         self.begin(0, self.forwarded)
 
     def change(self, config: OutputConfig, sender: Callable[[OutputConfig], Sender]) -> None:
-        """Follow another configuration; ``sender`` returns a channel's sender."""
+        """Follow another configuration, see `ForwardingPort.change`."""
         self.port.change(config, sender)
         self._note_links()
 

@@ -6,8 +6,10 @@ that a node starts inherit the limit, and ``select`` knows the first 1,024 files
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
+NO_FREE_FILE: Final = (errno.EMFILE, errno.ENFILE)  # errors without a free one in this process, or at all
 _FEW: Final = 200  # every system allows as many: the smallest soft limit in use is 256
 
 
