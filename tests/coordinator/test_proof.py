@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import NotConnected
@@ -229,3 +230,28 @@ def test_headers_of_proxies_are_not_believed(served: Serving) -> None:
     names = ("x_forwarded_for", "x_real_ip", "forwarded", "x_forwarded_proto", "x_forwarded_host")
     headers = dict.fromkeys(names, "127.0.0.1")
     assert served.ask("GET", "/api/dataflows", authorization="", **headers)[0] == 401
+
+
+def test_a_server_that_answers_byte_by_byte_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def answer() -> None:
+        peer, _ = listener.accept()
+        with peer:
+            peer.recv(4096)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nX-Endless: ")
+            for _ in range(300):
+                if over.wait(0.01):
+                    return
+                peer.sendall(b"a")
+
+    monkeypatch.setattr("dora.transport.proof.TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=answer)
+        server.start()
+        try:
+            with pytest.raises(TimeoutError):
+                proven_connection("127.0.0.1", listener.getsockname()[1], Token(TOKEN, "the test's"))
+        finally:
+            over.set()
+            server.join()

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from linking import LIMIT, Bench, OutputPort, sequences
 from msgspec.structs import replace
 
 from dora.errors import SharedMemoryFull, TransportError, WrongProcess
+from dora.transport.interface import MAX_QUEUE
 from dora.transport.shm.channel import remove_dead_processes
 from dora.transport.shm.engine import ShmReceiver, ShmSender
 from dora.transport.shm.pool import SMALL, block_size
 from dora.wire.decode import decode_arrow, decode_bytes
+from dora.wire.message import unpack_header
 
 
 def folder(bench: Bench) -> Path:
@@ -305,6 +308,34 @@ def test_a_forked_child_neither_uses_nor_frees_what_its_parent_has(shm_bench: Be
         port.take()
     assert array.buffers()[1].to_pybytes() == b"1" * 50_000
     loan.discard()
+
+
+# --------------------------------------------------------------------------- spillover queues
+
+
+def test_a_spillover_queue_gives_each_message_once_while_receivers_come(
+    shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_hand, looked = threading.Event(), threading.Event()
+
+    def unpack(view: memoryview, begin: int) -> tuple[int, ...]:
+        if threading.current_thread().name == "dora-spillover-queue" and not in_hand.is_set():
+            in_hand.set()
+            looked.wait(0.2)  # the program looks for messages meanwhile, or waits for this thread
+        return unpack_header(view, begin)
+
+    monkeypatch.setattr("dora.transport.shm.engine.unpack_header", unpack)
+    output_port, (port,) = shm_bench.link(MAX_QUEUE + 1)
+    for _ in range(1000):
+        output_port.send(b"x")
+    assert in_hand.wait(LIMIT)
+    presence = sender_of(output_port)._presence
+    assert presence is not None
+    tap = ShmReceiver(presence, str(folder(shm_bench)), port.config, tap=True)
+    assert port.receiver.has_messages()
+    looked.set()
+    assert sequences(port.take_all()) == list(range(1, 1001))
+    tap.close()
 
 
 # --------------------------------------------------------------------------- what others may have done

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import hmac
 import http.client
+import io
 import os
 import re
 import socket
 import ssl
+import time
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -31,7 +33,7 @@ from dora.transport.tokens import Token, TokenError
 from dora.wire.decoders import DecodeError, from_json
 
 PATH: Final = "/api/proof"
-TIMEOUT: Final = 5.0  # seconds without an answer: any program may listen at the port, and give none
+TIMEOUT: Final = 5.0  # seconds for the answer: any program may listen at the port, and give none
 
 _DOMAIN: Final = "dora coordinator proof 1"  # the token has other uses too
 _NONCE: Final = re.compile("[0-9a-f]{64}")
@@ -101,6 +103,41 @@ class ProvenConnection(http.client.HTTPConnection):
         return isinstance(self.sock, ssl.SSLSocket)
 
 
+class _ProofResponse(http.client.HTTPResponse):
+    """A response that has come as a whole by a deadline.
+
+    The timeout of a socket is for each part: a program that sends a byte now and then would hold a command
+    for hours.
+    """
+
+    def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None) -> None:
+        super().__init__(cast("socket.socket", _TimedReader(sock)), debuglevel, method)
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads from a socket; raises ``TimeoutError`` after `TIMEOUT`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._raw = connection.makefile("rb", buffering=0)  # keeps it open until the response has been read
+        self._deadline = time.monotonic() + TIMEOUT
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """Return the file that a response reads."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        self._connection.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
 def proven_connection(
     address: str, port: int, token: Token | None, authority: str = ""
 ) -> ProvenConnection:
@@ -160,8 +197,10 @@ def _check(connection: http.client.HTTPConnection, token: Token, where: str, pla
     # The server computes the proof with the address in this header, not with the name that the user gave.
     headers = {"Host": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
     connection.request("GET", f"{PATH}?nonce={nonce}", headers=headers)
+    connection.response_class = _ProofResponse
     response = connection.getresponse()
     data = response.read(_LONGEST)
+    connection.response_class = http.client.HTTPResponse
     if response.status in (401, 403, 404):
         try:
             has_error = "error" in from_json(data, dict[str, str])
@@ -186,4 +225,5 @@ def _check(connection: http.client.HTTPConnection, token: Token, where: str, pla
         )
     if connection.sock is None:
         raise ConnectionResetError("the server has closed the connection")
+    connection.sock.settimeout(TIMEOUT)
     return shown.links

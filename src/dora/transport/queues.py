@@ -125,7 +125,7 @@ class SpilloverQueue:
         self._sent = sent
         self._queue: deque[Message] = deque()
         self._last = 0  # sequence number of the newest message taken from the engine
-        # `receive` and the thread both take from the engine. One at a time keeps the order of the messages.
+        # The program and the thread both use the receiver of the engine, which is for one at a time.
         self._lock = threading.Lock()
         self._closed = threading.Event()
         threading.Thread(target=self._run, name="dora-spillover-queue", daemon=True).start()
@@ -137,7 +137,10 @@ class SpilloverQueue:
             return self._queue.popleft() if self._queue else self._take()
 
     def has_messages(self) -> bool:
-        return bool(self._queue) or self._receiver.has_messages()
+        if self._queue:
+            return True
+        with self._lock:  # a receiver that looks for senders moves the message that the thread is taking
+            return bool(self._queue) or self._receiver.has_messages()
 
     def close(self) -> None:
         self._closed.set()

@@ -49,6 +49,8 @@ class SpillWriter:
     def before_send(self, sequence: int, control: bytes, message: bytes | Callable[[], bytes]) -> None:
         """Write what the message with this number pushes out; remember the message if it is kept."""
         if self.pending:
+            if self.pending[-1][0] == sequence:  # there was no memory to send it, so its number is free
+                self.pending.pop()
             self._write(sequence)
         if control and self._is_kept(control):
             self.pending.append((sequence, control, message if isinstance(message, bytes) else message()))
