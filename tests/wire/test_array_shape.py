@@ -166,14 +166,26 @@ def test_a_shape_that_does_not_fit_is_ignored() -> None:
         assert restore_described(flat, {"shape": shape}) is flat
         assert shape_of({"shape": shape}, 6) is None
     assert restore_described(flat, {"shape": (3, 2)}).shape == (3, 2)
+    for flat, shape in [(np.arange(0), [0, 2**70]), (np.arange(1), [1] * 65)]:
+        assert restore_described(flat, {"shape": shape}) is flat
 
 
 @pytest.mark.parametrize(
-    "dtype", ["O", "V8", "<f4", "<U99999999", "nonsense", [], [["x", "O"]], [["x"]], [["y", "<f4"]], 5, {}]
+    "dtype",
+    [
+        *("O", "V8", "<f4", "<U99999999", "nonsense", "88),U", 5, {}),
+        *([], [["x", "O"]], [["x", "88),U"]], [["x"]], [["y", "<f4"]]),
+    ],
 )
 def test_a_foreign_dtype_is_ignored(dtype: Any) -> None:
     for flat in (np.array([1.5, 2]), np.array([{"x": 1}], object)):
         assert restore_described(flat, {"dtype": dtype}) is flat
+
+
+def test_a_dtype_that_needs_much_more_memory_than_the_message_is_ignored() -> None:
+    flat = np.array(["a"] * 4097, object)
+    assert restore_described(flat, {"dtype": "<U16384"}) is flat
+    assert restore_described(flat, {"dtype": [["x", "<U16384"]]}) is flat
 
 
 def test_damaged_metadata_leaves_the_values_flat() -> None:

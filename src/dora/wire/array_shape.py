@@ -31,6 +31,7 @@ DESCRIBING: Final = frozenset((SHAPE, DTYPE))  # metadata without these keys des
 _MARKS: Final = (b"\xa5shape", b"\xa5dtype")  # the keys in msgpack
 _RESTORED: Final = "USc"  # kinds of dtypes that Arrow changes
 _MAX_ITEM: Final = 1 << 16  # bytes of a text: a foreign message may claim any number
+_MAX_COPY: Final = 1 << 28  # bytes of a whole copy: each short text becomes an item of the claimed size
 
 # Number of channels → encoding. OpenCV's order is the one that published viewers take without an encoding.
 _DEFAULT_ENCODING: Final = {1: "mono8", 3: "bgr8"}
@@ -146,7 +147,10 @@ def restore_described(flat: np.ndarray[Any, Any], metadata: Mapping[str, Any]) -
     if dtype is not None:
         flat = _as_dtype(flat, dtype)
     shape = shape_of(metadata, flat.size)
-    return flat if shape is None else flat.reshape(shape)
+    try:
+        return flat if shape is None else flat.reshape(shape)
+    except ValueError:  # too many dimensions, or a huge one beside a dimension of 0
+        return flat
 
 
 def _is_shape(value: object) -> bool:
@@ -171,7 +175,7 @@ def _dtype_of(entry: object) -> np.dtype[Any] | None:
         if isinstance(entry, list) and entry:
             fields = [(str(name), np.dtype(str(text))) for name, text in entry]
             return None if any(dtype.hasobject or dtype.fields for _, dtype in fields) else np.dtype(fields)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, SyntaxError):  # NumPy parses shapes in the text as Python
         pass
     return None
 
@@ -182,9 +186,11 @@ def _as_dtype(flat: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[An
     try:
         if dtype.kind == "c":
             return flat.view(dtype) if flat.dtype.kind == "f" else flat
+        if dtype.itemsize * flat.size > _MAX_COPY:
+            return flat
         if dtype.fields is None:
             return flat.astype(dtype)
         rows = [tuple(row[name] for name in dtype.fields) for row in flat]
         return np.array(rows, dtype)
-    except (TypeError, ValueError, LookupError, OverflowError):
+    except (TypeError, ValueError, LookupError, OverflowError, MemoryError):
         return flat
