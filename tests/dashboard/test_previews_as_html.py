@@ -53,6 +53,10 @@ def test_a_line_is_scaled_to_the_plot_and_has_gaps() -> None:
     assert "0 … 10" in plot and "&lt;y&gt; 1" in plot
 
 
+PLACE = {"x": 0.0, "y": 0.0, "z": 0.0}
+TURNED = {"translation": PLACE, "rotation": {**PLACE, "w": 1.0}}
+
+
 @pytest.mark.parametrize(
     ("value", "metadata", "expected"),
     [
@@ -64,8 +68,25 @@ def test_a_line_is_scaled_to_the_plot_and_has_gaps() -> None:
         (pa.nulls(0), {}, "<pre"),
         (pa.array(np.random.default_rng(0).normal(size=90)), {"primitive": "points3d"}, "data:image/png"),
         (pa.array([1.0, 2, 3, 4]), {"primitive": "boxes2d", "format": "xyxy"}, "<th>label</th>"),
+        (
+            pa.array([1.0, 2, 3, 4, 5, 6]),
+            {"primitive": "boxes3d"},
+            "<td>1</td><td>2</td><td>3</td><td>4</td>",
+        ),
+        (pa.array([TURNED]), {}, "<td>0</td><td>0</td><td>0</td><td>1</td></tr>"),
     ],
-    ids=["curve", "constant", "text", "struct", "list", "nothing", "points", "boxes"],
+    ids=[
+        "curve",
+        "constant",
+        "text",
+        "struct",
+        "list",
+        "nothing",
+        "points",
+        "boxes",
+        "cubes",
+        "transforms",
+    ],
 )
 def test_every_kind_of_preview_is_drawn(
     value: pa.Array[Any], metadata: dict[str, Any], expected: str

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import doctest
+import threading
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from dora.observe import conflate
 from dora.observe.conflate import MOST_BYTES, ConflatedQueue
+from dora.observe.queries import Line
+from dora.observe.remote import server
+from dora.observe.remote.protocol import QueryEnded, StartMessage, decode_delivery
 
 
 def test_the_examples_in_the_code() -> None:
@@ -60,3 +65,37 @@ def test_a_large_item_displaces_none_of_another_key() -> None:
     assert [item for key, item in taken if key == "image"] == [99]
     waiting.put("speed", 100, keep=1000, size=10)
     assert waiting.take() == [("speed", 100)]
+
+
+def test_the_end_of_a_query_is_sent_during_the_pause_after_a_delivery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deliveries: list[bytes] = []
+    resting = threading.Event()
+
+    class Connection:
+        def __enter__(self) -> Connection:
+            return self
+
+        def send(self, data: bytes) -> None:
+            deliveries.append(data)
+
+        def close(self) -> None: ...
+
+    def rest(_: float) -> float:
+        resting.set()
+        return 600.0
+
+    monkeypatch.setattr(server, "proven_socket", lambda *_: None)
+    monkeypatch.setattr(server, "connect", lambda *_, **__: Connection())
+    monkeypatch.setattr(server, "rest_after", rest)
+    for thread in ("_read", "_watch_daemon"):
+        monkeypatch.setattr(server.ObserverServer, thread, lambda _: None)
+    with server.ObserverServer(StartMessage("ws://127.0.0.1:1", "token", "socket", "robot")) as session:
+        session.put("a/x", Line("a/x", "1"))
+        assert resting.wait(server.CLOSING_TIME)
+        session.finish(QueryEnded(ended=True))
+        assert [item for data in deliveries for item in decode_delivery(data)] == [
+            Line("a/x", "1"),
+            QueryEnded(ended=True),
+        ]

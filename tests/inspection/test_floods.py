@@ -27,11 +27,14 @@ class Tap:
 class Stage:
     """An output that sends at some rate, on a clock of the test's."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, sent: int = 0) -> None:
+        """``sent``: messages without links or taps, whose bytes are not counted."""
         self.words = memoryview(bytearray(WORDS * 8)).cast("q")
+        self.words[SENT] = sent
         self.now_ns = 10**9
         self.taps: list[Tap] = []
         self.opened = 0
+        self.queue_size = 0  # of the last tap
         self.broken = False
         monkeypatch.setattr("dora.observe.tap_session.time.monotonic_ns", lambda: self.now_ns)
         self.adaptive = AdaptiveTap(Topic("a/o", "a", OutputView("o", 0), ()), self, self.words)  # type: ignore[arg-type]
@@ -40,6 +43,7 @@ class Stage:
         if self.broken:
             raise TransportError("gone")
         self.opened += 1
+        self.queue_size = queue_size
         self.taps.append(Tap(self))
         return self.taps[-1]
 
@@ -75,6 +79,18 @@ def test_an_output_that_is_no_flood_is_tapped_all_the_time(
     assert stage.tapped(hz, size, 2) == 1
     assert stage.opened == 1
     assert stage.adaptive.tapped
+
+
+def test_large_messages_get_few_places_also_after_a_long_time_without_links(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage(monkeypatch, sent=100_000)
+    assert stage.tapped(1000, 400_000, 2) == 1
+    assert stage.queue_size == 5, "2 MiB"
+    assert stage.opened == 2
+    stage = Stage(monkeypatch, sent=100_000)
+    stage.tapped(5000, MIB, 3)
+    assert stage.queue_size == 2, "of a flood as well"
 
 
 def test_no_message_is_taken_while_the_tap_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

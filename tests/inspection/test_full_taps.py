@@ -1,4 +1,4 @@
-"""A page whose output has no room for one more tap."""
+"""A page taps what it can, and what comes later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from waiting import TIMEOUT, wait_until
-from watching import DORA, Running
+from watching import DORA, Running, dora
 
 from dora.cli.select import find_run
 from dora.observe.preview.snapshot_observer import SnapshotObserver
@@ -51,5 +51,26 @@ def test_other_outputs_are_shown_and_the_full_one_comes_back(running: Running) -
             echo.communicate(timeout=TIMEOUT)
         wait_until(lambda: come(lambda: "camera/image" in previews), "a preview of what was full")
         wait_until(lambda: come(lambda: troubles[-1] == ""), "the end of the trouble")
+    finally:
+        results.close()
+
+
+def test_a_link_that_is_added_later_has_a_latency(running: Running) -> None:
+    running()
+    query = SnapshotQuery(0.1, latency=True)
+    observer = SnapshotObserver(find_run(None), lambda: query, enough=lambda: False)
+    results = observer.results()
+    measured: set[str] = set()
+
+    def is_measured(consumer: str) -> bool:
+        while (found := next(results)) is not None:
+            if isinstance(found, Snapshot):
+                measured.update(each.link.consumer for each in found.links if each.latency_ms is not None)
+        return consumer in measured
+
+    try:
+        wait_until(lambda: is_measured("sink/image"), "the latency of a link")
+        dora("node", "connect", "camera/spare", "sink/spare")
+        wait_until(lambda: is_measured("sink/spare"), "the latency of the new link")
     finally:
         results.close()

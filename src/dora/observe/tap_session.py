@@ -6,6 +6,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from operator import sub
 from typing import Final
 
 from dora._paths import board_of, prefix_of
@@ -54,14 +55,20 @@ class AdaptiveTap:
         self._bytes_word = topic.output.slot * WORDS + BYTES
         self._seen = 0  # sequence number of the last message
         self._latched_to = 0  # sequence number of the last message of the latch
-        self._tap: Tap | None = engine.tap(topic.output, self._queue_size())
+        self._judged = 0, 0, 0
+        self._places = TAP_QUEUE
+        self._places = self._places_now()
+        self._tap: Tap | None = engine.tap(topic.output, self._places)
         self._judged = self._reading()
         self._judge_at = self._judged[0] + _OPEN_NS
 
-    def _queue_size(self) -> int:
-        sent, size = self._words[self._sent_word], self._words[self._bytes_word]
-        mean_size = max(size // sent, 1) if sent else 1
-        return max(2, min(TAP_QUEUE, _WAITING_BYTES // mean_size))
+    def _places_now(self) -> int:
+        """Return how many places suit the messages since the last judgement.
+
+        Only while an output has a link or a tap are its bytes counted, so the mean of all may be too small.
+        """
+        _, sent, size = map(sub, self._reading(), self._judged)
+        return max(2, min(TAP_QUEUE, _WAITING_BYTES // max(size // sent, 1))) if sent else self._places
 
     @property
     def tapped(self) -> bool:
@@ -105,11 +112,9 @@ class AdaptiveTap:
         now = time.monotonic_ns()
         if now < self._judge_at:
             return
+        places = self._places_now()
         if self._tap is None:
-            try:
-                self._tap = self._engine.tap(self.topic.output, self._queue_size())
-            except TransportError:
-                pass  # the dataflow is ending
+            self._open(places)
             self._judge_at = now + _OPEN_NS
             return
         before, self._judged = self._judged, self._reading()
@@ -117,11 +122,25 @@ class AdaptiveTap:
         messages, size = (self._judged[1] - before[1]) / seconds, (self._judged[2] - before[2]) / seconds
         large = messages > _FLOOD_OF_BYTES[0] and size > _FLOOD_OF_BYTES[1]
         if large or messages > _FLOOD_OF_MESSAGES:
-            tap, self._tap = self._tap, None
-            self._engine.close_tap(tap)
+            self._close()
             self._judge_at = now + _CLOSED_NS
         else:
+            if places < self._places / 2:
+                self._close()
+                self._open(places)
             self._judge_at = now + _JUDGE_NS
+
+    def _open(self, places: int) -> None:
+        self._places = places
+        try:
+            self._tap = self._engine.tap(self.topic.output, places)
+        except TransportError:
+            pass  # the dataflow is ending
+
+    def _close(self) -> None:
+        tap, self._tap = self._tap, None
+        assert tap is not None
+        self._engine.close_tap(tap)
 
     def _reading(self) -> tuple[int, int, int]:
         return time.monotonic_ns(), self._words[self._sent_word], self._words[self._bytes_word]

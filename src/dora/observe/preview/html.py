@@ -37,10 +37,14 @@ def _drawn(head: dict[str, Any], body: bytes, series: dict[str, Curve], seconds:
             return _plot(series, f"the last {seconds:.0f} s")
         case "curve":
             return _plot({"": head["curve"]}, f"{head['length']:,} numbers")
+        case "points" if "cubes" in head:
+            return _table(["x", "y", "z", "half_x", "half_y", "half_z", "label", "class"], head["cubes"])
         case "points":
             return _points(np.frombuffer(body, np.float32).reshape(-1, 3))
         case "boxes":
             return _table(["x", "y", "width", "height", "label"], [box[:5] for box in head["boxes"]])
+        case "transforms":
+            return _table(["parent", "child", "x", "y", "z", "qx", "qy", "qz", "qw"], head["transforms"])
         case "table":
             return _table(head["columns"], head["rows"])
         case "text":

@@ -90,11 +90,11 @@ class SnapshotObserver:
             return
         if not found:
             raise ConnectError("the dataflow has ended")
-        if self._trouble:
-            self._tap()  # again: commands that looked may have ended
-        if self._source.shape_changes != self._shape_changes:
+        has_changed = self._source.shape_changes != self._shape_changes
+        if self._trouble or has_changed:
+            self._tap()  # commands that looked may have ended, and topics may have come
+        if has_changed:
             self._shape_changes = self._source.shape_changes
-            self._choose_previews()
             if self._query.graph:
                 yield self._graph()
         yield msgspec.structs.replace(found[0][1], trouble=self._trouble)

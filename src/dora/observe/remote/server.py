@@ -170,9 +170,7 @@ class ObserverServer:
             with self._changed:
                 self._changed.wait_for(lambda: self._may_send or self._ending is not None)
                 took = time.monotonic() - begun if begun else 0.0
-            if self._ending is None:
-                time.sleep(rest_after(took))
-            with self._changed:
+                self._changed.wait_for(lambda: self._ending is not None, rest_after(took))
                 self._changed.wait_for(lambda: not self._waiting.is_empty or self._ending is not None)
                 if self._ending is not None:
                     self._put("ending", self._ending)
