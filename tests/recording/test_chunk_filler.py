@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 from recorded_files import message_of
 
-from dora.errors import DoraError
+from dora.errors import ConnectError, DoraError, TransportError
 from dora.observe.topics import Topic
 from dora.recording.mcap.channels import ChannelItem, ChannelTable
 from dora.recording.mcap.chunk import CHUNK_SIZE, Chunk, ChunkPool
+from dora.recording.recorder import taps as recorder_taps
 from dora.recording.recorder.chunk_filler import MAX_AGE, ChunkFiller, RecordedTopic
-from dora.recording.recorder.taps import found_here
-from dora.transport.board import BEGUN, SENT, WORDS
+from dora.recording.recorder.taps import RecorderTaps, found_here
+from dora.transport.board import BEGUN, RECORDED, SENT, WORDS
 from dora.wire.daemon_protocol import Inspection, NodeView, OutputView
 from dora.wire.message import Message
 
@@ -112,6 +114,19 @@ def test_without_memory_messages_stay_in_the_taps() -> None:
     assert stage.filler.messages == 11, "nothing was lost"
 
 
+def test_progress_is_published_of_messages_that_waited_for_memory() -> None:
+    stage = Stage(limit=2 * CHUNK_SIZE)
+    for number in range(1, 6):
+        stage.send(0, np.zeros(1 << 20, np.uint8), number)
+    stage.filler.poll()
+    assert stage.filler.waits_for_memory
+    assert stage.words[RECORDED] == 4
+    stage.pool.release(stage.chunks)
+    stage.filler.poll()
+    assert not stage.filler.waits_for_memory
+    assert stage.words[RECORDED] == 5
+
+
 def test_a_number_that_a_killed_process_counted_but_did_not_send_is_not_lost() -> None:
     stage = Stage()
     topic = stage.filler.topics[0]
@@ -157,16 +172,76 @@ def test_without_memory_context_messages_wait() -> None:
     assert times == [(1, 4), (5, 8), (9, 10)], "nothing was lost"
 
 
-def test_outputs_of_other_machines_are_recorded_there() -> None:
-    def inspection(*machines: str) -> Inspection:
-        nodes = [
-            NodeView(f"on-{machine}", "Running", machine=machine, outputs=[OutputView("out", slot)])
-            for slot, machine in enumerate(machines)
-        ]
-        return Inspection("id", None, "iceoryx2", "", "", "", nodes, [], "a")
+def inspection(*machines: str) -> Inspection:
+    """Return an inspection, on machine `a`, of a node with one output for each machine."""
+    nodes = [
+        NodeView(f"on-{machine}", "Running", machine=machine, outputs=[OutputView("out", slot)])
+        for slot, machine in enumerate(machines)
+    ]
+    return Inspection("id", None, "iceoryx2", "", "", "", nodes, [], "a")
 
+
+def test_outputs_of_other_machines_are_recorded_there() -> None:
     assert [topic.name for topic in found_here(inspection("a", "b"), ())] == ["on-a/out"]
     with pytest.raises(DoraError, match="`on-b/out` is sent on machine `b`, and can be recorded there"):
         found_here(inspection("a", "b"), ["on-b/out"])
     with pytest.raises(DoraError, match="all outputs of this dataflow are sent on other machines"):
         found_here(inspection("b"), ())
+
+
+class Lease:
+    """A lease for outputs, of which some cannot be tapped, or the daemon refuses."""
+
+    def __init__(self, _run: Any, _inspection: Any, slots: Iterable[int], **_: Any) -> None:
+        self.slots = set(slots)
+        self.words = memoryview(bytearray(8 * WORDS * 8)).cast("Q")
+        self.engine = self
+        self.broken: set[int] = set()  # slots
+        self.refused: set[int] = set()
+        self.ended = False
+
+    def add(self, slots: Iterable[int]) -> None:
+        added = set(slots)
+        if self.ended:
+            raise ConnectError("the dataflow has just ended")
+        if added & self.refused:
+            raise DoraError("there is no room for more")
+        self.slots |= added
+
+    def tap(self, output: OutputView, _: int) -> Tap:
+        if output.slot in self.broken:
+            raise TransportError("no memory")
+        return Tap()
+
+    def renew(self) -> None:
+        pass
+
+
+def test_an_added_output_that_cannot_be_tapped_is_missing_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder_taps, "TapLease", Lease)
+    monkeypatch.setattr(recorder_taps, "AVAILABLE", False)  # of ring buffers
+    monkeypatch.setattr(recorder_taps, "_SETTLING", 0.0)
+    nodes = [NodeView(str(slot), "Running", outputs=[OutputView("out", slot)]) for slot in range(4)]
+    begun = Inspection("id", None, "iceoryx2", "", "", "", nodes[:1], [], "")
+    grown = Inspection("id", None, "iceoryx2", "", "", "", nodes, [], "")
+    run: Any = None
+    taps = RecorderTaps(run, begun, (), together=True, begun_ns=0)
+    lease: Any = taps._lease
+    lease.broken, lease.refused = {1}, {2}
+    lease.words[WORDS + SENT], lease.words[2 * WORDS + SENT] = 5, 6
+    taps.follow(grown)
+    assert [topic.name for topic in taps.topics] == ["0/out", "3/out"]
+    assert taps.untapped() == {"1/out": 5, "2/out": 6}
+    assert lease.slots == {0, 3}, "an output without a tap has no lease"
+    lease.broken = set()
+    taps.follow(grown)
+    assert [topic.name for topic in taps.topics] == ["0/out", "3/out", "1/out"]
+    assert taps.untapped() == {"2/out": 6}
+    lease.ended = True
+    nodes.append(NodeView("4", "Running", outputs=[OutputView("out", 4)]))
+    taps.follow(grown)
+    assert taps.untapped() == {"2/out": 6}, "the end of the dataflow is no fault"
+    taps.follow(begun)
+    assert not taps.untapped(), "the output is gone"

@@ -1,4 +1,4 @@
-"""The end of a recording: messages may still be in flight."""
+"""The loop of a recorder, and its end: messages may still be in flight."""
 
 from __future__ import annotations
 
@@ -8,6 +8,34 @@ import pytest
 
 from dora.recording.recorder import recorder
 from dora.recording.recorder.recorder import Recorder
+from dora.recording.recorder.sinks import topic_ends
+
+
+def test_a_recorder_whose_taps_stay_half_full_serves_its_clients() -> None:
+    polls = 0
+
+    def poll() -> float:
+        nonlocal polls
+        polls += 1
+        assert polls < 1000, "it looks for no client and no end"
+        return 0.6
+
+    busy = MagicMock(_stop=False)
+    busy._filler.configure_mock(poll=poll, waits_for_memory=False)
+    busy._sink.write_thread.failure = None
+    busy._wait = lambda _: True
+    assert Recorder._record(busy) == "dataflow ended"
+
+
+def test_an_output_that_could_not_be_tapped_counts_as_lost() -> None:
+    ending = MagicMock()
+    ending._taps.topics = []
+    ending._taps.untapped.return_value = {"more/image": 7}
+    ending._context.failed = set()
+    ending._run.ended = ending._sink.write_thread.failure = None
+    ending._filler.waits_for_memory = False
+    expected = Recorder._drain(ending)
+    assert topic_ends(expected, {}, from_start=True)["more/image"].lost == 7
 
 
 def test_a_recording_ends_with_messages_that_arrive_late(monkeypatch: pytest.MonkeyPatch) -> None:

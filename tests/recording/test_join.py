@@ -9,9 +9,11 @@ import pytest
 from recorded_files import SECOND, T0, write_recording
 from test_recorded_context import channel
 
+from dora.cli.commands.save import _report
 from dora.errors import DoraError
 from dora.recording.join import join
 from dora.recording.opening import open_recording
+from dora.wire.black_box import SavedBlackBox
 
 
 def state(left: int, right: int) -> dict[str, Any]:
@@ -36,8 +38,8 @@ def test_messages_are_in_the_order_of_their_times(tmp_path: Path) -> None:
         [("arm/position", at, b"%d" % at) for at in (2.0, 4.0)],
         context=[("dora/state", 2.0, state(0, 29)), ("dora/mark", 2.5, mark)],
     )
-    end = join({"left": str(left), "right": str(right)}, str(tmp_path / "both.mcap"))
-    assert not end.complete
+    end, damage = join({"left": str(left), "right": str(right)}, str(tmp_path / "both.mcap"))
+    assert not end.complete and not damage
     with open_recording(str(tmp_path / "both.mcap")) as recording:
         assert recording.start.nodes == ["camera", "arm"]
         assert recording.messages_lost == 2
@@ -55,6 +57,36 @@ def test_messages_are_in_the_order_of_their_times(tmp_path: Path) -> None:
     *_, (_, last) = channel(tmp_path / "both.mcap", "dora/state")
     assert [node["sent_hz"] for node in last["nodes"]] == [30, 29], "each machine knows its own nodes"
     assert last["links"][0]["hz"] == 29
+
+
+def test_a_damaged_part_makes_the_whole_incomplete(tmp_path: Path) -> None:
+    left = write_recording(tmp_path / "left.mcap", [("a/x", float(at), b"%d" % at * 20) for at in range(5)])
+    right = write_recording(
+        tmp_path / "right.mcap", [("b/x", float(at), b"%d" % at * 20) for at in range(5)]
+    )
+    data = bytearray(left.read_bytes())
+    data[data.index(b"2" * 20)] ^= 1  # the checksum of its chunk does not match any more
+    left.write_bytes(data)
+    end, damage = join({"left": str(left), "right": str(right)}, str(tmp_path / "both.mcap"))
+    assert damage.startswith(
+        "the file of machine `left` cannot be read to its end (McapError: the checksum"
+    )
+    assert not end.complete
+    assert {name: (topic.messages, topic.lost) for name, topic in end.topics.items()} == {
+        "a/x": (2, 3),
+        "b/x": (5, 0),
+    }
+    with open_recording(str(tmp_path / "both.mcap")) as recording:
+        assert not recording.complete
+        assert (recording.count, recording.messages_lost) == (7, 3)
+
+
+def test_a_user_who_saves_is_told_of_a_damaged_part(capsys: pytest.CaptureFixture[str]) -> None:
+    saved = SavedBlackBox("/a/both.mcap", messages=7, lost=3, size=2000, problem="a part is damaged")
+    assert _report("", saved) == 1
+    out, err = capsys.readouterr()
+    assert err == "error: the last seconds are not all saved: a part is damaged\n"
+    assert out.startswith("saved 7 messages (2.0 kB) to ") and "3 messages of that time are missing" in out
 
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:

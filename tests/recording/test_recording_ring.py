@@ -60,6 +60,7 @@ def test_memory_has_a_limit() -> None:
         (Expected(0, 10), ChunkSpan(3, 8, 6), False, 2),
         (Expected(0, 10, (2,)), ChunkSpan(3, 10, 8), False, 0),
         (Expected(0, 10), ChunkSpan(), False, 0),
+        (Expected(0, 10, untapped=True), ChunkSpan(), False, 10),
     ],
 )
 def test_lost_messages_are_counted(expected: Expected, span: ChunkSpan, whole: bool, lost: int) -> None:

@@ -29,7 +29,6 @@ from dora.wire.daemon_protocol import (
     ReadSavedFile,
     RunProgress,
     SaveBlackBox,
-    answer_timeout,
 )
 from dora.wire.daemon_protocol import Inspect as AskInspection
 from dora.wire.operations import OperationResult, RestartOperation, StopOperation
@@ -58,11 +57,12 @@ class RunningDataflow:
         self._client = client
         if run is not None:
             self.dataflow_id, self.name = run.description.dataflow_id, name_of(run.description)
+            self.log_directory = run.description.log_directory
             self.inspection: Inspection = inspect(run)
             self._machine = self.inspection.machine
         else:
             assert view is not None
-            self.dataflow_id, self.name = view.uuid, view.name
+            self.dataflow_id, self.name, self.log_directory = view.uuid, view.name, view.log_directory
             self._machine = view.machines[0] if view.machines else ""
             self.inspection = self._coordinator().ask(view.uuid, AskInspection(), self._machine)
 
@@ -91,8 +91,6 @@ class RunningDataflow:
         """
         if self.run is None or not self.are_local([request.node]):
             return self._coordinator().ask(self.dataflow_id, request)
-        if answer_timeout(request) is None:
-            self.run.set_patience(None)
         return self.run.ask(request)
 
     def restart_node(self, node_id: str, grace: float | None = None) -> None:
@@ -175,10 +173,9 @@ class RunningDataflow:
                 else:
                     parts[machine] = f"{folder}/{number}.mcap"
                     self._fetch(machine, file.path, parts[machine])
-            end = join(parts, path)
+            end, damage = join(parts, path)
         messages = sum(topic.messages for topic in end.topics.values())
-        lost = sum(topic.lost for topic in end.topics.values())
-        return SavedBlackBox(path, messages, lost, os.path.getsize(path))
+        return SavedBlackBox(path, messages, end.lost, os.path.getsize(path), damage)
 
     def _fetch(self, machine: str, path: str, target: str) -> None:
         """Copy a saved file of a machine to this one."""

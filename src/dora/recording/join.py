@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,11 +20,19 @@ from dora.wire.decoders import from_json
 _Item = tuple[int, int, Any, Any]  # time, number of the file, channel, message
 
 
-def join(parts: Mapping[str, str], path: str) -> End:
+class Joined(NamedTuple):
+    """The recording that `join` has written. ``damage``: why parts are not all in it, "" if they are."""
+
+    end: End
+    damage: str
+
+
+def join(parts: Mapping[str, str], path: str) -> Joined:
     """Write one recording of the parts, path by machine; return what is in it.
 
     Messages, log entries and marks of all parts are in the order of their times. A state has the nodes and
-    the links of all machines. Raises `NotARecording`, `DoraError` if ``path`` exists or cannot be written.
+    the links of all machines. A damaged part is read up to the damage. Raises `NotARecording`, `DoraError`
+    if ``path`` exists or cannot be written.
     """
     with ExitStack() as stack:
         recordings = {
@@ -42,27 +51,36 @@ def join(parts: Mapping[str, str], path: str) -> End:
         writer = RecordingWriter(path, ChannelTable())
         try:
             writer.begin(start, msgspec.json.encode(first.dataflow))
-            _write(writer, parts)
-            end = _end(recordings.values())
+            counts, damage = _write(writer, parts)
+            end = _end(recordings.values(), counts, damage)
             writer.finish(end)
         except RecordingFailed:
             writer.close()
             raise
-    return end
+    return Joined(end, damage)
 
 
-def _end(recordings: Collection[DoraRecording]) -> End:
+def _end(recordings: Collection[DoraRecording], counts: Mapping[str, int], damage: str) -> End:
+    """Return the end; ``counts``: how many messages of each topic could be read."""
     ends = [recording.end for recording in recordings if recording.end is not None]
     return End(
-        complete=len(ends) == len(recordings) and all(end.complete for end in ends),
+        complete=not damage and len(ends) == len(recordings) and all(end.complete for end in ends),
         stopped=max((end.stopped for end in ends), default=0),
         reason="saved",
-        topics={name: topic for end in ends for name, topic in end.topics.items()},
+        topics={
+            name: msgspec.structs.replace(
+                topic, messages=counts[name], lost=topic.lost + topic.messages - counts[name]
+            )
+            for end in ends
+            for name, topic in end.topics.items()
+        },
         failed=sorted({node for end in ends for node in end.failed}),
     )
 
 
-def _write(writer: RecordingWriter, parts: Mapping[str, str]) -> None:
+def _write(writer: RecordingWriter, parts: Mapping[str, str]) -> tuple[Counter[str], str]:
+    """Write what can be read of the parts; return how many messages by topic, and the damage of parts."""
+    counts: Counter[str] = Counter()
     messages = MessageWriter(writer)
     numbers: dict[tuple[int, int], int] = {}  # file, id of a channel there → number here
     own: dict[tuple[str, str], int] = {}  # topic, schema → number; of channels that all parts have
@@ -88,8 +106,15 @@ def _write(writer: RecordingWriter, parts: Mapping[str, str]) -> None:
             key = channel.topic, f"{name} {sorted(channel.metadata.items())}"
             here = own.get(key) or writer.channels.add(item)
             numbers[number, channel.id] = own[key] = here
+        counts[channel.topic] += 1
         messages.add_data(here, stored.sequence, time_ns, data)
     messages.flush()
+    damages = (
+        f"the file of machine `{machine}` cannot be read to its end ({file.damage})"
+        for machine, file in zip(machines, files, strict=True)
+        if file.damage
+    )
+    return counts, "; ".join(damages)
 
 
 def _items(number: int, file: McapFile) -> Iterator[_Item]:

@@ -31,7 +31,7 @@ def save(dataflow: str | None, output: str | None, note: str) -> int:
     saves them now. The dataflow goes on; the file is a recording, for `dora info`, `dora replay` and the
     other commands. Of a dataflow on several machines, each machine writes a file of its own; with
     --output they are joined to one. The exit
-    status is 1 if a file could not be written.
+    status is 1 if a file could not be written, or a part of it could not be read.
     """
     from dora.cli.running import find_running
 
@@ -63,8 +63,10 @@ def _report(machine: str, saved: SavedBlackBox) -> int:
 
     of = f" of machine {machine}" if machine else ""
     if saved.problem:
-        click.echo(f"error: the last seconds{of} are not saved: {saved.problem}", err=True)
-        return 1
+        what = "not all" if saved.path else "not"
+        click.echo(f"error: the last seconds{of} are {what} saved: {saved.problem}", err=True)
+        if not saved.path:
+            return 1
     click.echo(
         f"saved {counted(saved.messages, 'message')}{of} ({file_size(saved.size)}) to "
         f"{shorter_path(saved.path)}"
@@ -73,4 +75,4 @@ def _report(machine: str, saved: SavedBlackBox) -> int:
         click.echo(
             f"{counted(saved.lost, 'message')} of that time are missing: `dora info` says of which output"
         )
-    return 0
+    return 1 if saved.problem else 0

@@ -92,8 +92,11 @@ class ChunkFiller:
     def poll(self) -> float:
         """Take what the taps hold; return how full the fullest one was, from 0 to 1."""
         fullest = 0.0
-        if self._held is not None and not self._put(*self._held):
-            return 1.0
+        if self._held is not None:
+            topic, *_ = self._held
+            if not self._put(*self._held):
+                return 1.0
+            topic.publish_progress()  # here: the loop passes over a topic with nothing more to take
         for topic in self.topics:
             # Asked only while a message is missing: a `RingTap` searches its queue after a few calls.
             if topic.sent == topic.seen:
@@ -103,6 +106,7 @@ class ChunkFiller:
             while count < _BATCH and (message := receive()) is not None:
                 count += 1
                 if not self._take(topic, message):
+                    topic.publish_progress()
                     return 1.0
             topic.publish_progress()
             fullest = max(fullest, count / topic.queue_size)

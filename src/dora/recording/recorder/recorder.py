@@ -19,7 +19,6 @@ from typing import Any, Final
 from dora._version import __version__
 from dora.daemon.client import DaemonClient, name_of
 from dora.dataflow.model import Dataflow
-from dora.errors import DoraError
 from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.chunk import HIGH_PRIORITY, ChunkPool, prepare, set_priority
@@ -191,6 +190,9 @@ class Recorder:
             if now >= due:
                 due = now + _HOUSEKEEPING
                 self._do_housekeeping(now)
+                # Here as well: while a tap stays half full, there is no pause in which clients are served.
+                if self._wait(0.0):
+                    return "dataflow ended"
             if self._stop or self._sink.write_thread.failure is not None:
                 return "asked"
             # A tap that is half full gets no pause. A filler that waits for memory does, for it would spin.
@@ -254,10 +256,7 @@ class Recorder:
     def _do_housekeeping(self, now: float) -> None:
         self._filler.add_context(self._context.take())
         if not self._settings.topics and self._run.ended is None:
-            try:
-                self._taps.follow(self._context.inspection)
-            except DoraError:
-                pass  # it has just ended
+            self._taps.follow(self._context.inspection)
         if isinstance(self._sink, RingSink):
             self._sink.drop_old()
             if self._context.failures > self._saved_failures and self._save_due is None:
@@ -279,7 +278,7 @@ class Recorder:
             if client is not None:
                 client.answer(RecorderAnswer(saved.path, saved.messages, saved.lost, saved.problem))
 
-        expected = _expected((topic, topic.seen) for topic in self._taps.topics)
+        expected = _expected(((topic, topic.seen) for topic in self._taps.topics), self._taps.untapped())
         self._sink.save(expected, self._context.failed, report)
 
     # ----------------------------------------------------------------------- the end
@@ -306,7 +305,9 @@ class Recorder:
         for topic in topics:
             if topic.node_id in failed and last[topic] == topic.seen + 1:
                 topic.unsent.append(topic.seen + 1)  # counted, but the node was killed before it sent it
-        expected = _expected((topic, max(topic.seen, last[topic])) for topic in topics)
+        expected = _expected(
+            ((topic, max(topic.seen, last[topic])) for topic in topics), self._taps.untapped()
+        )
         self._context.close()  # first: the run's directory, which it reads, may go when the taps are closed
         self._taps.close()
         is_unsaved = bool(failed - self._context.failed)
@@ -348,9 +349,12 @@ def _missing(last: Mapping[RecordedTopic, int]) -> int:
     return sum(max(number - max(topic.seen, topic.before), 0) for topic, number in last.items())
 
 
-def _expected(topics: Iterable[tuple[RecordedTopic, int]]) -> dict[str, Expected]:
+def _expected(
+    topics: Iterable[tuple[RecordedTopic, int]], untapped: Mapping[str, int]
+) -> dict[str, Expected]:
     """Return what each topic should have, from topics and their last sequence numbers.
 
+    ``untapped``: how many messages outputs without a tap have sent.
     An output that was removed and added again counts from 1 again, so there are two topics with its name.
     """
     found: dict[str, Expected] = {}
@@ -360,4 +364,7 @@ def _expected(topics: Iterable[tuple[RecordedTopic, int]]) -> dict[str, Expected
         if known is not None:
             item = Expected(known.before + item.before, known.last + item.last, known.unsent + item.unsent)
         found[topic.name] = item
+    for name, sent in untapped.items():
+        item = found.get(name, Expected(0, 0))
+        found[name] = Expected(item.before, item.last + sent, item.unsent, untapped=True)
     return found

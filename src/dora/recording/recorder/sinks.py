@@ -71,11 +71,15 @@ def _size(chunk: CompressedChunk) -> int:
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """The sequence numbers a topic should have: after ``before`` up to ``last``, without ``unsent``."""
+    """The sequence numbers a topic should have: after ``before`` up to ``last``, without ``unsent``.
+
+    ``untapped``: the output could not be tapped, so not even a ring has had its messages.
+    """
 
     before: int
     last: int
     unsent: tuple[int, ...] = ()
+    untapped: bool = False
 
 
 def topic_ends(
@@ -88,7 +92,7 @@ def topic_ends(
         before = item.before if from_start or not span.messages else min(span.first - 1, item.last)
         unsent = sum(1 for number in item.unsent if before < number <= item.last)
         lost = item.last - before - span.messages - unsent
-        if not from_start and not span.messages:
+        if not (from_start or span.messages or item.untapped):
             lost = 0
         ends[name] = TopicEnd(span.messages, max(0, lost), span.first, span.last)
     return ends

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from dora.daemon.client import DaemonClient
-from dora.errors import DoraError
+from dora.errors import ConnectError, DoraError
 from dora.observe.tap_session import TapLease
 from dora.observe.topics import Topic, find_tappable
 from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.recording.recorder.chunk_filler import RecordedTopic, TappedSource
+from dora.transport.board import SENT, WORDS
 from dora.transport.latch import latch_path, read_latch
 from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer
 from dora.transport.taps import Tap
@@ -172,24 +173,51 @@ class RecorderTaps:
         """
         topics = found_here(inspection, names)
         self.topics: list[RecordedTopic] = []
+        self._untapped: list[Topic] = []
         self._board = inspection.board
         self._begun_ns = begun_ns
         self._lease = TapLease(run, inspection, (topic.output.slot for topic in topics), until_end=True)
         self._ring_buffers = RingTaps(len(topics))
         try:
-            self._tap(topics, together)
+            taps = [(topic, self._open(topic)) for topic in topics]
+            self._begin(
+                [
+                    (topic, self._ring_buffers.with_ring_buffer(tap, topic.output.slot))
+                    for topic, tap in taps
+                ],
+                together,
+            )
         except BaseException:
             self.close()
             raise
 
     def follow(self, inspection: Inspection) -> None:
-        """Tap outputs that were added to the dataflow."""
+        """Tap outputs that were added to the dataflow; one that cannot be tapped is tried at each call."""
+        try:
+            topics = found_here(inspection, ())
+        except DoraError:
+            topics = []  # no output is left
         known = self._lease.slots
-        topics = [topic for topic in found_here(inspection, ()) if topic.output.slot not in known]
-        if topics:
-            self._lease.add(topic.output.slot for topic in topics)
+        taps, untapped = [], []
+        for topic in topics:
+            if topic.output.slot in known:
+                continue
+            try:
+                taps.append((topic, self._add(topic)))
+            except ConnectError:
+                untapped = self._untapped  # the dataflow has just ended, which is no fault
+                break
+            except DoraError:
+                untapped.append(topic)
+        self._untapped = untapped
+        if taps:
             # Without a ring buffer: the node has already searched for one.
-            self._tap(topics, together=False)
+            self._begin(taps, together=False)
+
+    def untapped(self) -> dict[str, int]:
+        """Return which outputs could not be tapped so far, and how many messages they have sent."""
+        words = self._lease.words
+        return {topic.name: words[topic.output.slot * WORDS + SENT] for topic in self._untapped}
 
     @property
     def ring_buffer_folder(self) -> str:
@@ -206,14 +234,22 @@ class RecorderTaps:
         self._ring_buffers.close()
         self._lease.close()
 
-    def _tap(self, topics: Sequence[Topic], together: bool) -> None:
-        new = []
-        for topic in topics:
-            tap = self._lease.engine.tap(topic.output, topic.output.max_queue_size)
-            source: TappedSource = (
-                tap if self.topics else self._ring_buffers.with_ring_buffer(tap, topic.output.slot)
-            )
-            new.append(RecordedTopic(topic, source, topic.output.max_queue_size, self._lease.words))
+    def _open(self, topic: Topic) -> Tap:
+        return self._lease.engine.tap(topic.output, topic.output.max_queue_size)
+
+    def _add(self, topic: Topic) -> Tap:
+        """Tap one more output; raises `DoraError`, and `ConnectError` if the dataflow has just ended."""
+        self._lease.add([topic.output.slot])
+        try:
+            return self._open(topic)
+        except DoraError:
+            self._lease.slots.discard(topic.output.slot)
+            raise
+
+    def _begin(self, taps: Sequence[tuple[Topic, TappedSource]], together: bool) -> None:
+        """Record from these taps."""
+        words = self._lease.words
+        new = [RecordedTopic(topic, tap, topic.output.max_queue_size, words) for topic, tap in taps]
         self.topics += new
         self._lease.renew()  # after the taps are open: it lets outputs without links send, too
         if not together:
@@ -222,7 +258,7 @@ class RecorderTaps:
                 # Messages that were counted so far may have been sent before the tap was open.
                 item.from_start, item.before = False, item.sent
                 item.publish_progress()
-            for item, topic in zip(new, topics, strict=True):
+            for item, (topic, _) in zip(new, taps, strict=True):
                 if topic.output.latched and (
                     latched := read_latch(latch_path(self._board, topic.output.slot))
                 ):
