@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,27 @@ def test_decompressed_files_are_removed(tmp_path: Path, monkeypatch: pytest.Monk
         assert list((tmp_path / "tmp").iterdir())
         assert len(list(opened.messages())) == 5
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_compressed_file_that_would_fill_the_disk_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [write_bag(tmp_path / name, compression=CompressionMode.FILE) for name in ("one", "two")]
+    bag = join_bags(tmp_path / "drive", *parts)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    free = [1 << 40, 1 << 20]  # for the first file, and for the second
+
+    def disk(_: int) -> SimpleNamespace:
+        return SimpleNamespace(f_blocks=1 << 40, f_bavail=free.pop(0), f_frsize=1)
+
+    monkeypatch.setattr("os.fstatvfs", disk)
+    with open_recording(str(bag)) as opened:
+        assert "drive_1.mcap.zstd cannot be decompressed: " in opened.damage
+        assert f"{tmp_path / 'tmp'} has no room for it; let TMPDIR name a folder" in opened.damage
+        assert len(list(opened.messages())) == 5
+        (folder,) = (tmp_path / "tmp").iterdir()
+        assert [file.name for file in folder.iterdir()] == ["0-drive_0.mcap.zstd"]
 
 
 def test_files_of_a_bag_are_merged_by_time(tmp_path: Path) -> None:

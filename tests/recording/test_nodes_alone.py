@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 from alone_flow import FAILING, AloneFolder, recorded_folder
 from recorded_files import message_of, write_recording
+from waiting import wait_until
 
 from dora.errors import DoraError
 from dora.recording.alone.host import Exchanges, RunWatch
@@ -146,6 +148,35 @@ def test_messages_beyond_the_memory_are_read_from_a_file_by_forks_too(
         for report in (tries.run(), tries.run()):
             assert (report.different, report.missing) == ("", 0)
             assert report.failure is not None
+
+
+def test_a_process_that_a_node_leaves_ends_with_the_try(folder: AloneFolder) -> None:
+    folder.program(
+        "sane.py",
+        """
+        import fcntl, os, signal
+
+        held = open("held", "w")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if os.fork() == 0:
+            signal.alarm(60)
+            signal.pause()
+        """,
+    )
+    with open_recording(str(folder.folder / "a.mcap")) as recording:
+        node = recorded_node(recording, "sane")
+        report = Tries(node, NodeProgram(node)).run()
+    assert report.failure is None, "it does not count as a hang"
+    with (folder.folder / "held").open() as held:
+
+        def is_free() -> bool:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        wait_until(is_free, "the process that the node left ends")
 
 
 def test_a_node_without_events_cannot_run_alone(folder: AloneFolder) -> None:

@@ -19,8 +19,10 @@ from dora.observe.preview.topic import describe
 from dora.recording.history import history as module
 from dora.recording.history.history import History
 from dora.recording.history.requests import Moment
-from dora.recording.mcap.format import NotARecording
+from dora.recording.mcap.channels import PARAMETERS_CHANNEL, ChannelTable
+from dora.recording.mcap.format import End, NotARecording, RecordingStart
 from dora.recording.mcap.indexed import IndexedFile
+from dora.recording.mcap.writer import MessageWriter, RecordingWriter
 
 COUNT = [("a/count", number / 10, np.array([number])) for number in range(100)]
 SLOW = [("b/slow", float(number), np.array([float(number)])) for number in range(10)]
@@ -173,15 +175,38 @@ def test_marks_and_parameters_are_read(tmp_path: Path) -> None:
             ("failed", "a"),
             ("note", None),
         ]
-        assert history.parameters_at(at(2)) == {"a": {"gain": 2}}
-        assert history.parameters_at(at(3)) == {"a": {"gain": 3}}
+        assert history.parameters_at("a", at(2)) == {"gain": 2}
+        assert history.parameters_at("a", at(3)) == {"gain": 3}
+
+
+def test_parameters_are_found_behind_any_number_of_changes_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "many.mcap"
+    channels = ChannelTable()
+    writer = RecordingWriter(str(path), channels)
+    writer.begin(RecordingStart(dora="1", dataflow_id="id", started=T0), b"{}")
+    messages = MessageWriter(writer)
+    for number in range(10_002):
+        value = {"node": "b" if number else "a", "values": {"gain": number}}
+        messages.add_context((PARAMETERS_CHANNEL, T0 + number, json.dumps(value).encode()))
+    messages.flush()
+    writer.finish(End(complete=True, stopped=T0, reason="asked"))
+    with History(str(path)) as history:
+        assert history.parameters_at("a", at(1)) == {"gain": 0}
+        assert history.parameters_at("b", at(1)) == {"gain": 10_001}
+        monkeypatch.setattr(module, "BUDGET", 0)
+        history._file._cache.clear()
+        with pytest.raises(NotARecording, match="the parameters of `a` are not known"):
+            history.parameters_at("a", at(1))
 
 
 def test_without_changes_the_parameters_are_of_the_dataflow(tmp_path: Path) -> None:
     nodes = [{"id": "a", "path": "a.py", "outputs": ["count"], "parameters": {"gain": 1}}]
     path = write_recording(tmp_path / "lab.mcap", COUNT, dataflow={"nodes": nodes})
     with History(str(path)) as history:
-        assert history.parameters_at(at(1)) == {"a": {"gain": 1}}
+        assert history.parameters_at("a", at(1)) == {"gain": 1}
+        assert history.parameters_at("b", at(1)) == {}
         assert [box.id for box in history.graph.boxes] == ["a"]
 
 

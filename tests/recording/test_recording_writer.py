@@ -294,6 +294,18 @@ def test_a_disk_that_loses_data_ends_the_recording_with_the_reason(tmp_path: Pat
     assert not saved.complete
 
 
+def test_an_end_that_the_disk_does_not_take_is_not_in_the_file(tmp_path: Path, disk: Disk) -> None:
+    sink = sink_with_a_chunk(tmp_path / "a.mcap")
+    wait_until(lambda: len(disk.content) == sink._writer.size > 1000, "the disk has the chunk")
+    disk.fault = errno.EIO
+    saved = sink.finish("asked", {}, [])
+    assert not saved.complete and saved.problem.endswith("Input/output error")
+    assert saved.size == (tmp_path / "a.mcap").stat().st_size
+    with open_recording(saved.path) as recording:
+        assert [message.sequence for message in recording.messages()] == [1, 2, 3]
+        assert recording.end is None
+
+
 def test_a_pipe_has_no_disk_to_wait_for(tmp_path: Path, disk: Disk) -> None:
     disk.fault = errno.EINVAL
     saved = sink_with_a_chunk(tmp_path / "a.mcap").finish("asked", {}, [])

@@ -74,7 +74,7 @@ class Debugger:
         self._wait = wait
 
     def run(self, step: int) -> int:
-        """DebugRun the node, stop at event ``step`` (0: at none), and return the exit status."""
+        """Run the node, stop at event ``step`` (0: at none), and return the exit status."""
         answer = EndOfRun(again=step)
         while True:
             answer = self._in_fork(answer)
@@ -130,7 +130,7 @@ class DebugRun(RunWatch):
         self.status = 0  # 1 once the node has failed
 
     def go(self, wanted: EndOfRun) -> NoReturn:
-        """DebugRun, and end this process."""
+        """Run, and end this process."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.target = wanted.again
         sys.breakpointhook = self._breakpoint

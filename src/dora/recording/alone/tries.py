@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NoReturn
 
 import msgspec
@@ -30,6 +31,7 @@ from dora.wire.message import Message
 # as the first one took, if that is more. A run that takes longer counts as a hang.
 _PATIENCE: Final = 30.0
 _TIMES: Final = 10  # as long as the first run may another one take
+_ORPHAN: Final = 5  # seconds more, after which a run ends itself
 _MOST_TEXT: Final = 500  # characters of the message of an error
 
 
@@ -161,7 +163,10 @@ def _import(modules: Sequence[str]) -> None:
 
 
 def _in_fork(function: Callable[[], Report], patience: float) -> Report:
-    """Return what a function returns in a forked process; how that ended, if it was killed or hangs."""
+    """Return what a function returns in a forked process; how that ended, if it was killed or hangs.
+
+    Processes that it has started are killed after it.
+    """
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -172,24 +177,24 @@ def _in_fork(function: Callable[[], Report], patience: float) -> Report:
         os.close(write)
         raise DoraError(f"no process can be started for another try: {error.strerror}") from None
     if child == 0:
-        _be_the_child(function, read, write)
+        _be_the_child(function, read, write, patience)
     os.close(write)
     data, deadline = b"", time.monotonic() + patience
     try:
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([read], [], [], left)[0]:
-                os.kill(child, signal.SIGKILL)
                 return _failed("Hang", f"it does not end within {patience:.0f} s")
             piece = os.read(read, 1 << 16)
             if not piece:
                 break
             data += piece
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        raise
     finally:
         os.close(read)
+        # Before the child is waited for: until then, no other process group can have its number.
+        for kill in (os.killpg, os.kill):  # it may not have made its group yet
+            with suppress(OSError):
+                kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)  # after reading: a child whose pipe is full does not end
     if os.WIFSIGNALED(status):
         return _failed(signal.Signals(os.WTERMSIG(status)).name, "the process was killed by it")
@@ -203,13 +208,19 @@ def _failed(kind: str, message: str) -> Report:
     return Report(NodeError(kind, None, message))
 
 
-def _be_the_child(function: Callable[[], Report], read: int, write: int) -> NoReturn:
+def _be_the_child(function: Callable[[], Report], read: int, write: int, patience: float) -> NoReturn:
     try:
         os.close(read)
+        os.setsid()  # a group of its own, which the parent can kill as a whole
+        signal.alarm(
+            int(patience) + _ORPHAN
+        )  # for a parent that was killed: no terminal reaches this group
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
+        # The end of the pipe is the end of this process, whatever forks of it do.
+        os.register_at_fork(after_in_child=lambda: os.dup2(nothing, write, inheritable=False))
         data = msgspec.msgpack.encode(function())
         while data:
             data = data[os.write(write, data) :]

@@ -11,7 +11,8 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from dora.errors import DoraError
 from dora.recording.bags.bag_file import (
@@ -38,6 +39,10 @@ _SUFFIXES: Final = (".mcap", ".db3")
 ZSTD_SUFFIX: Final = ".zstd"
 _MOST_METADATA: Final = 64 << 20  # bytes that are read: a bag may come from anybody
 _COPY: Final = 1 << 20  # bytes at once
+# What decompressed files leave free for others: bytes, or this part of the file system if that is less.
+# A bag may have any size, and a few bytes of one can expand to more than any disk has.
+_RESERVE: Final = 1 << 30
+_RESERVED_PART: Final = 20
 
 
 class RosBag(Recording):
@@ -209,7 +214,7 @@ class RosBag(Recording):
             self.ros2 = self.ros2 or opened.distribution
 
     def _decompressed(self, path: str) -> str:
-        """Return the path of a file, or of a decompressed copy; raises ``OSError`` and `NotARecording`."""
+        """Return the path of a file, or of a decompressed copy; raises ``OSError`` and `DoraError`."""
         with open(path, "rb") as source:
             if source.read(len(ZSTD_MAGIC)) != ZSTD_MAGIC:
                 return path
@@ -221,10 +226,21 @@ class RosBag(Recording):
             plain = os.path.join(self._folder, f"{len(self._files)}-{os.path.basename(path)}")
             source.seek(0)
             try:
-                with open(plain, "xb") as target:
-                    zstandard.ZstdDecompressor().copy_stream(source, target, _COPY, _COPY)
-            except zstandard.ZstdError as error:
-                raise NotARecording(f"{path} cannot be decompressed: {error}") from None
+                with (
+                    open(plain, "xb") as target,
+                    zstandard.ZstdDecompressor().stream_reader(
+                        source, _COPY, read_across_frames=True
+                    ) as reader,
+                ):
+                    while data := reader.read(_COPY):
+                        _check_room(target, len(data), path)
+                        target.write(data)
+            except BaseException as error:
+                with suppress(FileNotFoundError):
+                    os.unlink(plain)
+                if isinstance(error, zstandard.ZstdError):
+                    raise NotARecording(f"{path} cannot be decompressed: {error}") from None
+                raise
         return plain
 
     # ----------------------------------------------------------------------- topics and messages
@@ -261,6 +277,18 @@ class RosBag(Recording):
                 _, number, item, rest = heapq.heappop(heads)
                 yield item
                 _push(heads, number, rest)
+
+
+def _check_room(file: BinaryIO, size: int, path: str) -> None:
+    """Raise `DoraError` if so many bytes more of the file at ``path`` would fill the disk."""
+    disk = os.fstatvfs(file.fileno())
+    reserve = min(_RESERVE, disk.f_blocks * disk.f_frsize // _RESERVED_PART)
+    if disk.f_bavail * disk.f_frsize < reserve + size:
+        place = os.path.dirname(os.path.dirname(file.name))
+        raise DoraError(
+            f"{path} cannot be decompressed: {place} has no room for it; let TMPDIR name a folder on a "
+            "larger disk, or decompress it with `zstd -d`"
+        )
 
 
 def _push(heads: list[tuple[int, int, Any, Iterator[Any]]], number: int, rest: Iterator[Any]) -> None:

@@ -404,7 +404,7 @@ def _search(history: History, request: SearchLog) -> dict[str, Any]:
 
 
 def _parameters(history: History, request: ParametersAt) -> dict[str, Any]:
-    return history.parameters_at(history.first_ns + request.at).get(request.node, {})
+    return history.parameters_at(request.node, history.first_ns + request.at)
 
 
 def _pixel(history: History, request: Pixel) -> dict[str, str]:

@@ -268,17 +268,27 @@ class History:
         # The page asks for a minute, in which a recorder writes 60 states.
         return self._json(STATE_TOPIC, after_ns, until_ns, 600)
 
-    def parameters_at(self, time_ns: int) -> dict[str, dict[str, Any]]:
-        """Return the parameters of each node at a time. Without changes in the file, the dataflow's own."""
-        found = {
-            str(node.get("id")): dict(node["parameters"])
-            for node in self.descriptor.get("nodes", ())
-            if isinstance(node, dict) and isinstance(node.get("parameters"), dict)
-        }
-        for _, value in self._json(PARAMETERS_TOPIC, -1, time_ns, 10_000).items:
-            if isinstance(value.get("values"), dict):
-                found[str(value.get("node"))] = value["values"]
-        return found
+    def parameters_at(self, node_id: str, time_ns: int) -> dict[str, Any]:
+        """Return the parameters of a node at a time. Without changes in the file, the dataflow's own.
+
+        Raises `NotARecording` if their last change is behind more of other nodes than `BUDGET` allows.
+        """
+
+        def fits(value: Mapping[str, Any]) -> bool:
+            return value.get("node") == node_id and isinstance(value.get("values"), dict)
+
+        newest = self._json(PARAMETERS_TOPIC, -1, time_ns, 1, fits)
+        for _, value in newest.items:
+            return dict(value["values"])
+        if newest.complete_from_ns >= 0:
+            raise NotARecording(
+                f"the parameters of `{node_id}` are not known: other nodes have changed theirs too often"
+            )
+        for node in self.descriptor.get("nodes", ()):
+            if isinstance(node, dict) and node.get("id") == node_id:
+                own = node.get("parameters")
+                return dict(own) if isinstance(own, dict) else {}
+        return {}
 
     def log(
         self,
@@ -340,13 +350,22 @@ class History:
         except DecodeError as error:
             raise NotARecording(f"a message about the run is damaged: {error}") from None
 
-    def _json(self, topic: str, after_ns: int, until_ns: int, limit: int) -> Excerpt:
+    def _json(
+        self,
+        topic: str,
+        after_ns: int,
+        until_ns: int,
+        limit: int,
+        fits: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+    ) -> Excerpt:
         places = self._file.places(self._special.get(topic, ()), after_ns, until_ns)
 
         def read(place: Place) -> tuple[int, Any]:
             return place.time_ns, self._parsed(place)
 
-        return self._newest(places, after_ns, limit, read, lambda item: isinstance(item[1], Mapping))
+        return self._newest(
+            places, after_ns, limit, read, lambda item: isinstance(item[1], Mapping) and fits(item[1])
+        )
 
     def _line(self, place: Place) -> LoggedLine:
         stored = self._stored(place)

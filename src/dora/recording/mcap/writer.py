@@ -195,12 +195,15 @@ class RecordingWriter:
         metadata = _record(Metadata(name=END, metadata=to_texts(end)))
         data_end = _record(DataEnd(0))
         self._metadata.append(MetadataIndex(offset=self.size, length=len(metadata), name=END))
+        before = self.size
         try:
-            self._write(metadata, data_end, self._summary(self.size + len(metadata) + len(data_end)))
+            self._write(metadata, data_end, self._summary(before + len(metadata) + len(data_end)))
+            self.sync()  # before the recorder says that it is done: the power may fail right after
         except RecordingFailed:
             self._metadata.pop()
+            self.size = before
+            self._cut()  # an end that the disk may not have would call the file complete
             raise
-        self.sync()  # before the recorder says that it is done: the power may fail right after
         self.close()
 
     def sync(self) -> None:
