@@ -301,7 +301,8 @@ class Node(_Block):
     def add_operator(self, operator: Operator) -> Node:
         """Add an operator, which makes the node a runtime."""
         operator._host(self)
-        self.config.setdefault("operators", []).append(operator)
+        # A new list: the one that was given may be of several nodes.
+        self.config["operators"] = [*self.config.get("operators", ()), operator]
         return self
 
     def __repr__(self) -> str:

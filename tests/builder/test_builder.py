@@ -129,6 +129,11 @@ def test_outputs_are_declared_once_and_lists_of_the_caller_are_left_alone() -> N
     node.add_output("y")
     assert node.to_dict()["outputs"] == ["x", "y"]
     assert names == ["x"]
+    common: Any = [{"id": "log", "python": "log.py"}]
+    first, second = Node("b", operators=common), Node("c", operators=common)
+    first.add_operator(Operator("op", python="op.py"))
+    assert [item["id"] for item in first.to_dict()["operators"]] == ["log", "op"]
+    assert second.to_dict()["operators"] == common == [{"id": "log", "python": "log.py"}]
 
 
 def test_every_field_of_yaml_has_a_parameter() -> None:
