@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
+import weakref
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from fake_daemon import FakeDaemon, StartFlow
@@ -140,3 +144,52 @@ def test_only_a_notebook_can_show(daemon: FakeDaemon) -> None:
         plot.show()
     with pytest.raises(UndeclaredInput, match="did you mean `image`"):
         plot._watched("imgae", lambda _: None)
+
+
+class FakeNotebook:
+    """Stands in for IPython; ``captions`` is the text of each picture, in the order of drawing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.captions: list[str] = []
+        ipython = ModuleType("IPython")
+        ipython.get_ipython = lambda: SimpleNamespace(kernel=True)  # type: ignore[attr-defined]
+        ipython.display = ModuleType("IPython.display")  # type: ignore[attr-defined]
+        ipython.display.display = self.draw
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
+
+    def draw(self, bundle: dict[str, str], **_: object) -> SimpleNamespace:
+        self.captions.append(bundle["text/plain"])
+        return SimpleNamespace(update=self.draw)
+
+    def wait_for(self, *captions: str) -> None:
+        wait_until(lambda: self.captions == list(captions), lambda: f"drawn: {self.captions}")
+
+
+def test_a_picture_of_an_input_without_messages_says_so_at_the_end(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook, plot = FakeNotebook(monkeypatch), daemon.node("plot")
+    plot.show("image")
+    plot.close()
+    begun, ended = "image: waits for a message", "image: no message has come; the node is closed"
+    notebook.wait_for(begun, ended)
+    plot.show("image")  # a cell that runs again after the end
+    notebook.wait_for(begun, ended, begun, ended)
+
+
+def test_a_node_that_was_drawn_is_freed_after_its_end(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeNotebook(monkeypatch)
+    plot = daemon.node("plot")
+    plot.show("image")
+    plot.close()
+    freed = weakref.ref(plot)
+    del plot
+
+    def is_freed() -> bool:
+        gc.collect()
+        return freed() is None
+
+    wait_until(is_freed, "the node is freed")

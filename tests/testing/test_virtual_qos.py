@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from dora import DoraStatus, Node
 from dora.builder import DataflowBuilder, Operator
@@ -54,6 +55,40 @@ def test_a_deadline_is_noticed_at_its_moment() -> None:
     ]
     assert lateness == [0, 0.05, 0, 0.32]
     assert run.result.links[0].counts == {"missed": 2}
+
+
+@pytest.mark.parametrize(
+    ("rule", "stop_after", "expected"),
+    [
+        ({"max_age": "500ms"}, 20, [(1.0, 6000), (20.0, "STOP")]),
+        ({"every": 5000}, 20, [(1.0, 0), (1.0, 5000), (20.0, "STOP")]),
+        ({"every": 5000}, 0.95, [(1.0, "STOP"), (1.0, 0), (1.0, 5000)]),
+    ],
+)
+def test_a_message_behind_thousands_that_are_left_out_comes_at_once(
+    rule: dict[str, Any], stop_after: float, expected: list[tuple[float, Any]]
+) -> None:
+    seen: list[tuple[float, Any]] = []
+
+    def source() -> None:
+        node = Node()
+        for index in range(6000):
+            node.send_output("out", pa.array([index]))
+        time.sleep(0.9)
+        node.send_output("out", pa.array([6000]))
+        time.sleep(60)
+
+    def sink() -> None:
+        node = Node()
+        time.sleep(1)
+        seen.extend(log_of(node))
+
+    flow = DataflowBuilder()
+    flow.add_node("source", path="source.py", outputs=["out"])
+    flow.add_node("sink", path="sink.py").add_input("in", "source/out", queue_size=8000, **rule)
+    with VirtualDataflow(flow, nodes={"source": source, "sink": sink}) as dataflow:
+        dataflow.run(stop_after=stop_after)
+    assert seen == expected
 
 
 def test_a_rate_gives_the_newest_when_its_time_has_come() -> None:

@@ -63,6 +63,38 @@ def test_the_safe_value_comes_exactly_when_the_silence_has_lasted() -> None:
     ]
 
 
+def test_a_message_behind_thousands_that_are_dropped_ends_the_safe_state() -> None:
+    seen: list[str] = []
+
+    def crashing_planner() -> None:
+        node = Node()
+        if node.is_restart():
+            time.sleep(10)
+            node.send_output("command", b"new")
+            time.sleep(30)
+            return
+        for _ in range(6000):
+            node.send_output("command", b"old")
+        raise RuntimeError
+
+    def slow_motor() -> None:
+        node = Node()
+        time.sleep(5)
+        seen.extend(node.next()["type"] for _ in range(3))  # type: ignore[index]
+        time.sleep(10)
+        start = time.monotonic()
+        seen.extend(node.next()["type"] for _ in range(2))  # type: ignore[index]
+        assert time.monotonic() == start
+
+    builder = DataflowBuilder("test")
+    planner_node = builder.add_node("planner", path="planner.py", restart_policy="on-failure")
+    command = planner_node.add_output("command", safe_state=SAFE)
+    builder.add_node("motor", path="motor.py").add_input("command", command, queue_size=8000)
+    with VirtualDataflow(builder, nodes={"planner": crashing_planner, "motor": slow_motor}) as flow:
+        flow.run()
+    assert seen == ["NODE_RESTARTED", "SAFE_STATE_ENTERED", "INPUT", "SAFE_STATE_LEFT", "INPUT"]
+
+
 def test_the_sender_is_told() -> None:
     told: list[tuple[str, str, str]] = []
 

@@ -96,7 +96,10 @@ class InputPort:
         return False
 
     def awaits_rest(self) -> bool:
-        """Return whether a message is about to come that the process that takes over does not get."""
+        """Return whether a message may still come after a stop, although `poll` has found none.
+
+        It is about to come and the process that takes over does not get it, or `poll` left out so many.
+        """
         return False
 
     def tick_statistics(self) -> dict[str, Any]:
@@ -108,7 +111,8 @@ class WrappingInput(InputPort):
     """A layer: a port that takes its events from another port of the same input.
 
     It passes on what it is told. ``_next`` are events that it holds, to be given out before anything else;
-    `poll` of a subclass does so.
+    `poll` of a subclass does so. ``_has_more``: the last poll stopped at a limit, so more may wait, and
+    nobody rings; then the inbox polls again at once.
     """
 
     def __init__(self, port: InputPort) -> None:
@@ -116,6 +120,7 @@ class WrappingInput(InputPort):
         self.is_data = port.is_data
         self._port = port
         self._next: deque[Event] = deque()
+        self._has_more = False
 
     def put_below(self, wrap: Callable[[InputPort], InputPort]) -> None:
         """Put layers between this one and the port below it."""
@@ -140,10 +145,11 @@ class WrappingInput(InputPort):
         self._port.look_ahead()
 
     def wake_at(self) -> int | None:
-        return self._port.wake_at()
+        return 0 if self._has_more else self._port.wake_at()
 
     def close(self) -> None:
         self._next.clear()
+        self._has_more = False
         self._port.close()
 
     def source_closed(self) -> None:
@@ -180,7 +186,7 @@ class WrappingInput(InputPort):
         return self._port.has_newer()
 
     def awaits_rest(self) -> bool:
-        return self._port.awaits_rest()
+        return self._has_more or self._port.awaits_rest()
 
     def tick_statistics(self) -> dict[str, Any]:
         return self._port.tick_statistics()

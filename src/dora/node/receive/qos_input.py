@@ -171,6 +171,7 @@ class QosInput(WrappingInput):
             if self._deadline is not None and isinstance(waiting, InputClosed):
                 self._pause(self._deadline)
             return waiting
+        self._has_more = False
         event = self._take() if self._thinning is None else self._take_thinned(self._thinning)
         deadline = self._deadline
         if deadline is None:
@@ -198,6 +199,7 @@ class QosInput(WrappingInput):
                 return event
             self._to_skip -= 1
             self._count(self._thinned)
+        self._has_more = True
         return None
 
     def _take(self) -> Event | None:
@@ -207,6 +209,7 @@ class QosInput(WrappingInput):
             if event.__class__ is not Input or not self._max_age_ns or not self._is_old(event):
                 return event
             self._count(self._expired)
+        self._has_more = True
         return None
 
     def _take_thinned(self, thinning: Thinning[Input]) -> Event | None:
@@ -235,6 +238,8 @@ class QosInput(WrappingInput):
                 self._count(self._thinned, thinning.drop())
                 return event
             self._count(self._thinned, thinning.hold(event))
+        else:
+            self._has_more = True
         now = _monotonic()
         if thinning.held is None or not (self._stopped or thinning.is_due(now)) or self._drop_old(thinning):
             return None
@@ -327,7 +332,7 @@ class QosInput(WrappingInput):
         return bool(self._next)
 
     def wake_at(self) -> int | None:
-        times = [self._port.wake_at()]
+        times = [super().wake_at()]
         if self._deadline is not None and self._is_watched and not self._deadline.missed:
             times.append(self._deadline.due_at)
         if self._thinning is not None:

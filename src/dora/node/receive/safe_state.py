@@ -90,6 +90,7 @@ class SafeStateInput(WrappingInput):
             if self._silence_ns is not None and not self._stopped:
                 self._silent_at = _monotonic() + self._silence_ns
             return event
+        self._has_more = False
         for _ in range(_AT_ONCE):
             if isinstance(event, Input):
                 if (found := self._take(event)) is not None:
@@ -97,6 +98,7 @@ class SafeStateInput(WrappingInput):
             elif not (isinstance(event, BudgetMissed) and self._take_miss(event)):
                 return self._poll_other(event)
             event = self._port.poll()
+        self._has_more = True
         return None
 
     def _take(self, event: Input) -> Event | None:
@@ -226,7 +228,7 @@ class SafeStateInput(WrappingInput):
         return super().ready() or self._is_silent()
 
     def wake_at(self) -> int | None:
-        at = self._port.wake_at()
+        at = super().wake_at()
         silent_at = self._silent_at
         return at if silent_at is None else silent_at if at is None else min(at, silent_at)
 
