@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import uuid
@@ -18,9 +19,12 @@ from flows import node
 from waiting import TIMEOUT, wait_until
 
 from dora import ConnectError, DaemonLost, Node, NotInDataflow, SendError, StartFailed
+from dora._paths import ROOT_MARK
 from dora._version import __version__
+from dora.node import daemon_client
 from dora.transport.board import CREDIT_WAITING
 from dora.wire.correlation import uuid7
+from dora.wire.framing import encode_frame
 from dora.wire.node_protocol import Closing, InputsClosed, Ready, Register, Started, StartRefused, StopFrame
 
 
@@ -112,6 +116,26 @@ def test_a_dynamic_node_without_a_dataflow(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("DORA_RUNTIME_DIR", str(tmp_path / "none"))
     with pytest.raises(ConnectError, match="no dataflow is running that node `viewer` could join"):
         Node("viewer")
+
+
+@pytest.mark.parametrize("backlog", [100, 0])
+def test_a_dataflow_that_does_not_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch, runtime_root: str, backlog: int
+) -> None:
+    monkeypatch.delenv("DORA_NODE_CONFIG", raising=False)
+    monkeypatch.setattr(daemon_client, "_ANSWER_LIMIT", 0.1)
+    root = Path(runtime_root)
+    (root / "lock").write_bytes(ROOT_MARK)
+    (root / "lock").chmod(0o600)
+    (root / "0123456789ab").mkdir(mode=0o700)
+    path = root / "0123456789ab" / "daemon.sock"
+    with socket.socket(socket.AF_UNIX) as suspended, socket.socket(socket.AF_UNIX) as earlier:
+        suspended.bind(str(path))
+        suspended.listen(backlog)
+        if not backlog:  # no other one has room
+            earlier.connect(str(path))
+        with pytest.raises(ConnectError, match=str(path)):
+            Node("viewer")
 
 
 def test_a_broken_start(start_flow: StartFlow) -> None:
@@ -245,6 +269,22 @@ def _target(fd: str) -> str:
 # ------------------------------------------------------------------ a lost daemon
 
 
+def test_a_handler_that_interrupts_a_frame_to_the_daemon_may_close_the_node(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = daemon.node("a")
+
+    def interrupted(message: object) -> bytes:
+        monkeypatch.undo()
+        sender.close()
+        return encode_frame(message)
+
+    monkeypatch.setattr(daemon_client, "encode_frame", interrupted)
+    with pytest.raises(DaemonLost):
+        sender.set_parameters({"gain": 1})
+    assert daemon.heard("a", Closing) == []
+
+
 def test_a_daemon_that_is_lost_while_waiting(daemon: FakeDaemon) -> None:
     receiver = daemon.node("b")
 
@@ -350,6 +390,35 @@ def test_ctrl_c_while_waiting_for_credit(daemon: FakeDaemon) -> None:
     wait_until(lambda: daemon.board.get(slot, CREDIT_WAITING) == 1, "the sender to wait")
     process.send_signal(signal.SIGINT)
     assert finish(process)[:2] == (0, "interrupted at 2\n")
+    assert len(receiver.drain()) == 2
+
+
+@pytest.mark.processes
+def test_a_signal_handler_that_interrupts_a_send_cannot_send_on_the_same_output(daemon: FakeDaemon) -> None:
+    receiver = daemon.node("b")
+    process = daemon.start_process(
+        "a",
+        """
+        import signal
+        from dora import Node, SendError
+        node = Node()
+
+        def stop(*_):
+            try:
+                node.send_output("out", b"stop")
+            except SendError as error:
+                raise SystemExit(str(error))
+
+        signal.signal(signal.SIGTERM, stop)
+        while True:
+            node.send_output("out", b"x")
+        """,
+    )
+    slot = daemon.plan.configs["a"].outputs[0].slot
+    wait_until(lambda: daemon.board.get(slot, CREDIT_WAITING) == 1, "the sender to wait")
+    process.send_signal(signal.SIGTERM)
+    status, _, err = finish(process)
+    assert status == 1 and "set a flag or raise an exception in the handler" in err
     assert len(receiver.drain()) == 2
 
 

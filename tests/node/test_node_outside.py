@@ -8,6 +8,7 @@ import pty
 import select
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,31 @@ def test_outputs_are_written_as_json_lines(replay: Any, monkeypatch: pytest.Monk
     assert (
         outputs.with_name("golden.jsonl").read_text() == '{"id":"echo","data":[120],"data_type":"UInt8"}\n'
     )
+
+
+def test_threads_that_send_first_at_once_write_each_message_once(
+    replay: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = replay(RECORDING)
+    node = Node()
+    ports = node._session.outputs
+    make: Any = ports._make  # type: ignore[attr-defined]
+    made, both = [], threading.Event()
+    other = threading.Thread(target=node.send_output, args=("echo", b"2"))
+
+    def make_at_once(output_id: str) -> Any:
+        made.append(output_id)
+        if len(made) == 1:
+            other.start()
+            both.wait(0.1)  # the other thread should not come here
+        else:
+            both.set()
+        return make(output_id)
+
+    monkeypatch.setattr(ports, "_make", make_at_once)
+    node.send_output("echo", b"1")
+    other.join(10)
+    assert sorted(json.loads(line)["data"][0] for line in outputs.read_text().splitlines()) == [49, 50]
 
 
 def test_a_node_with_recorded_inputs_has_no_dataflow_to_describe(replay: Any) -> None:

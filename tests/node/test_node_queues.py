@@ -232,6 +232,23 @@ def test_messages_for_which_there_is_no_memory_take_no_credit(
     assert numbers(receiver) == [0, 1]
 
 
+def test_a_request_for_which_there_is_no_memory_is_not_delivered(
+    start_flow: StartFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _daemon, sender, receiver = link(start_flow, queue_size=2)
+
+    def refuse(*_: object) -> None:
+        raise SharedMemoryFull("no room")
+
+    with monkeypatch.context() as full:
+        full.setattr(sender._outputs["out"], "_send_small", refuse)
+        with pytest.raises(SharedMemoryFull):
+            sender.send_output("out", (99).to_bytes(4, "little"), {"request_id": "r"})
+    send(sender, 0, 4)
+    assert numbers(receiver) == [2, 3]
+    assert receiver.statistics()["inputs"]["in"] == {"received": 2, "dropped": 2}
+
+
 def test_the_sender_can_be_closed_while_it_waits(start_flow: StartFlow) -> None:
     daemon, sender, _receiver = link(start_flow, queue_size=1, queue_policy="backpressure")
     raised: list[Exception] = []

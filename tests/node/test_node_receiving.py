@@ -86,6 +86,22 @@ def test_a_timeout_is_an_error_event(plot: Node, timeout: float) -> None:
     assert event.is_timeout
 
 
+@pytest.mark.parametrize("timeout", [1e7, 1e10, 1e308])
+def test_a_timeout_may_be_longer_than_the_system_counts(
+    daemon: FakeDaemon, camera: Node, plot: Node, timeout: float
+) -> None:
+    def send() -> None:
+        daemon.wait_for_sleep("plot")
+        camera.send_output("image", b"x")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    event = plot.next(timeout)
+    thread.join()
+    assert event is not None
+    assert event["type"] == "INPUT"
+
+
 def test_a_timeout_does_not_hide_a_message(camera: Node, plot: Node) -> None:
     camera.send_output("image", b"")
     event = plot.next(timeout=0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import mmap
 import re
 import sys
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,13 @@ from flows import node
 from waiting import wait_until
 
 from dora import Input, Node, SampleAlreadySent, SendError, UndeclaredOutput, UnsupportedData
+from dora.errors import SharedMemoryFull
+from dora.node.send.output import OutputPort
+from dora.transport.board import LINE_BYTES, Board
+from dora.transport.inprocess import LocalSender
+from dora.transport.queues import DropOldestQueue
+from dora.wire.message import Message
+from dora.wire.node_config import LinkConfig, OutputConfig
 from dora.wire.node_protocol import Closing
 
 
@@ -206,6 +214,30 @@ def test_a_failed_send_costs_no_message(sender: Node, receiver: Node) -> None:
     assert receiver.statistics()["inputs"]["in"]["dropped"] == 0
 
 
+def test_without_memory_on_one_channel_no_receiver_gets_the_message() -> None:
+    class Full(LocalSender):
+        def send(self, message: bytes, control: bytes = b"") -> None:  # noqa: ARG002
+            raise SharedMemoryFull
+
+        def loan(self, size: int) -> NoReturn:  # noqa: ARG002
+            raise SharedMemoryFull
+
+    got: DropOldestQueue[Message] = DropOldestQueue(10, lambda _: False)
+    link = LinkConfig(slot=2, node_slot=3, bell="", consumer="b/in")
+    board = Board("", mmap.mmap(-1, 16 * LINE_BYTES))
+    port = OutputPort(
+        OutputConfig("out", "out", 1, [link]),
+        LocalSender([(got, lambda: None)]),
+        board,
+        rings=False,
+        overflow_channels={"more": Full([])},
+    )
+    for size in (5, 100_000):
+        with pytest.raises(SharedMemoryFull):
+            port.send(bytes(size), None)
+    assert (port.statistics(), len(got)) == ({"sent": 0}, 0)
+
+
 def test_an_interrupt_right_after_a_message_leaves_the_output_usable(
     sender: Node, receiver: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +250,7 @@ def test_an_interrupt_right_after_a_message_leaves_the_output_usable(
         patch.setattr(port, "_prepare", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sender.send_output("out", b"x")
-    assert not port._lock.locked()
+    assert not port._is_held()
     sender.send_output("out", b"y")
     assert [event["data"] for event in receiver.drain()] == [b"x", b"y"]
 

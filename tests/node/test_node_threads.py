@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -127,6 +128,31 @@ def test_closing_while_another_thread_sends(daemon: FakeDaemon, camera: Node, pl
     assert "closed" in str(raised[0])
     wait_until(lambda: len(daemon.heard("camera", Closing)) == 1, "the closing")
     assert any(event["type"] == "INPUT" for event in plot.drain())
+
+
+def test_threads_that_save_at_once_leave_one_whole_state(
+    camera: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = threading.Barrier(2, timeout=TIMEOUT)
+    replace = os.replace
+
+    def replace_together(*paths: str) -> None:
+        written.wait()
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", replace_together)
+    states = [b"a" * 100, b"b" * 50]
+    raised: list[Exception] = []
+
+    def save(state: bytes) -> None:
+        try:
+            camera.save_state(state)
+        except SendError as error:
+            raised.append(error)
+
+    join(*[in_thread(save, state) for state in states])
+    assert raised == []
+    assert camera.load_state() in states
 
 
 def test_undeclared_outputs_from_threads_are_all_counted(

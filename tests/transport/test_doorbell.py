@@ -54,6 +54,16 @@ def _is_in(thread: int | None, function: FunctionType) -> bool:
     return frame is not None and frame.f_code is function.__code__
 
 
+@pytest.mark.parametrize("selectable", [True, False])
+def test_a_wait_may_be_longer_than_the_system_counts(
+    doorbell: Doorbell, bell: Bell, monkeypatch: pytest.MonkeyPatch, selectable: bool
+) -> None:
+    monkeypatch.setattr(doorbell, "_selectable", selectable)
+    bell.ring()
+    doorbell.wait(1e10)
+    assert doorbell.rung
+
+
 def _sleep(doorbell: Doorbell, timeout: float | None) -> float:
     start = time.monotonic()
     doorbell.wait(timeout)

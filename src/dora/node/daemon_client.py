@@ -6,7 +6,6 @@ import logging
 import os
 import select
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from typing import Protocol
@@ -15,6 +14,7 @@ from dora._ownership import UnsafeFile, connect_own
 from dora._paths import SOCKET_NAME, board_of, is_run_name, prefix_of, runtime_root
 from dora._version import __version__
 from dora.errors import ConnectError, DaemonLost
+from dora.node.own_thread import lock_of_threads
 from dora.wire.decoders import DecodeError
 from dora.wire.framing import FrameBuffer, FrameError, encode_frame
 from dora.wire.node_config import Address, NodeConfig, decode_address
@@ -32,6 +32,9 @@ _log = logging.getLogger("dora.node")
 # Seconds for a daemon that is too busy to read. After them this side closes anyway, and a `Node` of the
 # same id may be refused, because the daemon has not noticed the end of this one.
 _LEAVE_LIMIT = 2.0
+# Seconds for a dataflow that may have the node of this program. One that is suspended never answers; it
+# must not keep the program from joining another.
+_ANSWER_LIMIT = 5.0
 
 
 class DaemonChannel(Protocol):
@@ -51,13 +54,15 @@ class DaemonChannel(Protocol):
 class SocketChannel:
     """A connection to the daemon. Requests block briefly; frames are read without blocking."""
 
-    def __init__(self, path: str) -> None:
-        """Connect; raises `ConnectError`, `UnsafeFile` if the socket is not this user's."""
+    def __init__(self, path: str, limit: float | None = None) -> None:
+        """Connect, within ``limit`` seconds; raises `ConnectError`, `UnsafeFile` if not this user's."""
+        self.path = path
         self._frames = FrameBuffer()
-        self._sending = threading.Lock()  # frames of several threads do not mix
+        self._sending, self._is_held = lock_of_threads()  # frames of several threads do not mix
         self.lost = False
         try:
-            self._socket = connect_own(path)
+            self._socket = connect_own(path, limit)
+            self._socket.settimeout(None)
         except OSError as error:
             raise ConnectError(f"the daemon cannot be reached at {path}: {error.strerror}") from error
 
@@ -65,7 +70,9 @@ class SocketChannel:
         return self._socket.fileno()
 
     def send(self, message: ToDaemon) -> None:
-        """Send a frame; raises `DaemonLost`."""
+        """Send a frame; raises `DaemonLost`, also in a signal handler that has interrupted this method."""
+        if self._is_held():
+            raise DaemonLost("a signal handler cannot reach the daemon while it interrupts a frame to it")
         try:
             with self._sending:
                 self._socket.sendall(encode_frame(message))
@@ -119,11 +126,11 @@ class SocketChannel:
                 "to it is closed"
             ) from error
 
-    def is_readable(self) -> bool:
-        """Return whether a frame, or the end of the connection, has not been read yet."""
+    def is_readable(self, seconds: float = 0.0) -> bool:
+        """Return whether a frame, or the end of the connection, is there; wait ``seconds`` for it."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(poll.poll(seconds * 1000.0))
 
     def leave(self) -> None:
         """Close once the daemon has read everything, so that this node can be joined again at once."""
@@ -205,9 +212,15 @@ def _with_own_files(config: NodeConfig, run_dir: str) -> NodeConfig:
 
 
 def _introduce(
-    channel: SocketChannel, node_id: str, *, dynamic: bool, incarnation: int = 0, dataflow: str = ""
+    channel: SocketChannel,
+    node_id: str,
+    *,
+    dynamic: bool,
+    incarnation: int = 0,
+    dataflow: str = "",
+    limit: float | None = None,
 ) -> NodeConfig | str:
-    """Return the configuration, or why the daemon refused."""
+    """Return the configuration, or why the daemon refused; it has ``limit`` seconds to answer."""
     channel.send(
         Register(
             node_id=node_id,
@@ -219,6 +232,8 @@ def _introduce(
             dataflow=dataflow,
         )
     )
+    if limit is not None and not channel.is_readable(limit):
+        return f"the dataflow at {channel.path} has not answered for {limit:g} s; is it suspended?"
     try:
         reply = channel.wait()
     except DaemonLost as error:
@@ -251,11 +266,13 @@ def _find_dynamic(node_id: str) -> tuple[SocketChannel, NodeConfig]:
     # All runs are asked, also after one has accepted: the order of names decides nothing.
     for name in filter(is_run_name, names):
         try:
-            channel = SocketChannel(f"{root}/{name}/{SOCKET_NAME}")
-        except ConnectError:
-            continue  # of a dataflow that has ended
+            channel = SocketChannel(f"{root}/{name}/{SOCKET_NAME}", _ANSWER_LIMIT)
+        except ConnectError as error:
+            if not isinstance(error.__cause__, ConnectionError | FileNotFoundError):
+                refusals.append(str(error))
+            continue  # most likely, of a dataflow that has ended
         try:
-            reply = _introduce(channel, node_id, dynamic=True, dataflow=wanted)
+            reply = _introduce(channel, node_id, dynamic=True, dataflow=wanted, limit=_ANSWER_LIMIT)
         except DaemonLost:  # the dataflow ends at this moment
             channel.close()
             continue

@@ -180,7 +180,8 @@ class Node:
 
         An output that is not declared is warned about once, counted and dropped; with
         ``DORA_STRICT=1`` it raises `UndeclaredOutput`. Raises `UnsupportedData` for data that
-        cannot be sent, `SharedMemoryFull`, `SendError` after `close`.
+        cannot be sent, `SharedMemoryFull`, `SendError` after `close`, and in a signal handler that has
+        interrupted a send on the same output.
         """
         port = self._outputs.get(output_id)
         if port is None:
@@ -561,6 +562,7 @@ class Node:
         return f"<dora.Node {self.id!r} of dataflow {self._config.dataflow_id}>"
 
 
+_LONGEST = 1e9  # seconds of a timeout: locks and clocks of the system cannot count much further
 _FURTHER_NODE_PAUSE = 0.5  # seconds, see `Node._warn_of_second_node`
 
 # Place in a dataflow → the objects there. All share one session, which lives as long as one of them.
@@ -571,7 +573,7 @@ _nodes: dict[str, WeakSet[Node]] = {}
 def _checked(timeout: float | None) -> float | None:
     try:
         if timeout is None or 0.0 <= timeout < float("inf"):
-            return timeout
+            return None if timeout is None else min(timeout, _LONGEST)
     except TypeError:
         raise TypeError(f"timeout is a number of seconds or None, not {type(timeout).__name__}") from None
     raise ValueError(f"timeout must be a finite number of seconds, at least 0, not {timeout}")

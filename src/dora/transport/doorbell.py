@@ -21,6 +21,7 @@ from typing import Final
 
 from dora._ownership import UnsafeFile, open_own
 
+_LONGEST: Final = 1e6  # seconds of one wait: `poll` refuses more than 24 days
 # Runs another thread or process first that waits for this processor.
 yield_cpu: Final[Callable[[], None]] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
@@ -94,6 +95,7 @@ class Doorbell:
     def wait(self, timeout: float | None) -> bool:
         """Sleep until a ring, at most ``timeout`` seconds (None: no limit); tell if ``also`` is readable.
 
+        A wait of more than eleven days may end early, without a ring.
         The timeout is precise to tens of microseconds: ``poll`` counts in milliseconds, so a bounded wait
         uses ``select``. A signal runs its Python handler, and the wait continues. The ring stays in the
         pipe: call `rearm` before the next sleep.
@@ -106,11 +108,11 @@ class Doorbell:
             ready = [fd for fd, _ in found]
         elif self._selectable:
             try:
-                ready = select.select(self._fds, (), (), timeout)[0]
+                ready = select.select(self._fds, (), (), min(timeout, _LONGEST))[0]
             except OSError:  # another thread has closed the node, and with it `also`
                 ready = list(self._fds)
         else:
-            ready = [fd for fd, _ in self._poll.poll(timeout * 1000.0)]
+            ready = [fd for fd, _ in self._poll.poll(min(timeout, _LONGEST) * 1000.0)]
         self.rung = self.fd in ready
         return self.also in ready
 

@@ -330,6 +330,15 @@ def test_dynamic_nodes_do_not_hold_the_barrier_and_join_leave_and_rejoin() -> No
     assert run.failures == []
 
 
+def test_a_dynamic_node_that_leaves_before_it_is_ready_closes_nothing() -> None:
+    run = Supervised(node("d", path="dynamic", outputs=("x",)), node("b", inputs=("d/x",)))
+    run.start()
+    run.register("d", dynamic=True)
+    assert sent(run(on.Disconnected("d")), "b") == []
+    assert not run.state.stopping
+    assert sent(run.join("d", dynamic=True), "d") == [Started(100_000_000_000)]
+
+
 def test_a_dataflow_of_dynamic_nodes_runs_until_it_is_stopped() -> None:
     run = Supervised(node("d", path="dynamic"))
     run(on.Begin())

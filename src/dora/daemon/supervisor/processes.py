@@ -70,7 +70,7 @@ def disconnected(run: RunState, node: NodeState) -> None:
 
 
 def _dynamic_node_left(run: RunState, node: NodeState) -> None:
-    was_running = node.phase == "running"
+    was_running, was_ready = node.phase == "running", node.phase != "starting"
     run.end_process(node, "dormant")
     if was_running and not node.closed:
         run.log("warn", node, "the connection broke; the node did not say goodbye")
@@ -78,7 +78,8 @@ def _dynamic_node_left(run: RunState, node: NodeState) -> None:
     if node.operation is not None:
         finish_dynamic_removal(run, node, node.operation)
         return
-    close_outputs(run, node, set(node.spec.outputs))
+    if was_ready:  # else it took no part: a program registers with several dataflows to find its own
+        close_outputs(run, node, set(node.spec.outputs))
     try_finish(run)
 
 

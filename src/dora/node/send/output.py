@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from dora.errors import SendError, SharedMemoryFull, TransportError
 from dora.node.current_event import CurrentEvent, Passed
 from dora.node.interceptor import Lent, SendInterceptor, surround
+from dora.node.own_thread import lock_of_threads
 from dora.node.send.credit import Credit
 from dora.transport.board import (
     ASLEEP,
@@ -101,7 +101,8 @@ class OutputPort:
         self._bytes = words[self._bytes_word]
         self.tapped_word = config.slot * WORDS + TAPPED
         self.unsent = 0  # messages of this process that were given up, see `wait_for_credit`
-        self._lock = threading.Lock()  # a sender is for one at a time; numbers follow the order of sending
+        # A sender is for one at a time; numbers follow the order of sending.
+        self._lock, self._is_held = lock_of_threads()
         self._closed = False
         self._flush_word = config.slot * WORDS + FLUSH
         self.links_version_word = config.slot * WORDS + LINKS_VERSION
@@ -215,7 +216,9 @@ class OutputPort:
             self._overflow_channels = {
                 name: sender for name, sender in self._overflow_channels.items() if name != overflow_channel
             }
-            if gone is not None and self._lock.acquire(blocking=False):  # else another thread is sending
+            if gone is None or self._is_held():
+                return
+            if self._lock.acquire(blocking=False):  # else another thread is sending
                 try:
                     gone.destroy()
                 finally:
@@ -280,6 +283,8 @@ class OutputPort:
         size, encoding, schema = payload.size, payload.encoding, payload.schema
         if current is None:
             current = self._current
+        if self._is_held():
+            self._refuse_handler()
         with self._lock:
             if self._pressure and not (self._has_room(self._sequence) or self.wait_for_credit()):
                 return
@@ -306,6 +311,7 @@ class OutputPort:
                 message = pack_head(
                     encoding, schema, section, size, sequence, now, body, origin_ns, origin, trail
                 )
+                copies = self._copies(message, len(message)) if self._overflow_channels else None
                 if self._spill is not None and (control or self._spill.pending):
                     self._spill.before_send(sequence, control, message)
                 self._words[self._sent_word] = self._sequence = sequence  # first, as in `_transmit`
@@ -319,9 +325,9 @@ class OutputPort:
                     # count it only when a later message comes, and without credit none does.
                     self._words[self._sent_word] = self._sequence = sequence - 1
                     raise
-                if self._overflow_channels:
-                    for sender in self._overflow_channels.values():
-                        sender.send(message, control)
+                if copies:
+                    for copy in copies:
+                        copy.send(control)
                 # Last: its receivers on the other machine get the processor as soon as this one waits.
                 bypass = self._bypass  # another thread may replace it
                 bypassed = bypass is not None and bypass.send(sequence, message)
@@ -352,6 +358,13 @@ class OutputPort:
             finally:
                 self._lock.release()
 
+    def _refuse_handler(self) -> None:
+        """Refuse to send in a signal handler that has interrupted a send on this output."""
+        raise SendError(
+            f"output `{self.id}`: a signal handler cannot send while it interrupts a send on the same "
+            "output; set a flag or raise an exception in the handler, and send afterwards"
+        )
+
     def _transmit(self, loan: Loan, size: int, sequence: int, control: bytes) -> bool:
         """Number and send a loan, and a copy of its first ``size`` bytes on each further channel.
 
@@ -363,11 +376,8 @@ class OutputPort:
             throttle.wait(sequence, size)
         if self._spill is not None and (control or self._spill.pending):
             self._spill.before_send(sequence, control, loan.memory[:size].tobytes)
-        copies: list[Loan] = []
-        if self._overflow_channels:
-            copies = [sender.loan(size) for sender in self._overflow_channels.values()]
-            for copy in copies:  # before the loan is sent: then its memory belongs to the receivers
-                _move(copy.address, loan.address, size)
+        # Before the loan is sent: then its memory belongs to the receivers.
+        copies = self._copies(loan.address, size) if self._overflow_channels else ()
         self._words[self._sent_word] = self._sequence = sequence  # first: no number twice after a kill
         memory = loan.memory[:size]
         loan.send(control)
@@ -380,7 +390,19 @@ class OutputPort:
         # Its memory is given to no other message before the next loan of this output.
         return bypass is not None and bypass.send(sequence, memory)
 
+    def _copies(self, message: int | bytes, size: int) -> list[Loan]:
+        """Return a copy of a message, or of what is at an address, for each further channel.
+
+        They are made before anything is sent: if a channel has no memory, no receiver gets the message.
+        """
+        copies = [sender.loan(size) for sender in self._overflow_channels.values()]
+        for copy in copies:
+            _move(copy.address, message, size)
+        return copies
+
     def _count_without_receivers(self) -> int:
+        if self._is_held():
+            self._refuse_handler()
         with self._lock:
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
@@ -406,6 +428,8 @@ class OutputPort:
         section = encode_metadata(metadata) if metadata else b""
         trail = self.passed_on(0)[-1]
         offset = body_offset(len(schema), len(section), len(trail))
+        if self._is_held():
+            self._refuse_handler()
         with self._lock:
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
@@ -420,6 +444,8 @@ class OutputPort:
             self._send_loan(loan, schema, section, size)
 
     def _send_loan(self, loan: Loan, schema: bytes, section: bytes, size: int) -> None:
+        if self._is_held():
+            self._refuse_handler()
         with self._lock:
             if self._pressure and not (self._has_room(self._sequence) or self.wait_for_credit()):
                 loan.discard()
@@ -464,6 +490,8 @@ class OutputPort:
             self._count_without_receivers()
             return
         size = payload.size
+        if self._is_held():
+            self._refuse_handler()
         with self._lock:
             if self._pressure and not (self._has_room(self._sequence) or self.wait_for_credit()):
                 return
@@ -559,7 +587,7 @@ class OutputPort:
         leak(self)
         self.links_version = -1  # unlike any word of the board
         self.on_links_changed = refuse
-        self._lock = cast("threading.Lock", RefusingLock())
+        self._lock = RefusingLock()
 
     def close(self) -> None:
         """Refuse further sends. Messages that were sent stay receivable."""
