@@ -15,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora.wire.arrow_formats import plain_format
-from dora.wire.decode import PayloadError, as_arrow, decode_arrow, decode_bytes, decode_numpy, prepare
+from dora.wire.decode import (
+    PayloadError,
+    as_arrow,
+    decode_arrow,
+    decode_bytes,
+    decode_numpy,
+    prepare,
+    to_numpy,
+)
 from dora.wire.encode import as_message, encode, last_received
 from dora.wire.message import Encoding, Message, MessageError, pack_head
 
@@ -164,6 +172,28 @@ def test_the_bytes_of_other_arrays_are_their_arrow_message(array: pa.Array) -> N
 def test_numpy_gets_other_types_by_way_of_arrow() -> None:
     assert decode_numpy(Message(sent(pa.array(["a", None])))).tolist() == ["a", None]
     assert decode_numpy(Message(sent(pa.array([True, False])))).tolist() == [True, False]
+
+
+INTERVALS = pa.array([(1, 2, 3), None], pa.month_day_nano_interval())
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        INTERVALS,
+        pa.ListArray.from_arrays([0, 1, 2], INTERVALS),
+        pa.FixedSizeListArray.from_arrays(INTERVALS, 1),
+        pa.StructArray.from_arrays([INTERVALS], ["interval"]),
+        pa.ListArray.from_arrays([0, 2], pa.StructArray.from_arrays([INTERVALS], ["interval"])),
+        pa.MapArray.from_arrays([0, 2], pa.array(["a", "b"]), INTERVALS),
+        pa.DictionaryArray.from_arrays(pa.array([1, 0]), INTERVALS),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_intervals_are_python_objects_for_numpy(array: pa.Array) -> None:
+    for values in (decode_numpy(Message(sent(array))), to_numpy(array)):
+        assert values.dtype == object
+        assert values.tolist() == array.to_pylist()
 
 
 @pytest.mark.parametrize("schema", [b"", b"z", b"CC", b"\xff", b"tss:Europe/Prague"])

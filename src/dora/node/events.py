@@ -24,7 +24,7 @@ from dora.node.contents import Reference as Reference
 from dora.node.contents import Text as Text
 from dora.node.contents import Tick as Tick
 from dora.wire.array_shape import restore_described
-from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy, storage_of
+from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy, storage_of, to_numpy
 from dora.wire.encode import as_message
 from dora.wire.message import ENCODING, HEADER_SIZE, METADATA_SIZE, SCHEMA_SIZE, Encoding, Message
 from dora.wire.metadata import as_datetime, decode_metadata
@@ -188,13 +188,12 @@ class Input(Event):
 
         The shape is ``shape`` in the message's metadata; a value without, or with one that does not fit,
         is one-dimensional. A read-only view of the received memory for numbers without nulls, else made
-        from what ``value.to_numpy(zero_copy_only=False)`` gives.
+        from what ``value.to_numpy(zero_copy_only=False)`` gives; for intervals, Python objects.
         """
         content = self._content
         if isinstance(content, Message):
             return decode_numpy(content)
-        flat: np.ndarray[Any, Any] = content.value().to_numpy(zero_copy_only=False)
-        return restore_described(flat, content.metadata())
+        return restore_described(to_numpy(content.value()), content.metadata())
 
     def extension(self) -> pa.Array[Any]:
         """Return the value with the Arrow extension type that it was sent with, ``value`` if it has none.

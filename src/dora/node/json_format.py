@@ -152,20 +152,36 @@ def array_to_json(array: Any) -> list[Any]:
 
     if isinstance(array.type, pa.BaseExtensionType):
         array = array.storage
-    return [_to_json(value) for value in _integers(array).to_pylist()]
+    type_ = _in_microseconds(array.type)
+    if type_ != array.type:
+        array = array.cast(type_, safe=False)
+    return [_to_json(value) for value in array.to_pylist()]
 
 
-def _integers(array: Any) -> Any:
-    """Cut nanoseconds, which Python's times cannot hold, to microseconds."""
+def _in_microseconds(type_: Any) -> Any:
+    """Return a type without nanoseconds, which Python's times cannot hold: the casts cut them."""
     import pyarrow as pa
 
-    if getattr(array.type, "unit", "") != "ns":
-        return array
-    if pa.types.is_timestamp(array.type):
-        return array.cast(pa.timestamp("us", array.type.tz), safe=False)
-    if pa.types.is_duration(array.type):
-        return array.cast(pa.duration("us"), safe=False)
-    return array.cast(pa.time64("us"), safe=False)
+    kinds = pa.types
+    if getattr(type_, "unit", "") == "ns":
+        if kinds.is_timestamp(type_):
+            return pa.timestamp("us", type_.tz)
+        return pa.duration("us") if kinds.is_duration(type_) else pa.time64("us")
+    if kinds.is_dictionary(type_):
+        return _in_microseconds(type_.value_type)
+
+    def inner(field: Any) -> Any:
+        return field.with_type(_in_microseconds(field.type))
+
+    if kinds.is_struct(type_):
+        return pa.struct([inner(type_.field(index)) for index in range(type_.num_fields)])
+    if kinds.is_list(type_):
+        return pa.list_(inner(type_.value_field))
+    if kinds.is_large_list(type_):
+        return pa.large_list(inner(type_.value_field))
+    if kinds.is_fixed_size_list(type_):
+        return pa.list_(inner(type_.value_field), type_.list_size)
+    return type_
 
 
 def _to_json(value: Any) -> Any:
@@ -283,7 +299,7 @@ def _tagged(value: Any) -> dict[str, Any]:
         case int():
             return {"Integer": value}
         case float():
-            return {"Float": value}
+            return {"Float": _to_json(value)}
         case str():
             return {"String": value}
         case bytes():
@@ -293,7 +309,7 @@ def _tagged(value: Any) -> dict[str, Any]:
         case list() if value:
             for kind, tag in ((int, "ListInt"), (float, "ListFloat"), (str, "ListString")):
                 if all(type(item) is kind for item in value):
-                    return {tag: value}
+                    return {tag: _to_json(value)}
     return {"Json": _to_json(value)}
 
 

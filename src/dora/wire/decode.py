@@ -325,8 +325,8 @@ def _bit_width(type_: Any) -> int:
 def decode_numpy(message: Message) -> np.ndarray[Any, Any]:
     """Return the payload as a NumPy array, in the shape and dtype that the metadata tells, else flat.
 
-    Plain payloads give a read-only view of the received memory; others go through Arrow's
-    ``to_numpy(zero_copy_only=False)``. Raises `PayloadError`.
+    Plain payloads give a read-only view of the received memory; others go through `to_numpy`. Raises
+    `PayloadError`.
     """
     flat = _decode_flat(message)
     section = message.metadata
@@ -357,10 +357,32 @@ def _decode_numpy_by_arrow(message: Message) -> np.ndarray[Any, Any]:
     try:
         # NumPy gets a copy of every value, so checking the offsets first costs little.
         array.validate(full=True)
-        values: np.ndarray[Any, Any] = array.to_numpy(zero_copy_only=False)
+        values = to_numpy(array)
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise PayloadError(f"the payload of a message cannot be turned into NumPy: {error}") from error
     return values
+
+
+def to_numpy(array: Any) -> np.ndarray[Any, Any]:
+    """Return what ``to_numpy(zero_copy_only=False)`` gives; Python objects for an array with intervals."""
+    if not _has_interval(array.type):
+        values: np.ndarray[Any, Any] = array.to_numpy(zero_copy_only=False)
+        return values
+    import numpy as np
+
+    return np.fromiter(array.to_pylist(), dtype=object, count=len(array))  # pyarrow would crash
+
+
+def _has_interval(type_: Any) -> bool:
+    import pyarrow as pa
+
+    if isinstance(type_, pa.BaseExtensionType):
+        type_ = type_.storage_type
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    if pa.types.is_nested(type_):
+        return any(_has_interval(type_.field(index).type) for index in range(type_.num_fields))
+    return pa.types.is_interval(type_)
 
 
 class _ArrayInterface:
