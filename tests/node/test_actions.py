@@ -199,6 +199,25 @@ def test_a_function_that_exits_aborts_its_goal(start_flow: StartFlow, capfd: Any
     assert "in leave" in capfd.readouterr().err
 
 
+def test_a_goal_for_which_the_system_has_no_thread_is_aborted(
+    start_flow: StartFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon, client, server = pair(start_flow)
+    server.serve_goals("goal", result="result")(count_to)
+    goal = client.send_goal("goal", pa.array([7]), timeout=TIMEOUT)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert server.try_recv() is None
+    goal.result()
+    assert (goal.status, goal.error) == ("aborted", "`count_to` cannot start: can't start new thread")
+    daemon.stop("server")
+    assert [event["type"] for event in server] == ["STOP"]
+
+
 def test_a_goal_ends_once(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     raised: list[str] = []

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from dora.node.receive import path_meter
 from dora.node.receive.path_meter import InputMeter, PathMeter, Records
 from dora.wire.message import Encoding, Message, pack_head
+from dora.wire.path_statistics import bucket_of
 
 MESSAGE = Message(pack_head(Encoding.PLAIN, b"C", b"", 0, 1, 1))
 MICROSECOND, MILLISECOND, SECOND = 1000, 1_000_000, 1_000_000_000
@@ -60,4 +64,19 @@ def test_a_message_taken_while_another_thread_closes_the_node_is_not_counted(tmp
     meter.add(path=1, time_ns=MILLISECOND)
     meter.close()
     meter.add(path=2, time_ns=MILLISECOND)
+    assert meter.statistics({}, {}) == []
+
+
+def test_a_signal_handler_may_close_a_node_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = PathMeter(Records(str(tmp_path / "paths")))
+    meter.add(path=1, time_ns=MILLISECOND)
+
+    def closing(time_ns: int) -> int:
+        meter.close()
+        return bucket_of(time_ns)
+
+    monkeypatch.setattr(path_meter, "bucket_of", closing)
+    meter.add(path=1, time_ns=MILLISECOND)
     assert meter.statistics({}, {}) == []

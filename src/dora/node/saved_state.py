@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Protocol
 
@@ -33,9 +34,11 @@ class StateFile:
     def __init__(self, config: NodeConfig) -> None:
         self._node_id = config.node_id
         self._path = config.state_file or f"{config.run_dir}/state-{config.node_slot}"
+        self._saves = itertools.count()
 
     def save(self, state: State) -> None:
-        fresh = f"{self._path}.{os.getpid()}"
+        # A name of its own, not a lock: a signal handler may save while this thread does.
+        fresh = f"{self._path}.{os.getpid()}.{next(self._saves)}"
         try:
             try:
                 file = open(fresh, "wb")  # noqa: SIM115 - it is closed below

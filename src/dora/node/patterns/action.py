@@ -199,7 +199,8 @@ class GoalServer:
     def start(self, event: Input) -> None:
         """Start a goal; ignore one with the id of another that is under way.
 
-        After a stop, goals that were sent before it still come; they are canceled from their beginning.
+        After a stop, goals that were sent before it still come; they are canceled from their beginning. A
+        goal for which the system has no thread is aborted.
         """
         run = GoalRun(event, self._result, self._feedback)
         with self._lock:
@@ -209,7 +210,12 @@ class GoalServer:
             self._runs[run.id] = run, thread
             if self._canceled_early.take(run.id) or self._stopping:
                 run.request_cancel()
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            print_error_of_handler(self._name, error)
+            self._abort(run, f"`{self._name}` cannot start: {error}")
+            self._forget(run)
 
     def cancel(self, event: Input) -> None:
         """Request to cancel a goal, also one that is still to come; ignore one that has ended already."""
@@ -240,15 +246,18 @@ class GoalServer:
         except BaseException as error:  # noqa: BLE001 - also `sys.exit`, which only ends this thread
             print_error_of_handler(self._name, error)
             if run.status is None:
-                self._abort(run, error)
+                self._abort(run, f"`{self._name}` raised {type(error).__name__}: {error}")
         finally:
-            with self._lock:
-                del self._runs[run.id]
-                self._ended.add(run.id)
+            self._forget(run)
 
-    def _abort(self, run: GoalRun, error: BaseException) -> None:
+    def _forget(self, run: GoalRun) -> None:
+        with self._lock:
+            del self._runs[run.id]
+            self._ended.add(run.id)
+
+    def _abort(self, run: GoalRun, error: str) -> None:
         try:
-            run.abort(metadata={ERROR: f"`{self._name}` raised {type(error).__name__}: {error}"})
+            run.abort(metadata={ERROR: error})
         except SendError:
             pass  # the node was closed meanwhile: the client cannot get it
 

@@ -73,18 +73,20 @@ class Records:
                 self._mapping = mmap.mmap(self._fd, size)
             except (OSError, UnsafeFile, ValueError):  # only observers miss it
                 self._fd, self._mapping = -1, None
-        self.words = memoryview(self._mapping if self._mapping is not None else bytearray(size)).cast("Q")
+        memory = self._mapping if self._mapping is not None else bytearray(size)
+        self.words = words = memoryview(memory).cast("Q")
         found = {}
-        for begin in range(0, len(self.words), RECORD_WORDS):
-            if not self.words[begin + PATH]:
+        for begin in range(0, len(words), RECORD_WORDS):
+            if not words[begin + PATH]:
                 break
-            found[self.words[begin + PATH]] = begin
+            found[words[begin + PATH]] = begin
         self._count = len(found)
         return found
 
     def add(self, path: int) -> int | None:
         """Return where a new record is; None if there is no room, or another thread has closed the node."""
-        if self._count >= MAX_RECORDS or self.words is None:
+        words = self.words
+        if self._count >= MAX_RECORDS or words is None:
             return None
         begin = self._count * RECORD_WORDS
         if self._mapping is not None and hasattr(os, "posix_fallocate"):
@@ -93,14 +95,16 @@ class Records:
             except OSError:
                 return None
         self._count += 1
-        self.words[begin + PATH] = path
+        words[begin + PATH] = path
         return begin
 
     def close(self) -> None:
-        """Unmap the file, which stays."""
-        if self._mapping is not None and self.words is not None:
-            self.words.release()
-            self._mapping.close()
+        """Give up the memory; the file stays.
+
+        It is unmapped with the last reference: another thread, or the one that this signal handler has
+        interrupted, may be counting.
+        """
+        if self._mapping is not None:
             self.words = self._mapping = None
         if self._fd >= 0:
             os.close(self._fd)
@@ -127,10 +131,9 @@ class PathMeter:
 
     def note_budget(self, path: int, budget_ns: int, slowest_hop: int | None = None) -> None:
         """Note a message of a path with a budget; with its ``slowest_hop`` if it was late."""
-        begin = self._record(path)
-        if begin is None:
+        begin, words = self._record(path), self._memory.words
+        if begin is None or words is None:
             return
-        words = self._memory.words
         words[begin + BUDGET_NS] = budget_ns
         if slowest_hop is not None:
             words[begin + MISSED] += 1
@@ -138,18 +141,18 @@ class PathMeter:
 
     def _record(self, path: int) -> int | None:
         """Return where the record of a path is; None if there is no room for it."""
-        if self._found is None:
-            self._found = dict(self._memory.open())
-        if path not in self._found:
-            self._found[path] = self._memory.add(path)
-        return self._found[path]
+        found = self._found
+        if found is None:
+            found = self._found = dict(self._memory.open())
+        if path not in found:
+            found[path] = self._memory.add(path)
+        return found[path]
 
     def add(self, path: int, time_ns: int, weight: int = 1) -> None:
         """Count a message of a path, for ``weight`` messages."""
-        begin = self._record(path)
-        if begin is None:
+        begin, words = self._record(path), self._memory.words
+        if begin is None or words is None:
             return
-        words = self._memory.words
         time_ns = min(max(time_ns, 0), _LARGEST >> 16)  # a clock may have been set meanwhile
         words[begin + HEAD_WORDS + bucket_of(time_ns)] += weight
         words[begin + SUM_NS] = (words[begin + SUM_NS] + time_ns * weight) & _LARGEST
@@ -160,11 +163,11 @@ class PathMeter:
     def statistics(self, sources: Mapping[int, str], sinks: Mapping[int, str]) -> list[PathLatency]:
         """Return the latencies so far. ``sources``: outputs by number; ``sinks``: inputs by their lines."""
         self.count()
-        if self._memory.words is None:
+        if (words := self._memory.words) is None:
             return []
         return [
             named(record, sources[record.origin], sinks[record.slot], sources)
-            for record in records(self._memory.words)
+            for record in records(words)
             if record.origin in sources and record.slot in sinks
         ]
 

@@ -6,6 +6,7 @@ import itertools
 import mmap
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,12 +35,17 @@ class AnyOutput(dict[str, OutputPort]):
     def __init__(self, make: Callable[[str], OutputPort]) -> None:
         super().__init__()
         self._make = make
+        # Two threads may send first at once. Reentrant: a signal handler may send.
+        self._lock = threading.RLock()
         self._closed = False
 
     def get(self, key: str, default: Any = None) -> Any:
         port = super().get(key)
         if port is None and not self._closed:
-            port = self[key] = self._make(key)
+            with self._lock:
+                port = super().get(key)
+                if port is None:
+                    port = self[key] = self._make(key)
         return default if port is None else port
 
     def clear(self) -> None:
