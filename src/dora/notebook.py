@@ -8,7 +8,6 @@ import time
 from collections import deque
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 from dora.errors import DoraError
 from dora.node.process import show_without_traceback
@@ -115,7 +114,8 @@ class _View:
     def end(self, reason: str) -> None:
         """Draw the last time."""
         self.draw()
-        self._handle.update(self._bundle(f"message {self._number:,} was the last; {reason}"), raw=True)
+        last = f"message {self._number:,} was the last" if self._number else "no message has come"
+        self._handle.update(self._bundle(f"{last}; {reason}"), raw=True)
 
     def _bundle(self, caption: str) -> dict[str, str]:
         return {
@@ -153,9 +153,10 @@ class _Viewer:
             for view in self._views.values():
                 view.draw()
             time.sleep(_PAUSE)
+        _viewers.pop(self._node, None)  # a further call of `show` gets a thread of its own
         reason = "the node is closed" if self._node._session.closed else "the dataflow has ended"
         for view in self._views.values():
             view.end(reason)
 
 
-_viewers: WeakKeyDictionary[Node, _Viewer] = WeakKeyDictionary()
+_viewers: dict[Node, _Viewer] = {}  # those that draw
