@@ -9,8 +9,10 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -19,19 +21,22 @@ from waiting import TIMEOUT, wait_until
 
 from dora.cluster.agent import identity as lock
 from dora.cluster.agent.identity import running_daemon
-from dora.cluster.agent.limits import PRIORITY, TimeLimit, become_realtime
+from dora.cluster.agent.limits import PRIORITY, TimeLimit, UsageMeter, _processes, become_realtime
+from dora.cluster.agent.worker import Worker, _Commands
+from dora.cluster.agent.worker_reports import Reports
 from dora.cluster.coordinator.policy import limits_from
 from dora.cluster.protocol import (
     Limits,
     LogBatch,
     Partition,
+    RunReport,
     RunSpec,
     StartRun,
     decode_to_coordinator,
     encode,
 )
 from dora.dataflow import load
-from dora.errors import DoraError
+from dora.errors import BuildError, DoraError
 from dora.wire.correlation import uuid7
 
 pytestmark = pytest.mark.processes
@@ -83,6 +88,61 @@ def test_a_time_limit_counts_although_its_timer_is_late(monkeypatch: pytest.Monk
     limit.met()
     limit.met()
     assert limit.late and failures == ["late"]
+
+
+def test_a_build_that_is_late_by_a_moment_fails_its_dataflow_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its programs have ended, so no signal is sent: it would only hit the worker."""
+    monkeypatch.setattr("threading.Timer.start", lambda _: None)  # a timer that is later than the build
+    signals: list[int] = []
+    monkeypatch.setattr("os.killpg", lambda _, number: signals.append(number))
+    source, pipe = os.pipe()
+    spec = RunSpec(name="x", dataflow={})
+    start = StartRun("d", spec, Partition(machine="arm", secret=""), limits=Limits(build=-1.0))
+    reports = Reports(pipe, "d")
+    worker: Any = Worker(start, _Commands(-1), reports)
+    worker._log_files = SimpleNamespace(close=lambda: None)
+    worker._building = worker._limit(start.limits.build, "the build", "NAME")
+    with pytest.raises(BuildError):
+        worker._on_built(SimpleNamespace())
+    assert signals == []
+    reports.flush()
+    report = decode_to_coordinator(os.read(source, 1 << 16))
+    assert isinstance(report, RunReport)
+    assert (report.status, report.reason[:27]) == ("Failed", "the build took longer than ")
+    os.close(source)
+    os.close(pipe)
+
+
+def test_one_look_finds_the_processes_of_all_dataflows() -> None:
+    """The worker, its descendants, and nodes of a template, which only their environment tells."""
+    with ExitStack() as stack:
+
+        def start(script: str, run_id: str = "") -> int:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    ["sh", "-c", f"{script} echo; read end"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env={**os.environ, "DORA_RUN_ID": run_id},
+                    start_new_session=True,
+                )
+            )
+            stack.callback(os.killpg, process.pid, signal.SIGKILL)
+            assert process.stdout is not None
+            process.stdout.readline()  # its environment is there, and so are its children
+            return process.pid
+
+        first, second = start("sleep 1000 & "), start("")
+        of_template = start("", "run-1")
+        start("", "another-run")
+        found = _processes({first: "run-1", second: "run-2"})
+        (child,) = psutil.Process(first).children()
+        pids = {run_id: [process.pid for process in each] for run_id, each in found.items()}
+        assert pids == {"run-1": [first, child.pid, of_template], "run-2": [second]}
+        measured = UsageMeter().measure({first: "run-1", second: "run-2"})
+        assert [memory > 0 for _, memory in measured.values()] == [True, True]
 
 
 def test_nodes_that_start_too_slowly_fail_the_dataflow(

@@ -1,17 +1,29 @@
-"""Log entries on their way to the coordinator, until its word that it has them."""
+"""Reports and log entries on their way to the coordinator, until its word that it has them."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import TIMEOUT
 
 from dora.cluster.agent.worker_reports import IN_FLIGHT, LogForwarder, LogOutbox, Reports
-from dora.cluster.protocol import MAX_MESSAGE, LogBatch, decode_to_coordinator
+from dora.cluster.protocol import (
+    MAX_MESSAGE,
+    Answered,
+    LogBatch,
+    ParametersSet,
+    RunReport,
+    ToCoordinator,
+    decode_to_coordinator,
+)
 from dora.daemon.logs.entry import LogEntry
+from dora.wire.daemon_protocol import Ok
 
 
 def batch(dataflow: str, *texts: str) -> LogBatch:
@@ -79,19 +91,58 @@ def test_only_so_many_are_on_the_way() -> None:
     assert outbox.next() is None
 
 
+def told(count: int) -> str:
+    return f"{count} log entries are on their own machine only: they came while it was cut off"
+
+
+def all_of(outbox: LogOutbox) -> list[LogBatch]:
+    """Send and confirm everything, and return it."""
+    sent = []
+    while (each := outbox.next()) is not None:
+        sent.append(each)
+        outbox.confirm(each.number)
+    assert outbox.is_empty
+    return sent
+
+
 def test_dropped_entries_are_counted_in_the_next_batch() -> None:
     outbox = LogOutbox(max_entries=3)
     outbox.add(batch("d", "a", "b"))
     outbox.add(batch("other", "x"))
     outbox.add(batch("d", "c"))  # and "a", "b" go
-    outbox.add(batch("d", "e"))  # with the word about them; "x" goes, and is told when there is more of it
-    sent = [outbox.next(), outbox.next()]
-    told = "2 log entries are on their own machine only: they came while it was cut off"
-    assert None not in sent and texts([each for each in sent if each]) == ["c", told, "e"]
-    outbox.confirm(4)
-    outbox.add(batch("other", "y"))
-    following = outbox.next()
-    assert following is not None and texts([following])[0].startswith("1 log entries are on their own")
+    outbox.add(batch("d", "e"))
+    assert texts(all_of(outbox)) == ["x", told(2), "c", "e"]
+    assert all_of(outbox) == []
+
+
+def test_every_dropped_entry_of_a_long_cut_is_counted() -> None:
+    outbox = LogOutbox(max_entries=100)
+    for number in range(100):
+        outbox.add(batch("d", *map(str, range(10 * number, 10 * number + 10))))
+    assert texts(all_of(outbox)) == [told(900), *map(str, range(900, 1000))]
+
+
+def test_dropped_entries_of_a_dataflow_that_logs_nothing_more_are_counted() -> None:
+    outbox = LogOutbox(max_entries=3)
+    outbox.add(batch("ended", "a", "b"))
+    outbox.add(batch("d", "c", "e"))
+    sent = all_of(outbox)
+    assert [each.dataflow_id for each in sent] == ["d", "ended"]
+    assert texts(sent) == ["c", "e", told(2)]
+
+
+def test_a_count_that_did_not_arrive_is_sent_again_also_if_its_batch_is_dropped() -> None:
+    outbox = LogOutbox(max_entries=2)
+    outbox.add(batch("d", "a"))
+    outbox.add(batch("d", "b", "c"))  # and "a" goes
+    lost = outbox.next()
+    assert lost is not None and texts([lost]) == [told(1), "b", "c"]
+    outbox.send_again()
+    again = outbox.next()
+    assert again is not None and (again.number, texts([again])) == (lost.number, texts([lost]))
+    outbox.send_again()
+    outbox.add(batch("d", "e"))  # and "b", "c" go
+    assert texts(all_of(outbox)) == [told(3), "e"]
 
 
 def test_an_entry_larger_than_the_outbox_is_not_lost() -> None:
@@ -111,6 +162,55 @@ def test_the_fields_of_entries_count_for_the_limit() -> None:
     kept = [text for text in texts(sent) if text.isdecimal()]
     assert kept == [str(number) for number in range(20 - len(kept), 20)]
     assert 1 <= len(kept) <= 4
+
+
+def told_to_hung_daemon(work: Callable[[Reports], None]) -> list[ToCoordinator]:
+    """Report while the daemon hangs, and its pipe is full; return what it reads when it goes on."""
+    source, pipe = os.pipe()
+    os.set_blocking(pipe, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(pipe, b"\n" * 4096)
+    os.set_blocking(pipe, True)
+    reports = Reports(pipe, "d")
+    working = threading.Thread(target=work, args=(reports,), daemon=True)
+    working.start()
+    working.join(TIMEOUT)
+    assert not working.is_alive(), "the run waits for the daemon"
+    read: list[bytes] = []
+    with open(source, "rb") as lines:
+        reading = threading.Thread(target=lambda: read.extend(lines))
+        reading.start()
+        reports.flush()
+        os.close(pipe)
+        reading.join()
+    return [decode_to_coordinator(line) for line in read if line.strip()]
+
+
+def test_a_run_does_not_wait_for_a_daemon_that_hangs() -> None:
+    def work(reports: Reports) -> None:
+        for number in range(10_000):
+            reports.update(reason=str(number))
+            reports.parameters_set("a", {"gain": number})
+        reports.update(status="Finished")
+
+    told = told_to_hung_daemon(work)
+    assert RunReport("d", "Finished", reason="9999") in told
+    assert ParametersSet("d", "a", {"gain": 9999}) in told
+    assert len(told) <= 3, "the first one is on its way already; no other older ones are kept"
+
+
+def test_a_report_is_in_front_of_the_answers_that_rely_on_it() -> None:
+    def work(reports: Reports) -> None:
+        reports.update(status="Running")
+        reports.update(port=6014)
+        reports.answered(1, Ok())
+        reports.update(revision=1)
+        reports.answered(2, Ok())
+
+    *_, report, first, second = told_to_hung_daemon(work)
+    assert isinstance(report, RunReport) and (report.port, report.revision) == (6014, 1)
+    assert (first, second) == (Answered(1, Ok()), Answered(2, Ok()))
 
 
 @given(st.lists(st.sampled_from(["add", "send", "confirm", "cut"]), max_size=200))

@@ -49,6 +49,8 @@ from dora.wire.decoders import DecodeError, from_plain
 # Seconds that a build may take to end; then this process is killed with it. Less than `FORCE_AFTER` of the
 # agent.
 BUILD_GRACE = 4.0
+# Seconds for the report that a time limit has passed. It is lost if the daemon hangs meanwhile.
+_REPORT_TIMEOUT = 1.0
 _REASON = "it was asked for"
 
 
@@ -75,7 +77,7 @@ class _Commands:
         self.stopped = False
         self.may_return = False  # as in `StopRun`
         self.on_other: Callable[[ToDaemon], None] = lambda _: None
-        self.done = threading.Event()  # there is nothing left to stop
+        self.built = threading.Event()  # the build is over, however it went
 
     def first(self) -> ToDaemon:
         """Wait for the first command; raises ``StopIteration`` if there is none."""
@@ -126,14 +128,10 @@ class _Commands:
         somebody knows of it. So every program is ended as it comes, until the build gives up.
         """
         deadline = time.monotonic() + BUILD_GRACE
-        while time.monotonic() < deadline:
-            with self._lock:
-                if self._daemon is not None:
-                    return
-                os.killpg(0, signal.SIGTERM)
-            if self.done.wait(0.1):
-                return
-        os.killpg(0, signal.SIGKILL)
+        while not self.built.is_set():
+            late = time.monotonic() > deadline
+            os.killpg(0, signal.SIGKILL if late else signal.SIGTERM)
+            self.built.wait(0.1)
 
 
 class Worker:
@@ -181,7 +179,7 @@ class Worker:
         finally:
             if self._start.is_distributed and not self._commands.may_return:
                 self._remove_state()
-            self._commands.done.set()
+            self._commands.built.set()
 
     @property
     def _state_folder(self) -> str:
@@ -235,6 +233,7 @@ class Worker:
     def _on_built(self, _built: Built) -> None:
         self._is_built = True
         self._log_files.close()  # the daemon opens them
+        self._commands.built.set()  # first: a build that is late by a moment need not be ended
         self._building.met()
         if self._building.late:
             raise BuildError("it took too long")
@@ -266,6 +265,7 @@ class Worker:
         def fail() -> None:
             reason = f"{what} took longer than {seconds:g} s; {variable} of the coordinator sets the limit"
             self._reports.update(status="Failed", reason=reason)
+            self._reports.flush(_REPORT_TIMEOUT)  # `abort` may kill this process
             self._commands.abort()
 
         return TimeLimit(seconds, fail)
@@ -318,7 +318,10 @@ def main(options: Container[str]) -> None:
     # For the time of the build; a handler, other than a signal that is ignored, is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
     reports = Reports(pipe, start.dataflow_id, revision=start.spec.revision, secret=start.partition.secret)
-    Worker(start, commands, reports).run()
+    try:
+        Worker(start, commands, reports).run()
+    finally:
+        reports.flush()
 
 
 if __name__ == "__main__":

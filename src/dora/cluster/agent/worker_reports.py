@@ -49,39 +49,66 @@ def _fitted(entry: LogEntry) -> tuple[LogEntry, int]:
 
 
 class Reports:
-    """Writes messages as lines to a pipe. Thread-safe."""
+    """Writes messages as lines to a pipe, from a thread of its own. Thread-safe.
+
+    If the daemon hangs, the pipe is full. The run goes on then, so no caller waits except `send_logs`. A
+    newer report replaces one that is not written yet, and so it is with the parameters of a node. Thus only
+    so many messages wait: a daemon that hangs asks nothing that has to be answered.
+    """
 
     def __init__(self, pipe: int, dataflow_id: str, *, revision: int = 0, secret: str = "") -> None:
         """``revision`` and ``secret`` as in `RunReport`."""
         self._pipe = pipe
         self._report = RunReport(dataflow_id, "Starting", revision=revision, secret=secret)
-        # The lock keeps messages of several threads apart: a large one takes several writes. Also the
-        # report that is written last is the newest.
-        self._lock = threading.Lock()
+        # Lines by their subjects. A newer line keeps the place of the older one, because later ones rely on
+        # it: the answer to a change comes behind the report of its port.
+        self._waiting: dict[object, bytes] = {}
+        self._is_writing = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._write_all, name="dora-reports", daemon=True).start()
 
     def update(self, **changes: Any) -> None:
         """Report the run again, with these fields of `RunReport` changed."""
-        with self._lock:
+        with self._changed:
             self._report = msgspec.structs.replace(self._report, **changes)
-            self._write(self._report)
+            self._put(RunReport, self._report)
 
     def send_logs(self, entries: list[LogEntry]) -> None:
-        """Send log entries."""
-        with self._lock:
-            self._write(LogBatch(self._report.dataflow_id, entries))
+        """Send log entries, and wait until they are written: so only one batch is in memory."""
+        with self._changed:
+            self._put(object(), LogBatch(self._report.dataflow_id, entries))
+        self.flush()
 
     def parameters_set(self, node_id: str, parameters: dict[str, Any]) -> None:
         """Report the changed parameters of a node."""
-        with self._lock:
-            self._write(ParametersSet(self._report.dataflow_id, node_id, parameters))
+        with self._changed:
+            self._put(node_id, ParametersSet(self._report.dataflow_id, node_id, parameters))
 
     def answered(self, ticket: int, answer: Answer) -> None:
         """Answer a message of the coordinator."""
-        with self._lock:
-            self._write(Answered(ticket, answer))
+        with self._changed:
+            self._put(object(), Answered(ticket, answer))
 
-    def _write(self, message: ToCoordinator) -> None:
-        data = encode(message) + b"\n"
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything is written, at most ``timeout`` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._is_writing, timeout)
+
+    def _put(self, key: object, message: ToCoordinator) -> None:
+        self._waiting[key] = encode(message) + b"\n"
+        self._changed.notify_all()
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                self._is_writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting)
+                data = self._waiting.pop(next(iter(self._waiting)))
+                self._is_writing = True
+            self._write(data)  # without the lock, which callers need
+
+    def _write(self, data: bytes) -> None:
         while data:
             try:
                 data = data[os.write(self._pipe, data) :]
@@ -144,8 +171,26 @@ MAX_SIZE: Final = 16 << 20  # bytes
 IN_FLIGHT: Final = 64
 
 
+class _Waiting:
+    """A batch of the outbox."""
+
+    def __init__(self, batch: LogBatch) -> None:
+        self.batch = batch
+        self.size = sum(map(_size_of, batch.entries))  # bytes
+        # Entries dropped before it, of which it informs; None until it is sent first. When it is sent again
+        # it says the same: the coordinator may have it, and ignores it then.
+        self.left_out: int | None = None
+
+    def message(self) -> LogBatch:
+        if not self.left_out:
+            return self.batch
+        text = f"{self.left_out} log entries are on their own machine only: they came while it was cut off"
+        note = LogEntry(time.time_ns(), "warn", None, text, "daemon")
+        return msgspec.structs.replace(self.batch, entries=[note, *self.batch.entries])
+
+
 class LogOutbox:
-    """Batches in the order of their numbers; beyond a limit, the oldest are dropped. Pure.
+    """Batches in the order of their numbers; beyond a limit, the oldest are dropped, and counted. Pure.
 
     >>> outbox = LogOutbox()
     >>> outbox.add(LogBatch("a", [])); outbox.add(LogBatch("b", []))
@@ -158,52 +203,61 @@ class LogOutbox:
     def __init__(self, max_entries: int = MAX_ENTRIES, max_size: int = MAX_SIZE) -> None:
         self._max_entries = max_entries
         self._max_size = max_size
-        self._batches: deque[LogBatch] = deque()
-        self._sizes: deque[int] = deque()  # of the batches, in bytes
+        self._waiting: deque[_Waiting] = deque()
         self._sent = 0  # of the batches, from the left, on the present connection
         self._number = 0
         self._entries = 0
         self._size = 0
-        self._left_out: dict[str, int] = {}  # dataflow → entries
+        self._left_out: dict[str, int] = {}  # dataflow → dropped entries of which no batch informs
 
     @property
     def is_empty(self) -> bool:
-        return not self._batches
+        return not self._waiting and not self._left_out
 
     def add(self, batch: LogBatch) -> None:
         """Add a batch; drop the oldest ones if there is no room."""
-        if left_out := self._left_out.pop(batch.dataflow_id, 0):
-            text = f"{left_out} log entries are on their own machine only: they came while it was cut off"
-            about = LogEntry(time.time_ns(), "warn", None, text, "daemon")
-            batch = msgspec.structs.replace(batch, entries=[about, *batch.entries])
-        self._number += 1
-        self._batches.append(msgspec.structs.replace(batch, number=self._number))
-        self._entries += len(batch.entries)
-        self._sizes.append(sum(map(_size_of, batch.entries)))
-        self._size += self._sizes[-1]
-        while len(self._batches) > 1 and (self._entries > self._max_entries or self._size > self._max_size):
+        self._append(batch)
+        while len(self._waiting) > 1 and (self._entries > self._max_entries or self._size > self._max_size):
             gone = self._take_oldest()
-            self._left_out[gone.dataflow_id] = self._left_out.get(gone.dataflow_id, 0) + len(gone.entries)
+            count = len(gone.batch.entries) + (gone.left_out or 0)
+            self._left_out[gone.batch.dataflow_id] = self._left_out.get(gone.batch.dataflow_id, 0) + count
 
     def next(self) -> LogBatch | None:
-        """Return the next batch to send, None if there is none or enough are in flight."""
-        if self._sent >= min(len(self._batches), IN_FLIGHT):
+        """Return the next batch to send, None if there is none or enough are in flight.
+
+        After the last one come batches without entries, about dataflows that log nothing any more.
+        """
+        if self._sent >= IN_FLIGHT:
             return None
+        if self._sent == len(self._waiting):
+            if not self._left_out:
+                return None
+            self._append(LogBatch(next(iter(self._left_out)), []))
+        waiting = self._waiting[self._sent]
         self._sent += 1
-        return self._batches[self._sent - 1]
+        if waiting.left_out is None:
+            waiting.left_out = self._left_out.pop(waiting.batch.dataflow_id, 0)
+        return waiting.message()
 
     def confirm(self, number: int) -> None:
         """Remove the batches up to this number: the coordinator has them."""
-        while self._batches and self._batches[0].number <= number:
+        while self._waiting and self._waiting[0].batch.number <= number:
             self._take_oldest()
 
     def send_again(self) -> None:
         """Begin again, on a new connection, with the batches that are not confirmed."""
         self._sent = 0
 
-    def _take_oldest(self) -> LogBatch:
-        gone = self._batches.popleft()
+    def _append(self, batch: LogBatch) -> None:
+        self._number += 1
+        waiting = _Waiting(msgspec.structs.replace(batch, number=self._number))
+        self._waiting.append(waiting)
+        self._entries += len(batch.entries)
+        self._size += waiting.size
+
+    def _take_oldest(self) -> _Waiting:
+        gone = self._waiting.popleft()
         self._sent = max(self._sent - 1, 0)
-        self._entries -= len(gone.entries)
-        self._size -= self._sizes.popleft()
+        self._entries -= len(gone.batch.entries)
+        self._size -= gone.size
         return gone
