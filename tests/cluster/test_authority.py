@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import errno
 import os
 import ssl
 from collections.abc import Callable
@@ -81,7 +82,9 @@ def test_a_daemon_gets_a_certificate_for_a_key_that_it_keeps(tmp_path: Path, aut
     request = certificate.request()
     assert "PRIVATE KEY" not in request
     signed, digest = LinkAuthority(PORT, is_remote=True).sign(request, "robot")
-    files = certificate.take(signed)
+    certificate.take(signed)
+    assert certificate.write() == ""
+    files = certificate.files
     assert Path(files.authority).read_text() == Path(authority.file).read_text()
     assert all(os.stat(path).st_mode & 0o077 == 0 for path in (files.authority, files.key))
     assert LinkAuthority(PORT, is_remote=True).sign(new_request("x")[1], "desk")[1] == digest, (
@@ -98,15 +101,47 @@ def test_a_machine_whose_clock_is_years_late_can_use_its_certificate(
     at(monkeypatch, 20 * 365 * DAY)  # the clock of the coordinator
     certificate = LinkCertificate("robot", str(tmp_path / "daemon"))
     signed, _ = LinkAuthority(PORT, is_remote=True).sign(certificate.request(), "robot")
-    certificate.take(signed)  # which checks it
+    certificate.take(signed)
+    assert certificate.write() == ""  # which checks it
 
 
 @pytest.mark.usefixtures("authority")
 def test_the_name_in_a_request_does_not_count(tmp_path: Path) -> None:
     certificate = LinkCertificate("robot", str(tmp_path / "daemon"))
     signed, _ = LinkAuthority(PORT, is_remote=True).sign(certificate.request(), "desk")
-    with pytest.raises(DoraError, match=r"daemon.pem is not for machine `robot`"):
-        certificate.take(signed)
+    certificate.take(signed)
+    assert "daemon.next.pem is not for machine `robot`" in certificate.write()
+    assert not certificate.is_there
+
+
+@pytest.mark.usefixtures("authority")
+def test_a_certificate_that_cannot_be_written_leaves_the_former_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written once there is room on the disk, also if another one has been asked for meanwhile."""
+    certificate = LinkCertificate("robot", str(tmp_path / "daemon"))
+    links = LinkAuthority(PORT, is_remote=True)
+
+    def take() -> str:
+        certificate.take(links.sign(certificate.request(), "robot")[0])
+        return certificate.write()
+
+    assert take() == ""
+    former = Path(certificate.files.certificate).read_text()
+
+    def replace(*_: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr("os.replace", replace)
+        assert take().endswith("daemon.pem cannot be written: No space left on device")
+    assert Path(certificate.files.certificate).read_text() == former
+    certificate.request()
+    assert certificate.write() == ""
+    assert Path(certificate.files.certificate).read_text() != former
+    check_machine_certificate(certificate.files, "robot")
+    certificate.remove()
+    assert not [*tmp_path.glob("daemon*")]
 
 
 @pytest.mark.parametrize("request_", ["", "nonsense", "with a wrong signature"])

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from waiting import TIMEOUT
 
 from dora.cluster.agent.agent import Agent
-from dora.cluster.agent.worker_process import WorkerProcess
+from dora.cluster.agent.identity import Identity
+from dora.cluster.agent.worker_process import MAX_OBSERVERS, Observers, WorkerProcess
 from dora.cluster.protocol import (
     MAX_MESSAGE,
     Answered,
+    Collected,
     RunReport,
+    RunUsage,
+    SignedCertificate,
     ToCoordinator,
 )
+from dora.errors import DoraError
+from dora.transport.tokens import Token
 from dora.wire.daemon_protocol import Answer, DataflowEnded, Inspect, Parameters, Rejected
 from dora.wire.framing import encode_frame
 
@@ -101,3 +111,67 @@ def test_a_dataflow_without_a_socket_has_ended(place: str) -> None:
     dataflow: Any = SimpleNamespace(socket=place)
     found = asyncio.run(WorkerProcess.ask(dataflow, Inspect()))
     assert found == Rejected("the dataflow has just ended")
+
+
+@pytest.mark.usefixtures("runtime_root")
+@pytest.mark.parametrize("disk", ["full", "sound"])
+def test_a_certificate_that_is_of_no_use_keeps_a_machine_from_links_and_from_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, disk: str
+) -> None:
+    def write(*_: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    agent = Agent(["10.0.0.1"], 6013, Token("t" * 32, "x"), Identity(machine="arm"))
+    if disk == "full":
+        monkeypatch.setattr("dora.cluster.authority.write_for_user", write)
+    asyncio.run(agent._take(SignedCertificate("no certificate", "no authority")))
+    fault = "cannot be written: No space left" if disk == "full" else "are not a certificate and its key"
+    with pytest.raises(DoraError, match=f"machine `arm`: .* {fault}"):
+        agent._listen_for_links()
+
+
+def test_a_daemon_goes_on_while_it_measures_its_dataflows() -> None:
+    went_on = threading.Event()
+
+    def measure(workers: dict[int, str]) -> dict[str, tuple[float, int]]:
+        assert went_on.wait(TIMEOUT)
+        return {run_id: (50.0, pid) for pid, run_id in workers.items()}
+
+    async def collect() -> ToCoordinator:
+        run: Any = SimpleNamespace(dataflow_id="d", run_id="d1", process=SimpleNamespace(pid=7))
+        agent: Any = SimpleNamespace(
+            _runs={"d": run},
+            _meter=SimpleNamespace(measure=measure),
+            _outgoing=asyncio.Queue[ToCoordinator](),
+        )
+        collecting = asyncio.create_task(Agent._send_collected(agent, 1, "usage"))
+        asyncio.get_running_loop().call_soon(went_on.set)
+        await collecting
+        return agent._outgoing.get_nowait()
+
+    assert asyncio.run(collect()) == Collected(1, "usage", usage=[RunUsage("d", 50.0, 7)])
+
+
+def test_observers_that_are_asked_for_at_once_are_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Process:
+        stdin = SimpleNamespace(write=lambda _: None, close=lambda: None)
+
+        async def wait(self) -> int:
+            return await asyncio.Future()
+
+    async def start(*_: object, **__: object) -> Process:
+        await asyncio.sleep(0)
+        return Process()
+
+    monkeypatch.setattr("asyncio.create_subprocess_exec", start)
+
+    async def ask() -> list[str]:
+        observers = Observers("token", "arm")
+        asked = (observers.start("ws://x", str(number), "/socket", "python") for number in range(60))
+        faults = await asyncio.gather(*asked)
+        await observers.close()
+        return [*filter(None, faults)]
+
+    refused = asyncio.run(ask())
+    assert len(refused) == 60 - MAX_OBSERVERS
+    assert {*refused} == {f"there are {MAX_OBSERVERS} observers of machine `arm` already; end one of them"}

@@ -16,6 +16,7 @@ from dora.cluster.http_api import DataflowView
 from dora.cluster.protocol import (
     DEFAULT_MACHINE,
     AckEnd,
+    ParametersSet,
     RunReport,
     RunSpec,
 )
@@ -75,6 +76,24 @@ def test_reports_count_at_once_and_are_written_later(tmp_path: Path) -> None:
     store.close()
 
 
+def test_parameters_count_at_once_and_are_written_later(tmp_path: Path) -> None:
+    path = str(tmp_path / "store.sqlite")
+    store = SmallStore(path)
+    add(store, "one")
+    store.fill()
+    parameters = {"gain": "x" * 90_000}
+    store.set_parameters(ParametersSet("one", "a", parameters))
+    assert "full" in store.fault
+    assert store.spec("one").parameters_of("a") == parameters
+    store.make_room()
+    store.flush()
+    assert store.fault == ""
+    again = Store(path)
+    assert again.spec("one").parameters_of("a") == parameters
+    again.close()
+    store.close()
+
+
 def test_requests_are_refused_while_the_store_is_full(tmp_path: Path) -> None:
     store = SmallStore(str(tmp_path / "store.sqlite"))
     store.fill()
@@ -102,6 +121,7 @@ def test_dataflows_run_and_end_while_the_store_is_full(
 ) -> None:
     monkeypatch.setattr(fleet, "REWRITE_AFTER", 0.05)
     stores: list[SmallStore] = []
+    parameters = {"gain": "x" * 90_000}
 
     def make_store() -> SmallStore:
         stores.append(SmallStore(str(tmp_path / "store.sqlite")))
@@ -115,6 +135,7 @@ def test_dataflows_run_and_end_while_the_store_is_full(
         dataflow_id = json.loads(text)["uuid"]
         served.ask("GET", f"/api/dataflows/{dataflow_id}/wait?until=started")
         served.in_loop(stores[0].fill)
+        daemon.say(ParametersSet(dataflow_id, "a", parameters))
         daemon.say(RunReport(dataflow_id, "Failed", large_result(dataflow_id)))
         status, text = served.ask("GET", f"/api/dataflows/{dataflow_id}/wait")
         assert (status, json.loads(text)["status"]) == (200, "Failed")
@@ -123,4 +144,5 @@ def test_dataflows_run_and_end_while_the_store_is_full(
         assert AckEnd(dataflow_id) not in daemon.heard
         served.in_loop(stores[0].make_room)
         wait_until(lambda: AckEnd(dataflow_id) in daemon.heard, "the record")
+        assert served.in_loop(lambda: stores[0].spec(dataflow_id)).parameters_of("a") == parameters
         daemon.close()

@@ -68,16 +68,19 @@ def test_a_part_reports_the_link_port_of_its_machine_once_it_is_prepared() -> No
     given = start(dataflow, {"a": "desk"}, "desk")
     source, pipe = os.pipe()
     with open(source, "rb") as lines:
-        partition = LocalPartition(given, Reports(pipe, "id"), lambda: False)
+        reports = Reports(pipe, "id")
+        partition = LocalPartition(given, reports, lambda: False)
         partition.handle(ListensAt("10.0.0.1", 6014))
         assert partition.remote() is None, "all nodes are here"
         partition.meet(["desk", "arm"])
         assert partition.remote().listen == "10.0.0.1:6014"
+        reports.flush()
         partition.handle(ListensAt("10.0.0.9", 0))
         assert partition.remote().listen == "10.0.0.9:0"
+        reports.flush()
         os.close(pipe)
-        reports = [decode_to_coordinator(line) for line in lines]
-    assert [report.port for report in reports if isinstance(report, RunReport)] == [6014, 0]
+        found = [decode_to_coordinator(line) for line in lines]
+    assert [report.port for report in found if isinstance(report, RunReport)] == [6014, 0]
 
 
 def test_a_machine_keeps_its_endpoint_until_it_is_lost() -> None:

@@ -18,7 +18,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from cryptography import x509
@@ -211,9 +211,14 @@ def write_for_user(path: str, text: str) -> None:
     """Replace a file by one that only this user reads, at once; raises ``OSError``."""
     # Not in place: a reader, or the next start after a crash, would meet half a key.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
-        file.write(text)
-    os.replace(f"{path}.new", path)
+    try:
+        with open(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
+            file.write(text)
+        os.replace(f"{path}.new", path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(f"{path}.new")
+        raise
 
 
 def new_request(machine: str) -> tuple[str, str]:

@@ -21,12 +21,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 RUN_ID = "DORA_RUN_ID"
 FORGET = "-"  # a line to the guardian: forget the process groups so far
 KILL_TIMEOUT = 5.0  # seconds; a process that waits for a broken disk cannot be killed
-RESCUED = "dora-box-"  # begins the names of black boxes in shared memory whose runs were killed
+# Begin the names of black boxes in shared memory whose runs were killed: until the first attempt to save
+# them has succeeded, and from the second attempt on.
+RESCUED, RETRIED = "dora-box-", "dora-again-"
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -35,23 +37,28 @@ def marked_processes(run_id: str) -> list[int]:
 
     ``run_id``: its last 12 digits, which name the files of the run, are enough.
     """
-    name_of_marker, end = f"{RUN_ID}=".encode(), run_id.encode()
-    found = []
+    return [pid for pid, mark in all_marked_processes() if mark.endswith(run_id)]
+
+
+def all_marked_processes() -> Iterator[tuple[int, str]]:
+    """Yield the id of each process of a run, except this one, with the id of the run."""
+    name_of_marker = f"{RUN_ID}=".encode()
     try:
         names = os.listdir("/proc")
     except OSError:
-        return []
+        return
     for name in names:
         if not name.isdecimal() or int(name) == os.getpid():
             continue
         try:
             with open(f"/proc/{name}/environ", "rb") as file:
                 variables = file.read().split(b"\0")
-            if any(item.startswith(name_of_marker) and item.endswith(end) for item in variables):
-                found.append(int(name))
         except OSError:  # ended meanwhile, or another user's
             continue
-    return found
+        for item in variables:
+            if item.startswith(name_of_marker):
+                yield int(name), os.fsdecode(item[len(name_of_marker) :])
+                break
 
 
 def describe_group(leader: int) -> str:
@@ -124,10 +131,13 @@ def rescue_black_box(prefix: str) -> None:
 
     It is moved out of the run's files first, so these can be removed at once.
     """
-    box = box_of(prefix)
+    save_black_box(box_of(prefix), f"/dev/shm/{RESCUED}{prefix.strip('_')}")
+
+
+def save_black_box(box: str, kept: str) -> None:
+    """Move a black box, and start a process that saves it there, and removes it if that succeeds."""
     if not _is_own(box) or os.path.islink(box) or not os.path.isdir(box):
         return
-    kept = f"/dev/shm/{RESCUED}{prefix.strip('_')}"
     order = f'{{"folder": "{kept}", "reason": "killed", "dead": true}}'
     try:
         os.rename(box, kept)

@@ -43,10 +43,12 @@ from dora._paths import (
 )
 from dora.daemon.guardian import (
     RESCUED,
+    RETRIED,
     kill_run,
     remove_run_files,
     remove_shared_memory,
     rescue_black_box,
+    save_black_box,
 )
 from dora.errors import DoraError, SharedMemoryFull
 from dora.transport.shm.room import free_bytes
@@ -259,9 +261,9 @@ def _remove_stale_boards() -> None:
 
 
 def _remove_stale_boxes() -> None:
-    """Remove black boxes of killed runs that nobody saves: the process that did was killed, too."""
+    """Try once more to save black boxes of killed runs; those that were tried twice are removed."""
     for name in os.listdir(SHARED_MEMORY):
-        if not name.startswith(RESCUED):
+        if not name.startswith((RESCUED, RETRIED)):
             continue
         box = f"{SHARED_MEMORY}/{name}"
         try:
@@ -273,11 +275,14 @@ def _remove_stale_boxes() -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_shared_memory(name)
         except BlockingIOError:
-            pass  # it is being saved
+            continue  # it is being saved
         finally:
-            os.close(lock)
+            os.close(lock)  # before the next process wants it
+        if name.startswith(RETRIED):
+            remove_shared_memory(name)
+        else:
+            save_black_box(box, f"{SHARED_MEMORY}/{RETRIED}{name.removeprefix(RESCUED)}")
 
 
 def check_shared_memory(room: int) -> None:

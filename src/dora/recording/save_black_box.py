@@ -14,14 +14,16 @@ import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 import msgspec
 
 from dora._shared_folders import make_folder
 from dora._version import __version__
+from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.reader import LogReader
+from dora.daemon.logs.writer import LogFiles
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
 from dora.observe.load import Load
@@ -67,6 +69,9 @@ from dora.wire.untrusted import UntrustedMessage
 
 _LOG_BYTES: Final = 4 << 20  # of each log file, at its end, where the last seconds are: a log may be long
 _ORDER_PIECE: Final = 64 << 10  # bytes of one message with the order of events
+_PART: Final = ".part"  # ends the name of a file that is being written
+# Seconds after its last write until it belongs to a killed process; not all disks know the lock.
+_ABANDONED: Final = 60.0
 _NICE: Final = 5  # the dataflow goes first
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -204,7 +209,7 @@ def _time_of(entry: RunEntry) -> int:
 def save(box: KeptBox, path: str) -> SavedBlackBox:
     """Write a recording of a black box; a problem is in the result."""
     start = box.start
-    part = f"{path}.part"  # nobody shall open half a file
+    part = path + _PART  # nobody shall open half a file
     try:
         if os.path.lexists(path):
             return SavedBlackBox(problem=f"{path} exists already")
@@ -233,9 +238,11 @@ def save(box: KeptBox, path: str) -> SavedBlackBox:
         writer.finish(end)
         os.rename(part, path)
     except RecordingFailed as error:
-        writer.close()
-        os.unlink(part)  # it would take the last room, and the black box still has everything
         return SavedBlackBox(problem=str(error).replace(part, path))
+    finally:
+        writer.close()
+        with suppress(FileNotFoundError):  # it has its name
+            os.unlink(part)  # it would take the last room, and the black box still has everything
     return SavedBlackBox(path, len(box.messages), end.lost, writer.size)
 
 
@@ -284,15 +291,23 @@ def _one_at_a_time(folder: str) -> Iterator[None]:
 
 
 def _next_path(start: BlackBoxStart, reason: str) -> str:
-    """Return a name for a file of the run, and remove files that are too many."""
-    path = unused(f"{start.directory}/{time.strftime('%Y%m%d-%H%M%S')}-{reason}{SUFFIX}")
-    there = sorted(
-        (f"{start.directory}/{name}" for name in os.listdir(start.directory) if name.endswith(SUFFIX)),
-        key=os.path.getmtime,
-    )
-    for old in there[: max(len(there) - start.files + 1, 0)]:
-        os.unlink(old)
-    return path
+    """Return a name for a file of the run, and remove what killed savers have left of theirs."""
+    for part in _files_of(start, SUFFIX + _PART):
+        if time.time() - os.path.getmtime(part) > _ABANDONED:
+            os.unlink(part)
+    return unused(f"{start.directory}/{time.strftime('%Y%m%d-%H%M%S')}-{reason}{SUFFIX}")
+
+
+def _remove_surplus(start: BlackBoxStart) -> None:
+    """Remove the oldest files that are too many, now that there is a newer one."""
+    with suppress(OSError):  # a user has removed one meanwhile; the next save comes here, too
+        there = sorted(_files_of(start, SUFFIX), key=os.path.getmtime)
+        for old in there[: max(len(there) - start.files, 0)]:
+            os.unlink(old)
+
+
+def _files_of(start: BlackBoxStart, end: str) -> list[str]:
+    return [f"{start.directory}/{name}" for name in os.listdir(start.directory) if name.endswith(end)]
 
 
 def carry_out(order: SaveOrder) -> SavedBlackBox:
@@ -304,7 +319,10 @@ def carry_out(order: SaveOrder) -> SavedBlackBox:
         if order.path:  # no lock: the name is given, and a look back holds this folder locked itself
             return save(box, order.path)
         with _one_at_a_time(_folder(box.start)):
-            return save(box, _next_path(box.start, order.reason))
+            saved = save(box, _next_path(box.start, order.reason))
+            if saved.path:
+                _remove_surplus(box.start)
+            return saved
     except DoraError as error:
         return SavedBlackBox(problem=str(error))
     except OSError as error:
@@ -323,6 +341,19 @@ def _lock(folder: str) -> bool:
     return True
 
 
+def _log_problem(folder: str, problem: str) -> None:
+    """Write to the log of a killed run why its last seconds are not saved."""
+    try:
+        with open(f"{folder}/{START}", "rb") as file:
+            start: BlackBoxStart = decode_start(file.read())
+    except (OSError, DecodeError):
+        return  # nobody knows which run that was
+    logs = LogFiles(start.log_directory)
+    text = f"the last seconds before the run was killed could not be saved: {problem}"
+    logs.write(LogEntry(time.time_ns(), "error", None, text, "daemon"))
+    logs.close()
+
+
 def main(arguments: Iterable[str] = sys.argv[1:]) -> None:
     """Save, and report it."""
     (text,) = arguments
@@ -331,7 +362,9 @@ def main(arguments: Iterable[str] = sys.argv[1:]) -> None:
     if order.dead and not _lock(order.folder):
         return
     saved = carry_out(order)
-    if order.dead:
+    if order.dead and saved.problem:
+        _log_problem(order.folder, saved.problem)  # and the folder stays: the next start tries once more
+    elif order.dead:
         shutil.rmtree(order.folder, ignore_errors=True)
     sys.stdout.buffer.write(msgspec.msgpack.encode(saved))
 

@@ -278,8 +278,10 @@ class Agent:
                 self._coordinator.on_welcome()
             case SignedCertificate():
                 if self._certificate is not None:
-                    files = self._certificate.take(message)
-                    self._identity = msgspec.structs.replace(self._identity, tls=files)
+                    self._certificate.take(message)
+                    self._identity = msgspec.structs.replace(self._identity, tls=self._certificate.files)
+                    if fault := self._certificate.write():  # the connection does not need it
+                        log.error("no new certificate for links to other machines: %s", fault)
             case HeartbeatAnswer():
                 self._clock_sync.take(message, self._runs.values())
             case DaemonRejected(reason=reason):
@@ -336,10 +338,10 @@ class Agent:
     async def _send_collected(self, number: int, what: Collectable) -> None:
         match what:
             case "usage":
-                usage = [
-                    RunUsage(dataflow_id, *self._meter.measure(run.process.pid, run.run_id))
-                    for dataflow_id, run in self._runs.items()
-                ]
+                runs = {run.run_id: run for run in self._runs.values()}
+                workers = {run.process.pid: run_id for run_id, run in runs.items()}
+                measured = await asyncio.to_thread(self._meter.measure, workers)
+                usage = [RunUsage(runs[id].dataflow_id, *used) for id, used in measured.items()]
                 answer = Collected(number, what, usage=usage)
             case "metrics":
                 from dora.observe.metrics import collect_all_metrics
@@ -419,6 +421,9 @@ class Agent:
 
     def _listen_for_links(self) -> int:
         """Listen at the link port, unless this machine has none; return it. Raises `DoraError`."""
+        certificate = self._certificate
+        if certificate is not None and (fault := certificate.write()) and not certificate.is_there:
+            raise DoraError(f"machine `{self._identity.machine}`: {fault}")
         try:
             return self._link_port.open(self._interface)
         except DoraError as error:
@@ -505,7 +510,6 @@ class Agent:
         if run.process.stdin is not None:
             run.process.stdin.close()
         code = await run.process.wait()
-        self._meter.forget(run.process.pid)
         report = self._reports[run.dataflow_id]
         if code:
             await asyncio.to_thread(_remove_stale_runs)

@@ -61,8 +61,11 @@ class Identity(msgspec.Struct, frozen=True):
 def _digest_of(files: TlsFiles) -> str:
     from dora.transport.tls import authority_digest
 
-    with open(files.authority, encoding="ascii", errors="replace") as file:
-        return authority_digest(file.read())
+    try:
+        with open(files.authority, encoding="ascii", errors="replace") as file:
+            return authority_digest(file.read())
+    except FileNotFoundError:
+        return ""  # it was signed, and the disk has no room for it
 
 
 def parse_labels(text: str) -> dict[str, str]:
@@ -113,8 +116,10 @@ class LinkCertificate:
     def __init__(self, machine: str, path: str) -> None:
         """``path`` begins the names of its files."""
         self._machine = machine
-        self._files = TlsFiles(f"{path}.ca.pem", f"{path}.pem", f"{path}.pem")
+        self.files = _files_at(path)
+        self._next = _files_at(f"{path}.next")
         self._key = ""
+        self._unwritten: tuple[str, str] | None = None  # texts of the authority, and of key and certificate
 
     def request(self) -> str:
         """Make a key, and return the request that its certificate be signed (PEM)."""
@@ -123,21 +128,44 @@ class LinkCertificate:
         self._key, request = new_request(self._machine)
         return request
 
-    def take(self, signed: SignedCertificate) -> TlsFiles:
-        """Write the files, and return their names; raises ``OSError``, `DoraError`."""
+    def take(self, signed: SignedCertificate) -> None:
+        """Take the answer to `request`, which `write` writes."""
+        self._unwritten = signed.authority, self._key + signed.certificate
+
+    def write(self) -> str:
+        """Write the files unless that is done; return why it fails, or "". The former ones stay then."""
         from dora.cluster.authority import write_for_user
         from dora.transport.tls import check_machine_certificate
 
-        files = self._files
-        write_for_user(files.authority, signed.authority)
-        write_for_user(files.certificate, self._key + signed.certificate)
-        check_machine_certificate(files, self._machine)
-        return files
+        if self._unwritten is None:
+            return ""
+        authority, certificate = self._unwritten
+        try:
+            write_for_user(self._next.authority, authority)
+            write_for_user(self._next.certificate, certificate)
+            check_machine_certificate(self._next, self._machine)
+            os.replace(self._next.authority, self.files.authority)
+            os.replace(self._next.certificate, self.files.certificate)
+        except OSError as error:
+            return f"the certificate {self.files.certificate} cannot be written: {error.strerror}"
+        except DoraError as error:
+            return str(error)
+        self._unwritten = None
+        return ""
+
+    @property
+    def is_there(self) -> bool:
+        return os.path.exists(self.files.certificate)
 
     def remove(self) -> None:
-        for path in {self._files.authority, self._files.certificate}:
-            with suppress(FileNotFoundError):  # the coordinator has signed none
-                os.unlink(path)
+        for files in (self.files, self._next):
+            for path in (files.authority, files.certificate):
+                with suppress(FileNotFoundError):  # the coordinator has signed none
+                    os.unlink(path)
+
+
+def _files_at(path: str) -> TlsFiles:
+    return TlsFiles(f"{path}.ca.pem", f"{path}.pem", f"{path}.pem")
 
 
 # A coordinator has one daemon per machine. It locks a file, and the lock is free however the daemon ends.

@@ -6,12 +6,12 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import psutil
 
-from dora.daemon.guardian import marked_processes
+from dora.daemon.guardian import all_marked_processes
 from dora.daemon.processes.scheduling import may_lock_memory
 
 
@@ -89,48 +89,61 @@ class UsageMeter:
     """Measures the use of process trees; processor time counts since the last measurement."""
 
     def __init__(self) -> None:
-        self._before: dict[int, tuple[float, dict[int, float]]] = {}
+        self._before: dict[str, tuple[float, dict[int, float]]] = {}  # run → time, process → seconds
 
-    def measure(self, pid: int, run_id: str) -> tuple[float, int]:
-        """Return the percentage of one core and the bytes of memory of a worker and the others of its run.
+    def measure(self, workers: Mapping[int, str]) -> dict[str, tuple[float, int]]:
+        """Return the percentage of one core and the bytes of memory of each run, by its id.
 
-        Nodes that a warm template has forked are no descendants of the worker; their environment names the
-        run.
+        ``workers``: process of a worker, a child of this one → id of the run. May be called from another
+        thread: it looks at all processes of the machine.
         """
-        seconds: dict[int, float] = {}
-        memory = 0
-        begun = now = time.time()
-        for process in _processes(pid, run_id):
-            try:
-                with process.oneshot():
-                    times = process.cpu_times()
-                    memory += process.memory_info().rss
-                    begun = min(begun, process.create_time())
-            except psutil.Error:
-                continue  # ended meanwhile
-            seconds[process.pid] = times.user + times.system
-        when, earlier = self._before.get(pid, (begun, {}))
-        if now - when >= 0.1 or pid not in self._before:
-            self._before[pid] = now, seconds
-        used = sum(spent - earlier.get(process, 0.0) for process, spent in seconds.items())
-        return round(100 * used / max(now - when, 0.01), 1), memory
+        measured, before = {}, {}
+        for run_id, processes in _processes(workers).items():
+            seconds: dict[int, float] = {}
+            memory = 0
+            begun = now = time.time()
+            for process in processes:
+                try:
+                    with process.oneshot():
+                        times = process.cpu_times()
+                        memory += process.memory_info().rss
+                        begun = min(begun, process.create_time())
+                except psutil.Error:
+                    continue  # ended meanwhile
+                seconds[process.pid] = times.user + times.system
+            last = self._before.get(run_id)
+            when, earlier = last or (begun, {})
+            before[run_id] = last if last is not None and now - when < 0.1 else (now, seconds)
+            used = sum(spent - earlier.get(pid, 0.0) for pid, spent in seconds.items())
+            measured[run_id] = round(100 * used / max(now - when, 0.01), 1), memory
+        self._before = before
+        return measured
 
-    def forget(self, pid: int) -> None:
-        self._before.pop(pid, None)
 
+def _processes(workers: Mapping[int, str]) -> dict[str, list[psutil.Process]]:
+    """Return the processes of each run: its worker, the descendants, and others that are marked.
 
-def _processes(pid: int, run_id: str) -> Iterator[psutil.Process]:
-    found = set(marked_processes(run_id))
+    Nodes that a warm template has forked are no descendants of the worker; their environment names the run.
+    One walk finds those of all runs.
+    """
+    found: dict[str, list[psutil.Process]] = {run_id: [] for run_id in workers.values()}
+    owners = dict(workers)  # process → run
     try:
-        root = psutil.Process(pid)
-        yield root
-        for process in root.children(recursive=True):
-            found.discard(process.pid)
-            yield process
+        descendants = psutil.Process().children(recursive=True)  # each after its parent
     except psutil.Error:
-        return
-    for other in found:
+        descendants = []  # this user may not see the processes of others
+    for process in descendants:
         try:
-            yield psutil.Process(other)
+            run_id = owners.get(process.pid) or owners.get(process.ppid())
         except psutil.Error:
             continue  # ended meanwhile
+        if run_id is not None:
+            owners[process.pid] = run_id
+            found[run_id].append(process)
+    for pid, run_id in all_marked_processes():
+        if run_id in found and pid not in owners:
+            try:
+                found[run_id].append(psutil.Process(pid))
+            except psutil.Error:
+                continue  # ended meanwhile
+    return found

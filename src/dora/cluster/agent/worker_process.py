@@ -126,15 +126,17 @@ class Observers:
         self._machine = machine
         self._authority = authority
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starting = 0  # observers whose process is not there yet
 
     async def start(self, coordinator: str, ticket: str, socket: str, interpreter: str) -> str:
         """Start an observer for the coordinator at this URL; return why it failed, or ""."""
         from dora.observe.remote.protocol import StartMessage
 
-        if len(self._tasks) >= MAX_OBSERVERS:
+        if self._starting + len(self._tasks) >= MAX_OBSERVERS:
             return (
                 f"there are {MAX_OBSERVERS} observers of machine `{self._machine}` already; end one of them"
             )
+        self._starting += 1
         try:
             process = await asyncio.create_subprocess_exec(
                 *(interpreter, "-P", "-m", "dora.observe.remote.server"),
@@ -144,6 +146,8 @@ class Observers:
             )
         except OSError as error:
             return f"{interpreter} cannot be run on machine `{self._machine}`: {error}"
+        finally:
+            self._starting -= 1
         assert process.stdin is not None
         url = f"{coordinator}/api/observers/{ticket}"
         order = StartMessage(url, self._token, socket, self._machine, self._authority)

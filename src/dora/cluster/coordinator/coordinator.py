@@ -125,7 +125,7 @@ class Coordinator:
                 self._receive_logs(connection, message)
             case ParametersSet():
                 try:
-                    self._store.set_parameters(message)
+                    self.fleet.acknowledge(self._store.set_parameters(message))
                 except Refusal as refusal:
                     log.error("dataflow %s, node `%s`: %s", message.dataflow_id, message.node, refusal)
             case Answered():

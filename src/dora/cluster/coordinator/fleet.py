@@ -563,10 +563,10 @@ class Fleet:
             return
         run.stored = state
         if state.status not in ACTIVE:
-            del self._runs[run.dataflow_id]  # first: `_acknowledge` takes it for over then
-        self._acknowledge(self._store.update(state, run.daemons))
+            del self._runs[run.dataflow_id]  # first: `acknowledge` takes it for over then
+        self.acknowledge(self._store.update(state, run.daemons))
 
-    def _acknowledge(self, dataflow_ids: list[str]) -> None:
+    def acknowledge(self, dataflow_ids: list[str]) -> None:
         """Acknowledge the ends that are written to daemons; schedule another attempt for the others."""
         for dataflow_id in dataflow_ids:
             view = self._store.find(dataflow_id)
@@ -580,7 +580,7 @@ class Fleet:
             self._rewrite = asyncio.get_running_loop().call_later(REWRITE_AFTER, self._retry_write)
 
     def _retry_write(self) -> None:
-        self._acknowledge(self._store.flush())
+        self.acknowledge(self._store.flush())
         if self._store.fault:
             self._rewrite = asyncio.get_running_loop().call_later(REWRITE_AFTER, self._retry_write)
         else:

@@ -3,8 +3,8 @@
 Every change is one transaction in a write-ahead log. The file is for one coordinator at a time, which
 therefore reads it once: views are answered from memory.
 
-A full disk must not stop anything that runs. A report of a daemon is then true in memory and written
-later, see `Store.flush`; requests are refused.
+A full disk must not stop anything that runs. A report of a daemon, or the parameters of a node, are then
+true in memory and written later, see `Store.flush`; requests are refused.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Store:
         self._views: dict[str, DataflowView] = {}  # without results, the oldest first
         self._active: dict[str, dict[str, str]] = {}  # dataflow → machine → the daemon that has it
         self._unwritten: dict[str, tuple[RunReport, dict[str, str]]] = {}  # dataflow → report, daemons
+        self._unwritten_specs: dict[str, RunSpec] = {}
         try:
             if path != MEMORY:
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -140,23 +141,24 @@ class Store:
         spec = self.spec(dataflow_id).after(change)
         with self._refused("the change cannot be recorded"):
             self._change(dataflow_id, spec=_json(spec), nodes=_json(nodes), daemons=_json(daemons))
+        self._unwritten_specs.pop(dataflow_id, None)
         self._views[dataflow_id] = msgspec.structs.replace(view, nodes=nodes, machines=sorted(daemons))
         if view.status in ACTIVE:
             self._active[dataflow_id] = daemons
         if dataflow_id in self._unwritten:
             self._unwritten[dataflow_id] = self._unwritten[dataflow_id][0], daemons
 
-    def set_parameters(self, message: ParametersSet) -> None:
+    def set_parameters(self, message: ParametersSet) -> list[str]:
         """Record that a node has other parameters; a dataflow that is not in the store is ignored.
 
-        Raises `Refusal` if the disk does not take it.
+        Returns as `flush` does; raises `Refusal` if the record cannot be read.
         """
         dataflow_id = message.dataflow_id
         if dataflow_id not in self._views:
-            return
+            return []
         spec = self.spec(dataflow_id).with_parameters(message.node, message.parameters)
-        with self._refused("its parameters cannot be recorded"):
-            self._change(dataflow_id, spec=_json(spec))
+        self._unwritten_specs[dataflow_id] = spec
+        return self.flush()
 
     def update(self, report: RunReport, daemons: dict[str, str]) -> list[str]:
         """Record how a run is; one that is not in the store is ignored. Returns as `flush` does."""
@@ -186,6 +188,9 @@ class Store:
         written = []
         self.fault = ""
         try:
+            for dataflow_id, spec in list(self._unwritten_specs.items()):
+                self._change(dataflow_id, spec=_json(spec))
+                del self._unwritten_specs[dataflow_id]
             for dataflow_id, (report, daemons) in list(self._unwritten.items()):
                 self._write(report, daemons)
                 del self._unwritten[dataflow_id]
@@ -232,6 +237,7 @@ class Store:
         for dataflow_id in dataflow_ids:  # after the commit: files go only with a record that is gone
             view = self._views.pop(dataflow_id)
             self._unwritten.pop(dataflow_id, None)
+            self._unwritten_specs.pop(dataflow_id, None)
             self.on_remove(view)
 
     def views(self) -> list[DataflowView]:
@@ -252,6 +258,8 @@ class Store:
 
     def spec(self, dataflow_id: str) -> RunSpec:
         """Return the spec of a dataflow; raises ``KeyError``."""
+        if (spec := self._unwritten_specs.get(dataflow_id)) is not None:
+            return spec
         return from_json(self._read("spec", dataflow_id) or "", RunSpec)
 
     def _read(self, column: str, dataflow_id: str) -> str | None:
