@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 
 from dora._paths import NO_TLS
 from dora.cluster.ssh import scripts
+from dora.cluster.ssh.connection import SshConnection, _remove_old_sockets
 from dora.cluster.ssh.file import Cluster, Machine
 from dora.cluster.ssh.ssh import MachineFault, command_line, on_all, reason
 
@@ -97,3 +102,32 @@ def test_every_machine_is_tried_and_reports_its_own_fault() -> None:
 
     results, (fault,) = on_all([ROBOT, desk], work)
     assert results == [(ROBOT, "done")] and str(fault) == "desk: it is off"
+
+
+def test_a_port_that_is_not_forwarded_in_time_is_a_fault_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hang(command: list[str], *, timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr("subprocess.run", hang)
+    connection: Any = SimpleNamespace(machine=ROBOT, _socket="/socket")
+    with pytest.raises(MachineFault, match=r"robot: ssh has not forwarded a port \(-ports-\) within 60 s"):
+        SshConnection._forward(connection, "-L", "-ports-")
+
+
+def test_two_commands_may_remove_the_same_socket_of_a_killed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets = [tmp_path / "s3ffffe", tmp_path / "s3fffff"]
+    for path in sockets:
+        path.touch()
+
+    def removed_by_the_other(*_: int) -> None:
+        for path in sockets:
+            path.unlink(missing_ok=True)
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", removed_by_the_other)
+    _remove_old_sockets(str(tmp_path))
+    assert not any(path.exists() for path in sockets)

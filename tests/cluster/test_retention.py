@@ -302,3 +302,15 @@ def test_a_sender_that_falls_silent_is_given_up() -> None:
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     ) as process:
         assert process.wait(60) == -signal.SIGALRM
+
+
+@pytest.mark.processes
+def test_a_copy_that_has_arrived_may_take_its_time() -> None:
+    script = (
+        "import io, signal; from dora.cluster.ssh.receive import StreamWithTimeout\n"
+        "stream = StreamWithTimeout(io.BytesIO(b'line\\nrest'))\n"
+        "for read in (stream.readline, lambda: stream.read(4)):\n"
+        "    print(read(), signal.alarm(0))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "b'line\\n' 0\nb'rest' 0\n"

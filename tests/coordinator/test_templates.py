@@ -154,6 +154,31 @@ def test_daemons_of_one_user_share_a_template() -> None:
     asyncio.run(have_two())
 
 
+@pytest.mark.usefixtures("system")
+def test_a_daemon_leaves_the_template_of_another_one_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own template has ended for good, so the other daemon has started the next one."""
+    monkeypatch.setattr("dora.cluster.agent.warm_templates._MAX_KILLS", 1)
+
+    async def have_two() -> None:
+        first, second = WarmTemplates(), WarmTemplates()
+        try:
+            first.ensure(sys.executable)
+            await asyncio.to_thread(wait_until, first.views, "the template of the first one")
+            kept = first._templates[sys.executable]
+            kept._process.kill()
+            async with asyncio.timeout(TIMEOUT):
+                await kept._watching
+            second.ensure(sys.executable)
+            await asyncio.to_thread(wait_until, second.views, "the template of the second one")
+            await first.close()
+            assert await asyncio.to_thread(second.views)
+        finally:
+            await first.close()
+            await second.close()
+
+    asyncio.run(have_two())
+
+
 def test_a_daemon_says_that_its_templates_have_no_guardian(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

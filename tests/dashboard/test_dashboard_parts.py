@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dora.cluster.dashboard.local_server import _ask
 from dora.cluster.dashboard.watches import MAX_LINES, MAX_WAITING_PREVIEWS, Outbox
 from dora.cluster.dashboard.yaml_text import lines_of_nodes
 from dora.cluster.http.auth import AuthMiddleware, cookie_of, keys_for
@@ -31,7 +32,9 @@ from dora.observe.preview.watcher import CommandQueue, search
 from dora.observe.queries import Preview
 from dora.observe.snapshot import Snapshot
 from dora.observe.snapshot_json import MAX_SAMPLES, LastMinute
-from dora.wire.daemon_protocol import GraphText
+from dora.wire.daemon_protocol import DescribeDataflow, Description, GraphText
+from dora.wire.framing import encode_frame
+from dora.wire.operations import OperationResult, RestartOperation, StopOperation
 
 
 def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], bytes]]]:
@@ -275,3 +278,32 @@ def test_recordings_that_begin_at_the_same_time_have_files_of_their_own(
         begun = [threads.submit(recordings.record_in_folder, "socket", str(tmp_path), []) for _ in range(3)]
         names = {os.path.basename(each.result().path) for each in begun}
     assert names == {f"recording_20261125-120000{end}.mcap" for end in ("", "-2", "-3")}
+
+
+@pytest.mark.parametrize("request_", [StopOperation("busy"), RestartOperation("busy")])
+def test_a_page_waits_for_a_node_that_takes_its_time_to_end(
+    monkeypatch: pytest.MonkeyPatch, request_: StopOperation | RestartOperation
+) -> None:
+    class Daemon:
+        """Answers at once who it is, and everything else after the longest time that a client waits."""
+
+        def __init__(self, _path: str, timeout: float | None) -> None:
+            self.settimeout(timeout)
+
+        def settimeout(self, timeout: float | None) -> None:
+            self._timeout = timeout
+
+        def sendall(self, data: bytes) -> None:
+            is_quick = data == encode_frame(DescribeDataflow())
+            self._answer = Description("d", None, ["busy"]) if is_quick else OperationResult("busy")
+            self._is_late = not is_quick
+
+        def recv(self, _: int) -> bytes:
+            if self._is_late and self._timeout is not None:
+                raise TimeoutError
+            return encode_frame(self._answer)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("dora.daemon.client.connect_own", Daemon)
+    assert _ask("d", request_) == OperationResult("busy")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
-from dora.cluster.dashboard.remote import merged
+from dora.cluster.dashboard.remote import RemoteObservers, merged
+from dora.cluster.http.relay import RelayedSession
 from dora.observe.rates import LinkRate
 from dora.observe.snapshot import NodeSnapshot, Snapshot
 from dora.observe.snapshot_json import as_json
@@ -78,3 +80,22 @@ def test_the_only_machine_of_a_dataflow_is_that_of_its_nodes() -> None:
 
 def test_a_dataflow_of_which_no_machine_answers_has_no_nodes() -> None:
     assert shown(None, {}, {"arm": "gone"}, PLACED) == ({}, {}, "gone")
+
+
+def test_a_machine_with_another_version_of_dora_is_named_and_tried_again() -> None:
+    async def observe() -> dict[str, str]:
+        changed = asyncio.Event()
+
+        def open_session(machine: str) -> RelayedSession:
+            session = RelayedSession(machine, lambda _: None)
+            session.to_client.put_nowait(b'[{"type":"OfTheNextVersion"}]')
+            return session
+
+        observers = RemoteObservers(("arm",), {}, open_session, changed.set, lambda _: None)
+        following = observers._tasks[0]
+        await asyncio.wait({following, asyncio.create_task(changed.wait())}, return_when="FIRST_COMPLETED")
+        assert not following.done()
+        await observers.close()
+        return observers.faults
+
+    assert asyncio.run(observe()) == {"arm": "the observer on machine `arm` is of another version of dora"}

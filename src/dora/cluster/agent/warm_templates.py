@@ -142,7 +142,8 @@ class _Kept:
         for process in [*self._old, self._process]:
             process.kill()
             process.wait()
-        _remove(self._path)
+        if self.is_there:  # otherwise another daemon of this user may have its socket there
+            _remove(self._path)
 
 
 async def _retires(pipe: int) -> bool:

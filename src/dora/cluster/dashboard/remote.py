@@ -91,6 +91,9 @@ class RemoteObservers:
                     if await self._watch(machine, session):
                         return
                     self._set_fault(machine, session.reason)
+                except msgspec.DecodeError:
+                    text = f"the observer on machine `{machine}` is of another version of dora"
+                    self._set_fault(machine, text)
                 finally:
                     session.end()
                     self._sessions.pop(machine, None)

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import threading
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -93,7 +94,11 @@ class SshConnection:
     def _forward(self, direction: str, ports: str) -> None:
         _, *where = login(self.machine)
         command = ["ssh", "-S", self._socket, "-O", "forward", direction, ports, *where]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            why = f"ssh has not forwarded a port ({ports}) within {COMMAND_TIMEOUT:.0f} s"
+            raise MachineFault(self.machine, why) from None
         if done.returncode:
             output = done.stderr.strip().splitlines()
             why = output[-1] if output else "it does not say why"
@@ -124,6 +129,7 @@ def _remove_old_sockets(root: str) -> None:
         try:
             os.kill(int(found[1], 16), 0)
         except ProcessLookupError:
-            os.unlink(os.path.join(root, name))
+            with suppress(FileNotFoundError):  # another command has just removed it
+                os.unlink(os.path.join(root, name))
         except OSError:
             continue  # another user's process has the number

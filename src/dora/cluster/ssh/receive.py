@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, Final, Protocol, cast
 
 import msgspec
@@ -62,12 +64,21 @@ class StreamWithTimeout:
         self._source = source
 
     def read(self, size: int, /) -> bytes:
-        signal.alarm(READ_TIMEOUT)
-        return self._source.read(size)
+        with _limit():
+            return self._source.read(size)
 
     def readline(self) -> bytes:
-        signal.alarm(READ_TIMEOUT)
-        return self._source.readline()
+        with _limit():
+            return self._source.readline()
+
+
+@contextmanager
+def _limit() -> Iterator[None]:
+    signal.alarm(READ_TIMEOUT)
+    try:
+        yield
+    finally:
+        signal.alarm(0)  # the work on the copy may take longer
 
 
 def receive(name: str, source: FileSource, answers: BinaryIO) -> None:
