@@ -70,7 +70,7 @@ class FakeRun:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeRun]]:
     """The dataflows that run."""
     runs = [FakeRun(FIRST, "/lab/arm.yml")]
-    monkeypatch.setattr("dora.daemon.client.running", lambda: iter(runs))
+    monkeypatch.setattr("dora.daemon.client.running", lambda *_: iter(runs))
     yield runs
     assert all(run.closed for run in runs), "a connection was left open"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,14 @@ from pathlib import Path
 
 import pytest
 from on_terminal import on_terminal
+from ports import free_port
 from waiting import TIMEOUT, wait_until
+
+from dora.cli import select
+from dora.cli.log_location import find_log_location
+from dora.cluster.client import Client
+from dora.daemon.client import DaemonClient
+from dora.errors import ConnectError
 
 pytestmark = pytest.mark.processes
 
@@ -137,3 +145,32 @@ def test_a_dataflow_below_this_folder_is_stopped_beside_one_elsewhere(
     finally:
         second.kill()
         second.wait()
+
+
+def test_logs_are_followed_while_a_run_is_suspended(
+    arm: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DORA_COORDINATOR_PORT", raising=False)
+    logs = find_log_location(Client("127.0.0.1", free_port()), "arm")
+    arm.send_signal(signal.SIGSTOP)
+    assert not logs.ended()
+    arm.send_signal(signal.SIGCONT)
+    assert not logs.ended()
+    arm.send_signal(signal.SIGINT)
+    wait_until(logs.ended, "the end of the dataflow")
+
+
+def test_a_dataflow_that_does_not_answer_is_not_called_stopped(
+    arm: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DORA_COORDINATOR_PORT", raising=False)
+    (run,) = select.foreground_runs("arm")
+    monkeypatch.setattr(select, "foreground_runs", lambda _: [run])
+
+    def ask(*_: object) -> None:
+        raise ConnectError("the daemon does not answer")
+
+    monkeypatch.setattr(DaemonClient, "ask", ask)
+    with pytest.raises(ConnectError, match="does not answer"):
+        select.stop_foreground("arm", None, force=False)
+    assert arm.poll() is None

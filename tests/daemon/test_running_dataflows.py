@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+from ports import free_port
 from running import Bench
 from waiting import TIMEOUT, wait_until
 
+from dora.cli.log_location import find_log_location
+from dora.cli.running import RunningDataflow
+from dora.cli.select import connected_runs
+from dora.cluster.client import Client
 from dora.daemon.client import DaemonClient, fits, name_of, running
+from dora.daemon.logs.reader import LogReader
+from dora.daemon.run_directory import usable_root
 from dora.dataflow.model import RestartOptions
 from dora.errors import ConnectError, DoraError
 from dora.wire.daemon_protocol import (
@@ -117,11 +125,26 @@ def test_a_restarted_node_starts_with_the_present_parameters(bench: Bench) -> No
 
 def test_a_run_reports_its_dataflow(bench: Bench) -> None:
     def check(run: DaemonClient) -> None:
-        assert run.description == Description(bench.ids[-1], "/nowhere/lab.yml", ["a"])
+        logs = f"{bench.directory}/out/{bench.ids[-1]}"
+        assert run.description == Description(bench.ids[-1], "/nowhere/lab.yml", ["a"], log_directory=logs)
         assert name_of(run.description) == "lab"
         for wanted in (bench.ids[-1], bench.ids[-1][:8].upper(), "lab", "/nowhere/lab.yml"):
             assert fits(run.description, wanted)
         assert not fits(run.description, "labor")
+
+    Live(bench).during(check)
+
+
+def test_the_logs_of_a_run_are_found_wherever_its_file_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DORA_COORDINATOR_PORT", raising=False)
+
+    def check(_: DaemonClient) -> None:
+        logs = find_log_location(Client("127.0.0.1", free_port()), "lab")
+        assert LogReader(logs.directory).nodes() == ["a"]
+        with RunningDataflow(only_run()) as run:
+            assert run.log_directory == logs.directory
 
     Live(bench).during(check)
 
@@ -143,23 +166,67 @@ def test_an_unknown_request_closes_its_connection_only(bench: Bench) -> None:
     Live(bench).during(check)
 
 
-def test_a_daemon_of_another_version(runtime_root: str) -> None:
-    path = f"{runtime_root}/daemon.sock"
+@contextmanager
+def false_daemon(folder: str, answer: bytes) -> Iterator[str]:
+    """A daemon that gives every connection the same answer, or none; gives its path."""
+    path = f"{folder}/daemon.sock"
+    peers = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)
         listener.listen()
 
-        def answer() -> None:
-            peer, _ = listener.accept()
-            with peer:
-                peer.recv(1000)
-                peer.sendall(encode_frame(RegistrationRefused("the first frame has to be a registration")))
+        def serve() -> None:
+            with suppress(OSError):  # the end of the test
+                while True:
+                    peer, _ = listener.accept()
+                    peers.append(peer)
+                    peer.recv(1000)
+                    peer.sendall(answer)
 
-        thread = threading.Thread(target=answer, daemon=True)
+        thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(ConnectError, match="another version of dora; use the `dora` that started it"):
-            DaemonClient(path)
-        thread.join()
+        try:
+            yield path
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for peer in peers:
+                peer.close()
+
+
+OF_ANOTHER_VERSION = encode_frame(RegistrationRefused("the first frame has to be a registration"))
+
+
+def test_a_daemon_of_another_version(runtime_root: str) -> None:
+    with (
+        false_daemon(runtime_root, OF_ANOTHER_VERSION) as path,
+        pytest.raises(ConnectError, match="another version of dora; use the `dora` that started it"),
+    ):
+        DaemonClient(path)
+
+
+@pytest.mark.usefixtures("runtime_root")
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(OF_ANOTHER_VERSION, "is of another version of dora"), (b"", "does not answer; it may be suspended")],
+    ids=["of another version", "suspended"],
+)
+def test_a_run_that_cannot_be_asked_is_named(
+    answer: bytes,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("dora.daemon.client._PATIENCE", 0.05)
+    folder = f"{usable_root()}/0123456789ab"
+    os.mkdir(folder, 0o700)
+    with false_daemon(folder, answer) as path:
+        assert connected_runs() == []
+        assert connected_runs() == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: the daemon at {path} {reason}")
+    assert connected_runs() == [], "its socket is left, and nobody listens"
+    assert not capsys.readouterr().err
 
 
 def test_nothing_runs(runtime_root: str) -> None:

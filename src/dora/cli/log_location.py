@@ -14,9 +14,8 @@ from dora.cli.select import NoRunningDataflow, find_run, only
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.http_api import DataflowView
 from dora.cluster.protocol import ACTIVE
-from dora.errors import ConnectError, DoraError
+from dora.errors import DoraError
 from dora.transport.tokens import TokenError
-from dora.wire.daemon_protocol import DescribeDataflow
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
@@ -82,21 +81,12 @@ def _location_of_run(wanted: str | None) -> LogLocation | None:
     except NoRunningDataflow:
         return None
     description = connection.description
-    if description.file is None:
-        connection.close()
-        return None
-
-    identity = description.dataflow_id
-    directory = f"{os.path.dirname(description.file)}/out/{identity}"
-    return LogLocation(identity, directory, lambda: _has_ended(connection), tuple(description.nodes))
-
-
-def _has_ended(connection: DaemonClient) -> bool:
-    try:
-        connection.ask(DescribeDataflow())
-    except ConnectError:
-        return True
-    return False
+    return LogLocation(
+        description.dataflow_id,
+        description.log_directory,
+        connection.look_for_end,
+        tuple(description.nodes),
+    )
 
 
 def local_log_location(wanted: str | None) -> LogLocation:
@@ -117,6 +107,6 @@ def local_log_location(wanted: str | None) -> LogLocation:
             from dora.daemon.client import running
 
             connections.extend(only(running(), lambda run: run.description.dataflow_id == name))
-        return not connections or all(map(_has_ended, connections))
+        return all(connection.look_for_end() for connection in connections)
 
     return LogLocation(name, os.path.abspath(f"out/{name}"), ended)

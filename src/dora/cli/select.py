@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ import msgspec
 from dora._paths import is_chosen
 from dora.cli.coordinator import ask_which
 from dora.cluster.http_api import DataflowView
-from dora.errors import ConnectError, DoraError
+from dora.errors import DoraError
 from dora.wire.daemon_protocol import Interrupt
 
 if TYPE_CHECKING:
@@ -34,7 +35,12 @@ def connected_runs() -> list[DaemonClient]:
     """Connect to the dataflows on this machine of the chosen coordinator and of `dora run`."""
     from dora.daemon.client import running
 
-    return only(running(), lambda run: is_chosen(run.description.coordinator))
+    return only(running(_warn), lambda run: is_chosen(run.description.coordinator))
+
+
+@functools.cache  # once for each command, however often it looks
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
 
 
 def only(runs: Iterable[DaemonClient], is_wanted: Callable[[DaemonClient], bool]) -> list[DaemonClient]:
@@ -132,6 +138,8 @@ def stop_foreground(wanted: str, grace: float | None, force: bool) -> bool:
 
     Raises `DoraError` if several are meant.
     """
+    from dora.daemon.client import DataflowGone
+
     runs = foreground_runs(wanted)
     views = [view_of(run.description) for run in runs]
     try:
@@ -143,8 +151,8 @@ def stop_foreground(wanted: str, grace: float | None, force: bool) -> bool:
         try:
             runs[0].ask(Interrupt(grace, force))
             runs[0].wait_for_end()
-        except ConnectError:
-            pass  # it has just ended
+        except DataflowGone:
+            pass
         click.echo(stopped(views[0]))
         return True
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from dora._ownership import connect_own
@@ -17,6 +17,7 @@ from dora.wire.daemon_protocol import (
     Description,
     Rejected,
     Request,
+    answer_timeout,
     decode_answer,
 )
 from dora.wire.decoders import DecodeError
@@ -25,6 +26,11 @@ from dora.wire.framing import FrameBuffer, FrameError, encode_frame
 # Seconds that a daemon may take to answer. It answers most requests in one turn of its loop. One that is
 # stopped by a signal must not hold up a command that looks at all dataflows.
 _PATIENCE: Final = 5.0
+_ENDED: Final = (ConnectionRefusedError, FileNotFoundError)  # nobody listens
+
+
+class DataflowGone(ConnectError):
+    """The dataflow has ended, or is just ending."""
 
 
 class DaemonClient:
@@ -43,7 +49,8 @@ class DaemonClient:
         try:
             self._socket = connect_own(path, _PATIENCE)
         except OSError as error:
-            raise ConnectError(f"the daemon cannot be reached at {path}: {error}") from error
+            kind = DataflowGone if isinstance(error, _ENDED) else ConnectError
+            raise kind(f"the daemon cannot be reached at {path}: {error}") from error
         try:
             description = self.ask(DescribeDataflow())
         except DoraError:
@@ -63,18 +70,23 @@ class DaemonClient:
         self._may_time_out = True
 
     def ask(self, request: Request) -> Answer:
-        """Send a request and wait for its answer.
+        """Send a request and wait for its answer; without a limit if it waits for the end of a node.
 
-        Raises `ConnectError` if the daemon ends, does not answer or is of another version, `DoraError` with
-        its reason if it declines.
+        Raises `DataflowGone` if the daemon ends, `ConnectError` if it does not answer or is of another
+        version, `DoraError` with its reason if it declines.
         """
+        if answer_timeout(request) is None:
+            self.set_patience(None)
         try:
             self._socket.sendall(encode_frame(request))
             answer = self._receive()
         except OSError as error:
             if self._may_time_out and isinstance(error, TimeoutError):
                 raise
-            raise ConnectError(f"the daemon at {self.path} does not answer: {error}") from error
+            if isinstance(error, TimeoutError):
+                why = "it may be suspended, and then `fg` in its terminal continues it"
+                raise ConnectError(f"the daemon at {self.path} does not answer; {why}") from error
+            raise DataflowGone(f"the daemon at {self.path} does not answer: {error}") from error
         except (FrameError, DecodeError) as error:
             raise ConnectError(
                 f"the daemon at {self.path} is of another version of dora; use the `dora` that started it"
@@ -93,7 +105,7 @@ class DaemonClient:
             pass  # the end of the connection is the end of the dataflow
 
     def look_for_end(self) -> bool:
-        """Return whether the dataflow has ended, without waiting; for recorders."""
+        """Return whether the dataflow has ended, without waiting."""
         while self.ended is None and select.select([self], (), (), 0)[0]:
             try:
                 data = self._socket.recv(1 << 16)
@@ -123,7 +135,7 @@ class DaemonClient:
                     return answer
             data = self._socket.recv(1 << 16)
             if not data:
-                raise ConnectError("the dataflow has just ended")
+                raise DataflowGone("the dataflow has just ended")
             self._frames.feed(data)
 
     def fileno(self) -> int:
@@ -140,10 +152,11 @@ class DaemonClient:
         self.close()
 
 
-def running() -> Iterator[DaemonClient]:
+def running(on_silent: Callable[[str], None] = lambda _: None) -> Iterator[DaemonClient]:
     """Yield a connection to each running dataflow of this user; oldest first.
 
-    Raises `UnsafeFile` if another user could have made one of them.
+    One whose daemon does not answer, or is of another version, is left out, and ``on_silent`` gets the
+    reason. Raises `UnsafeFile` if another user could have made one of them.
     """
     root = runtime_root()
     try:
@@ -154,8 +167,10 @@ def running() -> Iterator[DaemonClient]:
     for name in filter(is_run_name, names):
         try:
             found.append(DaemonClient(f"{root}/{name}/{SOCKET_NAME}"))
-        except ConnectError:
-            continue  # of a dataflow that has ended, or is just ending
+        except DataflowGone:
+            continue
+        except ConnectError as error:
+            on_silent(str(error))
     # The ids are UUIDs of version 7: they sort by the time of the start.
     yield from sorted(found, key=lambda run: run.description.dataflow_id)
 

@@ -21,6 +21,7 @@ from dora.daemon.event_loop import Loop, Timer
 from dora.daemon.journal import Journal
 from dora.daemon.options import LocalRunOptions
 from dora.daemon.processes.scheduling import refusals
+from dora.daemon.run_log import RunLog
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.state import NodeState
 from dora.daemon.supervisor.status import Phase
@@ -152,6 +153,7 @@ class RunningDaemon(Protocol):
     supervisor: Supervisor
     options: LocalRunOptions
     context: RunContext
+    run_log: RunLog
 
     def progress(self) -> RunProgress:
         """Return how far the run is."""
@@ -208,7 +210,14 @@ class RequestHandler:
         """Return the identity of this dataflow."""
         context, dataflow = self._daemon.context, self._state.dataflow
         nodes = [node.id for node in dataflow.nodes]
-        return Description(context.dataflow_id, dataflow.file, nodes, self._name, context.coordinator)
+        return Description(
+            context.dataflow_id,
+            dataflow.file,
+            nodes,
+            self._name,
+            context.coordinator,
+            self._daemon.run_log.directory,
+        )
 
     def handle(self, client: Connection, request: Request) -> None:
         """Answer a request, now or once a node has carried it out or the supervisor has decided."""

@@ -317,6 +317,7 @@ class Description(msgspec.Struct, tag=True):
     nodes: list[str]
     name: str = ""  # given at the start; "": the file's
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
+    log_directory: str = ""
 
 
 class Parameters(msgspec.Struct, tag=True):

@@ -302,10 +302,13 @@ def _nodes() -> Iterator[Finding]:
     from dora.observe.tap_session import inspect
 
     found = 0
+    silent: list[str] = []
     try:
-        runs = list(running())
+        runs = list(running(silent.append))
     except DoraError:
         return  # another check reports that the folder cannot be used
+    for text in silent:
+        yield Finding("WARN", text)
     for run in runs:
         with run:
             try:

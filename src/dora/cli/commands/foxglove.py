@@ -66,9 +66,7 @@ def _show(running: RunningDataflow, address: str, control: bool) -> None:
     from dora.nodes.foxglove.beside import announce
     from dora.nodes.foxglove.live import LiveView
 
-    file = running.inspection.file
-    folder = os.path.dirname(file) if file else os.getcwd()
-    view = LiveView(running, address, os.path.join(folder, "out", running.dataflow_id), control=control)
+    view = LiveView(running, address, running.log_directory, control=control)
     try:
         announce(view.server.address)
         view.run()
