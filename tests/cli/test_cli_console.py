@@ -220,6 +220,44 @@ def test_a_reader_that_closes_its_pipe_causes_a_warning():
         assert console.not_shown == 0
 
 
+class BrokenPipe(io.StringIO):
+    """Is closed at its other end."""
+
+    def __init__(self):
+        super().__init__()
+        self.written = threading.Event()
+
+    def write(self, _):
+        self.written.set()
+        raise BrokenPipeError
+
+
+def test_a_broken_error_stream_ends_no_logs_on_standard_output(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", errors := BrokenPipe())
+    stream, told = io.StringIO(), []
+    console = Console(stream, message, on_broken=told.append)
+    console.say("a notice")
+    assert errors.written.wait(TIMEOUT)
+    console(entry("an entry"))
+    console.close()
+    assert stream.getvalue() == "an entry\n"
+    assert told == []
+    assert console.not_shown == 0
+
+
+def test_notices_are_written_when_nobody_reads_standard_output(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", errors := io.StringIO())
+    broken = threading.Event()
+    console = Console(BrokenPipe(), message, on_broken=lambda _: broken.set())
+    console(entry("an entry"))
+    assert broken.wait(TIMEOUT)
+    console.say("nobody reads this", to_output=True)
+    console.say("a notice")
+    console.close()
+    assert errors.getvalue() == "a notice\n"
+    assert console.not_shown == 0
+
+
 def test_earlier_output_of_the_stream_comes_first():
     with pipe() as (read_end, stream):
         stream.write("before\n")  # into Python's buffer

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+from dora.daemon.event_loop import Timer
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.router import HELD_LINES, KEPT_LENGTH, TRACEBACK_AFTER, TextRouter
 from dora.dataflow.layout import RunContext
@@ -142,23 +144,31 @@ def test_a_traceback_is_one_entry_of_level_error_for_log_inputs_too() -> None:
     assert run.router.last_lines("a") == (*TRACEBACK, "after it")
 
 
-def test_a_traceback_is_logged_when_no_line_follows() -> None:
+def test_a_traceback_is_logged_when_no_further_line_comes_for_a_while() -> None:
     run = Router(NodeSpec("a", path="a.py"))
-    later: list[tuple[float, Any]] = []
+    timers: list[Timer] = []
     kept: list[LogEntry] = []
+
+    def call_later(seconds: float, call: Callable[[], None]) -> Timer:
+        timers.append(Timer(seconds, call))
+        return timers[-1]
+
     router = TextRouter(
         Dataflow((NodeSpec("a", path="a.py"),), "/"),
         run.plan.links,
         "id",
         run.deliver,
         kept.append,
-        lambda seconds, call: later.append((seconds, call)),
+        call_later,
     )
     for line in TRACEBACK:
         router.line("a", "stderr", line)
-    assert kept == [] and [seconds for seconds, _ in later] == [TRACEBACK_AFTER]
-    later[0][1]()
-    later[0][1]()
+        assert [timer.when for timer in timers if timer.callback is not None] == [TRACEBACK_AFTER]
+    assert kept == []
+    late = timers[-1].callback
+    assert late is not None
+    late()
+    late()
     assert [entry.message for entry in kept] == ["\n".join(TRACEBACK)]
 
 

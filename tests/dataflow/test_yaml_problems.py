@@ -88,6 +88,8 @@ def test_dataflow(marked: str, message: str, hint: str) -> None:
         ("  - {id: «''», path: b}\n", "is empty", "another id"),
         ("  - {id: «[]», path: b}\n", "expected the id of a node, found a list", ""),
         ("  - {id: «a», path: b}\n", "two nodes with the id `a`; the first one is on line 2", "its own"),
+        ("  - {id: «a.1», path: b}\n", "the name of a rotated log file of `a`", "another id"),
+        ("  - {id: «dora.1», path: b}\n", "the name of a rotated log file of `dora`", "another id"),
         ("  - {id: «b»}\n", "the node `b` does not say what to run", "`path:`"),
         ("  - {id: b, path: b, «operator»: {python: b.py}}\n", "has both `path` and `operator`", "one of"),
         ("  - {id: b, path: «''»}\n", "expected a path, found an empty text", ""),

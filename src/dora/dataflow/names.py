@@ -34,6 +34,18 @@ def node_id_fault(text: str) -> str:
     return _bad_character(text, "", "`_`, `.` and `-`")
 
 
+def rotated_from(node_id: str) -> str:
+    """Return the node of which a rotated log file has the name that the log file of this node has.
+
+    "" if there is none.
+
+    >>> rotated_from("cam.1"), rotated_from("cam.left")
+    ('cam', '')
+    """
+    base, _, number = node_id.rpartition(".")
+    return base if number.isdecimal() else ""
+
+
 def data_id_fault(text: str) -> str:
     """Return why ``text`` cannot be the id of an input or output; "" if it can."""
     if _data_id(text):

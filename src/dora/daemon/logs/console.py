@@ -125,7 +125,8 @@ class Console:
     """A sink for log entries, to be called with each one from any thread.
 
     `close` waits until everything is written. ``on_broken`` is called once, in the console's thread, if the
-    stream is closed or broken. ``adapt`` may be set to a function that returns the entry to show instead.
+    stream is closed or broken; lines for standard error are written nevertheless. ``adapt`` may be set to a
+    function that returns the entry to show instead.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class Console:
     def say(self, text: str, *, to_output: bool = False) -> None:
         """Write a line of dora's own, after the entries so far, to standard error or to the stream."""
         with self._changed:
-            if not (self._closed or self._broken):
+            if not (self._closed or (self._broken and to_output)):
                 self._put(_OwnLine(text, not to_output))
 
     def show_below(self, status: Callable[[], str]) -> None:
@@ -184,6 +185,8 @@ class Console:
         line or lines, each of which has to fit into the width of the terminal, or "" for none.
         """
         with self._changed:
+            if self._broken:
+                return
             self._status = status
             self._start()
 
@@ -240,27 +243,38 @@ class Console:
                 return
 
     def _work(self) -> None:
-        try:
-            for text, count, is_notice in self._batches():
-                # Both streams are the same terminal if there is a status line.
-                stream = self._notices if is_notice and self._status is None else self._stream
-                erase, status = self._next_status(has_text=bool(text))
-                if not (text or erase):
-                    continue
-                if not stream.write(text + status, lambda: not self._given_up, erase):
-                    return
-                with self._changed:
-                    if self._given_up:
-                        return
-                    self._unwritten -= count
-        except (OSError, ValueError) as error:
-            # The reader of standard output is gone; the dataflow goes on.
+        for text, count, is_notice in self._batches():
+            # Both streams are the same terminal if there is a status line.
+            stream = self._notices if is_notice and self._status is None else self._stream
+            try:
+                is_written = self._write(stream, text)
+            except (OSError, ValueError) as error:
+                is_written = True  # its reader is gone, so it is for nobody; the dataflow goes on
+                if stream is self._stream:
+                    self._end_output(error)
+            if not is_written:
+                return
             with self._changed:
-                self._broken = True
-                self._waiting.clear()
-                self._unwritten = 0
-            if self._on_broken is not None:
-                self._on_broken(error)
+                if self._given_up:
+                    return
+                self._unwritten -= count
+
+    def _write(self, stream: NonBlockingStream, text: str) -> bool:
+        """Write text to a stream, and draw the status line anew; return False if that was given up."""
+        if self._broken and stream is self._stream:
+            return True  # it was written for nobody
+        erase, status = self._next_status(has_text=bool(text))
+        if not (text or erase):
+            return True
+        return stream.write(text + status, lambda: not self._given_up, erase)
+
+    def _end_output(self, error: Exception) -> None:
+        """Take no more entries: the reader of standard output is gone."""
+        with self._changed:
+            self._broken = True
+            self._status = None
+        if self._on_broken is not None:
+            self._on_broken(error)
 
     def _next_status(self, *, has_text: bool) -> tuple[str, str]:
         """Return what erases the status line (or "") and the one to draw after the text that follows."""

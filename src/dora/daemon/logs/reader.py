@@ -14,6 +14,7 @@ from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.formats import DAEMON_NAME
 from dora.daemon.logs.parse import nanoseconds
 from dora.daemon.logs.writer import FileRecord
+from dora.dataflow.names import rotated_from
 from dora.wire.decoders import DecodeError, json_decoder
 
 _decode = json_decoder(FileRecord)
@@ -94,13 +95,8 @@ def nodes_with_files(directory: str, prefix: str) -> list[str]:
         for name in names
         if name.startswith(prefix) and name.endswith(".jsonl")
     }
-    # `log_a.1.jsonl` is a rotated file of `a`, whose own file has that name without the number.
-    return sorted(node for node in ids if _rotated_from(node) not in ids)
-
-
-def _rotated_from(node: str) -> str:
-    base, _, number = node.rpartition(".")
-    return base if number.isdecimal() else ""
+    # `log_a.1.jsonl` is a rotated file of `a`: no dataflow has both `a` and `a.1`.
+    return sorted(node for node in ids if rotated_from(node) not in ids)
 
 
 class RotatedFile:

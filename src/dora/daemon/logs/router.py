@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from dora.daemon.event_loop import Timer
 from dora.daemon.logs.entry import LogEntry, Stream, passes
 from dora.daemon.logs.formats import renderer
 from dora.daemon.logs.parse import Tracebacks, parse_line
@@ -21,7 +22,7 @@ from dora.wire.node_protocol import TextInput
 _NO_OPTIONS = LogOptions()  # of a node that was removed, and whose process still prints
 KEPT_LENGTH = 4000  # characters of each line that is kept to explain a failure
 HELD_LINES = 1000  # per node, kept for it until it runs; the oldest is dropped for one more
-TRACEBACK_AFTER = 0.2  # seconds from its first line until a traceback is logged, as far as it has come
+TRACEBACK_AFTER = 0.2  # seconds without a further line, after which a traceback is logged
 
 Deliver = Callable[[str, TextInput], bool | None]
 """Send a frame to a node: True if it was sent, False if it was lost, None if the node has not started."""
@@ -41,12 +42,13 @@ class TextRouter:
         dataflow_id: str,
         deliver: Deliver,
         sink: Callable[[LogEntry], None],
-        call_later: Callable[[float, Callable[[], None]], object] | None = None,
+        call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
     ) -> None:
         """``call_later`` calls a function after some seconds; without it, a traceback is over with the
         next line or with `end_traceback`."""
         self._call_later = call_later
         self._tracebacks: dict[str, Tracebacks] = {}
+        self._timers: dict[str, Timer] = {}  # of the tracebacks that are held
         self._deliver = deliver
         self._sink = sink
         self._json = renderer("json", dataflow_id=dataflow_id)
@@ -92,10 +94,11 @@ class TextRouter:
         tracebacks = self._tracebacks.get(node_id)
         if tracebacks is None:
             tracebacks = self._tracebacks[node_id] = Tracebacks()
-        held = tracebacks.holds
         self._errors(node_id, tracebacks.add(text))
-        if tracebacks.holds and not held and self._call_later is not None:
-            self._call_later(TRACEBACK_AFTER, lambda: self.end_traceback(node_id))
+        if (timer := self._timers.pop(node_id, None)) is not None:
+            timer.cancel()
+        if tracebacks.holds and self._call_later is not None:
+            self._timers[node_id] = self._call_later(TRACEBACK_AFTER, lambda: self.end_traceback(node_id))
 
     def end_traceback(self, node_id: str) -> None:
         """Log a traceback that is held, because no more lines of it will come."""

@@ -23,6 +23,7 @@ from dora.dataflow.model import (
     RestartOptions,
     Types,
 )
+from dora.dataflow.names import rotated_from
 from dora.dataflow.parser.black_box import black_box_of
 from dora.dataflow.parser.budgets import budgets_of
 from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
@@ -161,6 +162,10 @@ class Assembler:
                     "give every node an id of its own",
                 )
             first.setdefault(draft.id, span)
+        for node_id, span in first.items():
+            if (other := rotated_from(node_id)) in first or other == "dora":
+                fault = f"the log file of `{node_id}` has the name of a rotated log file of `{other}`"
+                self.report.error(span, fault, "give one of them another id")
 
     def _kind(self, draft: _Draft) -> None:
         checked = draft.checked
