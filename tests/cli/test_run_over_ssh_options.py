@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from commands import run_command
 
+from dora.cli import run_on_both as both
 from dora.cli import run_over_ssh
 from dora.cli.run_on_both import run_on_both
 from dora.cli.run_over_ssh import MarkedOutput
+from dora.cli.session import Component, Order
 from dora.cluster.ssh.environment import MachineFacts
 from dora.cluster.ssh.file import Machine
+from dora.daemon.processes.ending import end_by_stdin
 from dora.errors import DoraError
 
 
@@ -130,6 +133,22 @@ def test_a_machine_that_is_this_one_needs_no_node_for_the_local_machine() -> Non
     unused: Any = None
     with pytest.raises(DoraError, match="localhost is this machine, so no node needs `machine: local`"):
         run_on_both(unused, Machine(id="localhost", host="localhost"), found, "", unused, unused)
+
+
+@pytest.mark.processes
+def test_the_session_here_is_not_killed_before_the_grace_of_its_nodes_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timeouts = []
+
+    def end(process: Any, timeout: float) -> None:
+        timeouts.append(timeout)
+        end_by_stdin(process, timeout)
+
+    monkeypatch.setattr(both, "end_by_stdin", end)
+    with both._SessionProcess("a daemon", Order(component=Component(1), grace=100.0)):
+        pass
+    assert timeouts[0] >= 1.5 * 100.0
 
 
 @pytest.mark.parametrize("fault", [OSError("it cannot be read"), ValueError("it is odd")])

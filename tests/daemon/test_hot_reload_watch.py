@@ -260,3 +260,17 @@ def test_code_of_a_node_that_cannot_exist_twice_is_compiled_first(
     (tmp_path / "a.py").write_text("x = 1")
     assert reloading.poll() == [CodeChanged("a")]
     reloading.loop.close()
+
+
+def test_code_with_an_error_is_not_started_by_saving_another_file(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import helper")
+    (tmp_path / "helper.py").write_text("")
+    reloading = Reloading(tmp_path, NodeSpec("a", path="a.py", hot_reload="replace"))
+    for name, text in (("helper.py", "x = ("), ("a.py", "import helper\nx = 1")):
+        (tmp_path / name).write_text(text)
+        assert reloading.poll() == []
+        assert f"({tmp_path}/helper.py" in reloading.notes[-1][2]
+    assert len(reloading.notes) == 2
+    (tmp_path / "helper.py").write_text("x = 2")
+    assert reloading.poll() == [CodeChanged("a")]
+    reloading.loop.close()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -19,7 +23,12 @@ import yaml
 from two_ways import marked
 from waiting import TIMEOUT, alive, wait_until
 
+from dora.daemon.event_loop import Loop
 from dora.daemon.run_directory import usable_root
+from dora.daemon.template.client import ForkedProcess, TemplateClient, fork_request
+from dora.daemon.template.process import open_template, warm_address
+from dora.daemon.template.protocol import Refused
+from dora.dataflow.model import NodeSpec
 
 pytestmark = pytest.mark.processes
 
@@ -275,3 +284,81 @@ def test_a_stopped_template_ends_with_a_daemon_that_is_killed(tmp_path: Path) ->
 def test_a_template_may_open_a_file_for_each_node_of_a_large_dataflow(flow: Flow) -> None:
     limits = Path(f"/proc/{flow.template()}/limits").read_text()
     assert re.search(r"^Max open files +4000 +4000 ", limits, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("runtime_root")
+@pytest.mark.timeout(60)
+def test_a_run_does_not_wait_for_a_warm_template_that_accepts_no_connection() -> None:
+    usable_root()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stopped:
+        stopped.bind(warm_address())
+        stopped.listen(0)
+        waiting = []
+        while (template := open_template(start=False)) is not None:
+            waiting.append(template)
+        assert waiting  # the last one found a full queue
+        for template in waiting:
+            template.close()
+
+
+def test_the_end_of_a_node_of_a_killed_template_is_noticed_at_once_where_the_kernel_knows_no_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ioctl(*_: object) -> None:
+        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+    monkeypatch.setattr("dora.daemon.template.client.fcntl", SimpleNamespace(ioctl=ioctl))
+    program = subprocess.Popen(["true"])
+    ours, of_template = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    process = ForkedProcess(program.pid, ours, *os.pipe())
+    of_template.close()
+    program.wait()
+    loop, statuses = Loop(), []
+    process.reap(loop, statuses.append)
+    assert statuses == [None]
+    process.close()
+    loop.close()
+
+
+def test_a_start_without_free_descriptors_leaves_none_open_and_keeps_the_template() -> None:
+    class Template:
+        pid = os.getpid()
+
+        def __init__(self) -> None:
+            self.connection, self.other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.renewals = 0
+
+        def renew(self) -> None:
+            self.renewals += 1
+
+        def close(self) -> None:
+            self.connection.close()
+            self.other.close()
+
+    loop, template = Loop(), Template()
+    client = TemplateClient(loop, template)
+    request = fork_request(NodeSpec("a", path="a.py"), ["a.py"], {}, "/")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_before = len(os.listdir("/proc/self/fd"))
+    refusals: list[Refused] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_before + 100, limits[1]))
+    try:
+        for free in range(7):  # a start needs a socket with two ends, two pipes and a file
+            taken: list[int] = []
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            for _ in range(free):
+                os.close(taken.pop())
+            client.start(request, lambda process: process.close(), refusals.append)
+            loop.run_once(0.0)
+            for descriptor in taken:
+                os.close(descriptor)
+            assert len(os.listdir("/proc/self/fd")) == open_before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        client.close()
+        template.close()
+        loop.close()
+    assert len(refusals) == 7 and all("Too many open files" in refused.reason for refused in refusals)
+    assert template.renewals == 0

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import click
 import msgspec
@@ -19,6 +19,7 @@ from dora.cli.run_options import run_options
 from dora.daemon.logs.entry import LogFilter
 from dora.daemon.logs.formats import LogFormat
 from dora.daemon.options import ForegroundRunOptions, LocalRunOptions
+from dora.daemon.processes.ending import end_by_stdin
 from dora.dataflow.model import LogLevel
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
     from dora.daemon.report import RunOutcome
     from dora.dataflow.model import Dataflow
+
+_FOXGLOVE_END_TIMEOUT: Final = 10.0  # seconds; its last messages are shown in less
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -199,7 +202,7 @@ def _foxglove() -> Iterator[Callable[[str, str], None]]:
         yield start
     finally:
         if process is not None:
-            process.communicate()
+            end_by_stdin(process, _FOXGLOVE_END_TIMEOUT)
 
 
 def _show_dashboard(address: str, open_page: bool) -> None:

@@ -26,7 +26,7 @@ import msgspec
 from dora.cli.attach import Watching, attach_to
 from dora.cli.command_run import open_in_browser
 from dora.cli.run_reporter import reporter_for
-from dora.cli.session import LINE_EVERY, LOCALHOST, Component, Order, ready_line
+from dora.cli.session import LINE_EVERY, LOCALHOST, Component, Order, end_timeout, ready_line
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.dashboard.page_file import remove_page_file
 from dora.cluster.protocol import RunSpec
@@ -52,7 +52,6 @@ _HERE: Final = "run-on-local"
 START_TIMEOUT: Final = 60.0  # seconds until a component works; one that has ended is noticed at once
 _TRIES: Final = 5  # ports; one that is free here may be taken on the other machine
 _POLL: Final = 0.02  # seconds
-_END_TIMEOUT: Final = 30.0  # seconds; a daemon stops its nodes first
 # The coordinator of the run signs the certificates of the two daemons, whatever other daemons here have.
 _NO_FILES: Final = dict.fromkeys(
     ("DORA_TLS_CA", "DORA_TLS_CERT", "DORA_TLS_KEY", "DORA_COORDINATOR_CA"), ""
@@ -195,6 +194,7 @@ class _SessionProcess:
         connection: SshConnection | None = None,
     ) -> None:
         self._what = what
+        self._end_timeout = end_timeout(order.grace)  # a daemon stops its nodes first
         self._connection = connection
         self._ended = threading.Event()
         self._output: list[bytes] = []
@@ -257,4 +257,4 @@ class _SessionProcess:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        end_by_stdin(self._process, _END_TIMEOUT)
+        end_by_stdin(self._process, self._end_timeout)

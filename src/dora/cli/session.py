@@ -45,7 +45,7 @@ LINE_EVERY: Final = 2.0  # seconds between two lines from the user's end
 # Seconds. Shorter, and a weak Wi-Fi would stop the robot; longer, and it would move on alone for longer.
 # ssh at the user's end gives up after 15 s.
 PATIENCE: Final = 20.0
-_KILL_AFTER: Final = 30.0  # seconds for the end besides the grace of the nodes, which `dora run` bounds
+_KILL_AFTER: Final = 30.0  # seconds for the end besides the grace of the nodes
 LONGEST_ORDER: Final = 1 << 20  # bytes
 _POLL: Final = 0.05  # seconds
 LOCALHOST: Final = "127.0.0.1"
@@ -109,9 +109,8 @@ def serve(mark: str) -> int:
     if order.size is not None:
         _set_size(*order.size)
     if order.started < 0:
-        grace = order.grace or 10.0
-        # SIGTERM follows after the grace, and SIGKILL after half of it.
-        threading.Thread(target=_follow_user, args=(source, 1.5 * grace), daemon=True).start()
+        args = (source, end_timeout(order.grace))
+        threading.Thread(target=_follow_user, args=args, daemon=True).start()
     os.environ.update(order.environment)
     if order.component is not None and not order.folder:
         return _run_component(order.component)
@@ -121,6 +120,12 @@ def serve(mark: str) -> int:
         if order.component is not None:
             return _run_component(order.component)
         return _detach(order, write_command()) if order.detach else _run(order, mark)
+
+
+def end_timeout(grace: float | None) -> float:
+    """Return within how many seconds a stop ends a session whose nodes have so many seconds to end."""
+    # SIGTERM follows after the grace, and SIGKILL after half of it.
+    return 1.5 * (grace or 10.0) + _KILL_AFTER
 
 
 def _run_component(component: Component) -> int:
@@ -261,7 +266,7 @@ class _InputLines:
         return line + b"\n"
 
 
-def _follow_user(source: _InputLines, grace: float) -> None:
+def _follow_user(source: _InputLines, timeout: float) -> None:
     """Do what the user's end says, until it is gone; then stop the dataflow."""
     while line := source.read_line(PATIENCE):
         if line == b"interrupt\n":
@@ -270,7 +275,7 @@ def _follow_user(source: _InputLines, grace: float) -> None:
             _set_size(int(found[1]), int(found[2]))
     _show_nothing_more()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(grace + _KILL_AFTER)
+    time.sleep(timeout)
     os.kill(os.getpid(), signal.SIGTERM)  # kills the nodes
     time.sleep(_KILL_AFTER)
     os._exit(1)

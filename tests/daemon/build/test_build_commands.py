@@ -9,6 +9,7 @@ from waiting import wait_until
 
 from dora.daemon.build import build as builds
 from dora.daemon.build.build import build_dataflow
+from dora.daemon.build.subprocesses import CommandFailed, Processes
 from dora.daemon.options import BuildOptions
 from dora.daemon.processes.launch_spec import launch_spec
 from dora.dataflow.model import Dataflow, NodeSpec, PythonEnvironment
@@ -248,3 +249,15 @@ def test_a_failure_in_a_parallel_build_ends_the_others_and_is_shown_whole(tmp_pa
         build(nodes(tmp_path, waits=waits, fails="python fail.py"), parallel=True)
     first, *output = str(caught.value).splitlines()
     assert first.startswith("node `fails`") and output == [f"  | line {n}" for n in range(100)]
+
+
+@pytest.mark.processes
+def test_a_program_that_ends_before_it_reads_its_input_says_why():
+    why = ["sh", "-c", "echo this is why; exit 2"]
+    processes = Processes()
+    try:
+        # More than a pipe holds: it is still being written when the program ends.
+        with pytest.raises(CommandFailed, match=r"(?s)it exited with status 2.*this is why"):
+            processes.run(why, what="it", cwd="/", env=os.environ, log=None, stdin="x" * (1 << 20))
+    finally:
+        processes.close()

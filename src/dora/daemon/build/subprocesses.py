@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -163,8 +164,9 @@ class Processes:
                     fault, self._untold = self._untold, ""
                     log.write(fault, "warn")
                 if process.stdin is not None and stdin is not None:
-                    process.stdin.write(stdin.encode())
-                    process.stdin.close()
+                    # A program that has ended early says why in its output.
+                    with contextlib.suppress(BrokenPipeError), process.stdin:
+                        process.stdin.write(stdin.encode())
                 assert process.stdout is not None
                 for raw in _lines(process.stdout.fileno(), _LINE if read is None else _PART):
                     line = raw.decode("utf-8", "replace").rstrip("\r\n")

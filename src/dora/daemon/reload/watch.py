@@ -183,7 +183,7 @@ class HotReload:
             if not stale:
                 continue
             program.follow()
-            if node_id in self._compiled and (fault := _first_fault(changed & program.files)):
+            if node_id in self._compiled and (fault := _first_fault(program.files)):
                 self._write_log(
                     "error", node_id, f"the new code does not start, the old code goes on: {fault}"
                 )

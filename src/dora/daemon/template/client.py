@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -39,6 +40,8 @@ ANSWER_TIMEOUT: Final = 30.0  # seconds for an answer, apart from the time that 
 MAX_RENEWALS: Final = 100  # of a template that ends again and again; then nodes start plainly
 REAP_TIMEOUT: Final = 10.0  # seconds for an exit status; then it counts as unknown
 _LOOK_EVERY: Final = 0.5  # seconds between two looks at a template that does not answer
+# Errors of a connection to a template that has ended. After others, such as EMFILE, the template works on.
+_NO_CONNECTION: Final = {errno.EPIPE, errno.ECONNRESET, errno.EBADF}
 
 _ARRAYS: Final = "dora.node.arrays_before_fork"  # by name, because the daemon shares no code with nodes
 _SEALING: Final = "dora.transport.sealing"
@@ -115,11 +118,15 @@ class ForkedProcess:
 
         def look() -> None:
             nonlocal timer
-            status = exit_status(self.pidfd)
+            try:
+                status = exit_status(self.pidfd)
+            except OSError:  # this kernel never knows
+                done(None)
+                return
             if status is not None or time.monotonic() >= deadline:
                 done(status)
             else:
-                timer = loop.call_later(0.005, look)  # it is not reaped yet, or this kernel does not know
+                timer = loop.call_later(0.005, look)  # it is not reaped yet
 
         def answered(_: int) -> None:
             try:
@@ -185,24 +192,27 @@ class PendingStart:
         self.over = False
         self._given_up = Refused("the template process has ended")
         self._channel: socket.socket | None = None
-        self._pipes: tuple[int, int] = (-1, -1)
+        self._pipes: list[int] = []  # where to read its standard output and error
         self.sent_at = 0.0
 
     def send(self, connection: socket.socket) -> None:
         """Send the request; raises ``OSError``, ``BlockingIOError`` if the template takes none now."""
-        stdout, output = os.pipe()
-        stderr, errors = os.pipe()
         channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel, self._pipes = channel, (stdout, stderr)
+        self._channel = channel
         channel.setblocking(False)
+        outputs: list[int] = []
         try:
-            send_request(connection, self.request, [output, errors, theirs.fileno()])
+            for _ in range(2):
+                readable, writable = os.pipe()
+                self._pipes.append(readable)
+                outputs.append(writable)
+            send_request(connection, self.request, [*outputs, theirs.fileno()])
         except OSError:
             self._close()
             raise
         finally:
-            os.close(output)
-            os.close(errors)
+            for output in outputs:
+                os.close(output)
             theirs.close()
         self.sent_at = time.monotonic()
         self._client.loop.watch(channel.fileno(), READ, lambda _: self.read())
@@ -260,6 +270,7 @@ class PendingStart:
             self._channel = None
             for pipe in self._pipes:
                 os.close(pipe)
+            self._pipes.clear()
 
 
 class TemplateClient:
@@ -312,7 +323,8 @@ class TemplateClient:
                 return
             except OSError as error:
                 start.refuse(Refused(f"the template process cannot be reached: {error.strerror}"))
-                self._renew()
+                if error.errno in _NO_CONNECTION:
+                    self._renew()
             else:
                 self._sent.append(start)
 
@@ -368,13 +380,13 @@ _INFO: Final = struct.Struct("=QQ11Ii")  # ``struct pidfd_info`` of include/uapi
 def exit_status(pidfd: int) -> int | None:
     """Return the exit status of a process that somebody else has reaped: the code, or minus the signal.
 
-    None if the kernel does not know it, or not yet (Linux before 6.15 never does).
+    None if it is not reaped yet; raises ``OSError`` if the kernel cannot tell (Linux before 6.15).
     """
     buffer = bytearray(_INFO.size)
     _INFO.pack_into(buffer, 0, _PIDFD_INFO_EXIT, *(0 for _ in range(13)))
     try:
         fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
-    except OSError:
-        return None
+    except ProcessLookupError:  # perhaps it was reaped during the call
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
     fields = _INFO.unpack(buffer)
     return os.waitstatus_to_exitcode(fields[-1]) if fields[0] & _PIDFD_INFO_EXIT else None

@@ -20,6 +20,8 @@ from dora.errors import DoraError
 
 PROGRAM: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
 BACKLOG: Final = 64  # connections to a warm template that it has not accepted yet
+# Seconds. Without a limit, a stopped template whose queue is full would hold up each start for good.
+_CONNECT_TIMEOUT: Final = 1.0
 # How long idle threads of NumPy spin, see `dora.daemon.processes.launch_spec`.
 _VARIABLES: Final = {"OPENBLAS_THREAD_TIMEOUT": "20"}
 
@@ -82,7 +84,7 @@ class WarmTemplate:
         self._connect()
 
     def _connect(self) -> None:
-        self.connection, self.pid = _connect(warm_address())
+        self.connection, self.pid = _connect(warm_address(), _CONNECT_TIMEOUT)
 
     def close(self) -> None:
         self.connection.close()
@@ -150,8 +152,11 @@ def warm_address(interpreter: str = sys.executable) -> str:
     return f"{runtime_root()}/template-{binascii.crc32(os.fsencode(chr(0).join(parts))):08x}.sock"
 
 
-def _connect(address: str, timeout: float | None = None) -> tuple[socket.socket, int]:
-    """Return a connection to the template process at an address, and its id; raises ``OSError``."""
+def _connect(address: str, timeout: float) -> tuple[socket.socket, int]:
+    """Return a connection to the template process at an address, and its id; raises ``OSError``.
+
+    ``timeout``: seconds for this, and for each further use of the connection.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         connection.settimeout(timeout)
