@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import sys
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from dora._paths import SHARED_MEMORY
-from dora.daemon import run_directory
-from dora.daemon.guardian import RESCUED
+from dora.daemon import guardian, run_directory
+from dora.daemon.guardian import RESCUED, RETRIED
 from dora.daemon.run_directory import remove_stale
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a black box is for Linux")
@@ -33,9 +34,12 @@ def box() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def test_one_that_nobody_saves_is_removed_after_a_minute(
+def test_one_that_is_not_saved_is_tried_once_more_and_then_removed(
     box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    orders: list[str] = []
+    monkeypatch.setattr(guardian.subprocess, "Popen", lambda command, **_: orders.append(command[-1]))
+    again = box.with_name(RETRIED + box.name.removeprefix(RESCUED))
     remove_stale(str(tmp_path))
     assert box.exists(), "a process may be about to save it"
     now = time.time()
@@ -47,6 +51,11 @@ def test_one_that_nobody_saves_is_removed_after_a_minute(
     os.close(lock)
     remove_stale(str(tmp_path))
     assert not box.exists()
+    assert json.loads(orders.pop()) == {"folder": str(again), "reason": "killed", "dead": True}
+    monkeypatch.setattr(run_directory.time, "time", lambda: now + 122)
+    remove_stale(str(tmp_path))
+    assert not again.exists()
+    assert not orders
 
 
 def test_a_folder_of_another_user_stays(box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ run nor the daemon.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from dora.daemon.event_loop import READ, Loop
 from dora.daemon.guardian import box_of
 from dora.daemon.journal import Journal
 from dora.daemon.logs.entry import WriteLog
+from dora.daemon.processes.process import reap
 from dora.dataflow.layout import Plan, RunContext, text_outputs
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
@@ -148,7 +150,7 @@ class BlackBox:
         self._savers: dict[int, _Saver] = {}  # by descriptor
         self._due: float | None = None  # when a file is saved by itself
         self._reason = ""
-        self._last_save = 0.0
+        self._last_save = -math.inf
         self._values_due = 0.0
         self._sent: dict[int, int] = {}  # slot → messages of an output that saves
         self.folder = ""
@@ -273,7 +275,9 @@ class BlackBox:
         for ring in self._rings.values():
             if ring.is_too_short(now, self._duration):
                 self._grow(ring, self._large_room // max(large, 1))
-        if any(ring.ring.is_paused for ring in self._rings.values()) and self.frame is not None:
+        # Apart from the ring of the daemon, which goes on writing whatever that says.
+        is_paused = any(ring.ring.is_paused for name, ring in self._rings.items() if name != RUN)
+        if is_paused and self.frame is not None:
             self._resume(self.frame)
         for name, slot in self._saving:
             sent = self._words[slot * WORDS + SENT]
@@ -328,10 +332,10 @@ class BlackBox:
     # ----------------------------------------------------------------------- files
 
     def _plan_save(self, reason: str) -> None:
-        """Save in a second, but not again and again."""
-        now = time.monotonic()
-        if self._due is None and now >= self._last_save + _PAUSE:
-            self._due, self._reason = now + _AFTER, reason
+        """Save in a second, or at the end of the pause after the last file."""
+        if self._due is None:
+            self._due = max(time.monotonic() + _AFTER, self._last_save + _PAUSE)
+            self._reason = reason
             self._loop.call_at(self._due, self._save_if_due)
 
     def _save_if_due(self) -> None:
@@ -396,7 +400,7 @@ class BlackBox:
             saver.finish()
 
     def finish(self) -> None:
-        """Write what is still to be saved, and wait for it."""
+        """Write what is still to be saved, and wait for it, at most `_PATIENCE` seconds."""
         if not self.folder:
             return
         if self._due is not None:
@@ -405,6 +409,10 @@ class BlackBox:
         deadline = time.monotonic() + _PATIENCE
         while self._savers and time.monotonic() < deadline:
             self._loop.run_once(deadline)
+        for saver in self._savers.values():
+            self._loop.unwatch(saver.fd)
+            saver.give_up(f"it took more than {_PATIENCE:g} s")
+        self._savers.clear()
 
     def close(self) -> None:
         """End processes that still save."""
@@ -437,17 +445,21 @@ class _Saver:
 
     def finish(self) -> None:
         self._stdout.close()
-        self._process.wait()
+        reap(self._process)
         try:
             saved = decode_saved(self._data)
         except (msgspec.DecodeError, DoraError):
             saved = SavedBlackBox(problem="the process that writes it has failed")
         self._answer(saved)
 
+    def give_up(self, problem: str) -> None:
+        self.kill()
+        self._answer(SavedBlackBox(problem=problem))
+
     def kill(self) -> None:
         self._process.kill()
         self._stdout.close()
-        self._process.wait()
+        reap(self._process)
 
 
 def _process_files(pid: int) -> tuple[bytes, bytes] | None:
