@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -107,6 +108,33 @@ def test_a_message_that_cannot_be_handled_closes_its_connection_only(served: Ser
     ((level, text),) = served.notes
     assert level == "error"
     assert "its Ready cannot be handled: KeyError: 'no such thing'" in text
+
+
+def test_a_connection_waits_for_a_free_descriptor_and_costs_no_processor(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later: list[Callable[[], None]] = []
+    attempts = []
+
+    def refuse(_: socket.socket) -> None:
+        attempts.append(1)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(served.loop, "call_later", lambda _, callback: later.append(callback))
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(served.path)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "accept", refuse)
+            for second in range(1, 3):
+                for _ in range(3):
+                    served.loop.run_once(time.monotonic())
+                assert len(attempts) == second
+                later.pop()()
+        assert served.notes == [
+            ("warn", "nodes and commands that connect have to wait: Too many open files")
+        ]
+        served.loop.run_once(time.monotonic() + TIMEOUT)
+        assert len(served.server.connections) == 1
 
 
 @pytest.mark.processes

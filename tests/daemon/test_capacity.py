@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from waiting import TIMEOUT
 
 from dora.daemon import capacity
 from dora.daemon.capacity import needs_of_file, prepare_limits, room, shortages
+from dora.daemon.options import LocalRunOptions
+from dora.daemon.run import run_dataflow
 from dora.dataflow import load
 from dora.errors import DoraError
 from dora.transport.engines import ENGINES
@@ -85,7 +89,7 @@ def test_too_little_shared_memory_is_told_before_the_start(
 def test_room_is_counted_for_the_engine_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("hard_limit", "_available_memory"):
         monkeypatch.setattr(capacity, limit, lambda: None)
-    monkeypatch.setattr(capacity, "_thread_limit", lambda: (None, 0, ""))
+    monkeypatch.setattr(capacity, "_thread_limit", lambda *_: (None, 0, ""))
     monkeypatch.setattr(capacity, "free_bytes", lambda: 64 << 20)
     nodes = {engine: room(engine)[0] for engine in ENGINES}
     assert 100 < nodes["iceoryx2"] < 400 < nodes["shm"]
@@ -102,3 +106,59 @@ def test_too_few_threads_are_told_before_the_start(
     monkeypatch.setattr(capacity, "_process_groups", lambda: iter([str(tmp_path)]))
     (sentence,) = shortages(needs_of_file(load(write(1)), "shm"))
     assert "this machine allows 12, of which 10 are in use; raise pids.max of its cgroup" in sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "folders"),
+    [
+        ("0::/user.slice/user-1000.slice/run", ["", "/user.slice", "/user.slice/user-1000.slice"]),
+        ("5:pids:/docker", ["/pids"]),
+        ("5:cpu:/docker", []),
+    ],
+)
+def test_a_limit_of_a_group_above_this_process_counts(
+    line: str, folders: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "open", lambda *_, **__: io.StringIO(line + "\n"), raising=False)
+    found = list(capacity._process_groups())
+    assert set(found) >= {f"/sys/fs/cgroup{folder}" for folder in folders}
+    assert len(found) == len(folders) + bool(folders)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its threads are counted on Linux")
+def test_the_limit_of_a_user_counts_except_for_root(
+    write: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = needs_of_file(load(write(1)), "shm")
+    monkeypatch.setattr(capacity, "_process_groups", lambda: iter([]))
+    monkeypatch.setattr(capacity.resource, "getrlimit", lambda _: (12, 12))
+    monkeypatch.setattr(capacity.os, "getuid", lambda: 0)
+    monkeypatch.setattr(capacity, "hard_limit", lambda: None)
+    assert list(shortages(needs)) == []
+    monkeypatch.setattr(capacity, "_threads_of", lambda _: 10)
+    monkeypatch.setattr(capacity.os, "getuid", lambda: 1000)
+    (sentence,) = shortages(needs)
+    assert "this machine allows 12, of which 10 are in use; raise it (`ulimit -u`, LimitNPROC=" in sentence
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its threads are counted on Linux")
+def test_the_threads_of_a_user_are_counted() -> None:
+    assert capacity._threads_of(os.getuid()) >= len(os.listdir("/proc/self/task"))
+    assert capacity._threads_of(4_000_000_000) == 0
+
+
+@pytest.mark.processes
+def test_a_run_that_is_refused_leaves_no_descriptor_open(
+    write: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise DoraError("too large")
+
+    monkeypatch.setattr("dora.daemon.daemon.prepare_limits", refuse)
+    options = LocalRunOptions(engine="shm", preload=False)
+    opened = []
+    for _ in range(3):  # the first one imports modules
+        with pytest.raises(DoraError, match="too large"):
+            run_dataflow(load(write(1)), options, lambda _: None)
+        opened.append(len(os.listdir("/dev/fd")))
+    assert opened[1] == opened[2]

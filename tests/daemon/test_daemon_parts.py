@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
+from waiting import TIMEOUT, alive
 
 from dora.daemon.accounting import Accounting
 from dora.daemon.event_loop import READ, Loop
+from dora.daemon.node_processes import NodeProcesses
+from dora.daemon.options import LocalRunOptions
+from dora.daemon.processes import process
 from dora.daemon.processes.child import LineSplitter
 from dora.daemon.processes.launch_spec import CannotSpawn
 from dora.daemon.processes.process import PlainProcess
+from dora.daemon.report import loss_report
+from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import PeerStatus
 from dora.daemon.template.client import fork_request
 from dora.dataflow.layout import Placement, RunContext
@@ -116,6 +125,16 @@ def test_the_loop_serves_descriptors_timers_and_other_threads() -> None:
     os.close(write)
 
 
+def test_a_timer_of_a_month_ends_no_loop() -> None:
+    loop = Loop()
+    loop.call_later(30 * 86_400, lambda: None)
+    seen: list[str] = []
+    loop.call_threadsafe(lambda: seen.append("awake"))
+    loop.run_once(None)
+    assert seen == ["awake"]
+    loop.close()
+
+
 def test_a_descriptor_closed_by_an_earlier_callback_of_the_round_is_not_served() -> None:
     loop = Loop()
     pipes = [os.pipe(), os.pipe()]
@@ -157,6 +176,54 @@ def test_a_process_that_cannot_be_started_is_reported_with_the_reason(
         PlainProcess([command], env={"PATH": "/bin"}, cwd=str(tmp_path))
 
 
+@pytest.mark.processes
+def test_the_daemon_waits_for_a_process_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "KILL_TIMEOUT", 0.01)
+    with subprocess.Popen(["/bin/sh", "-c", "read x"], stdin=subprocess.PIPE) as waiting:
+        process.reap(waiting)
+        assert waiting.poll() is None
+
+
+@pytest.mark.processes
+def test_an_abandoned_process_that_ends_later_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import time\ntime.sleep(1000)\n")
+    dataflow = Dataflow((NodeSpec("a", path="a.py"),), str(tmp_path))
+    loop = Loop()
+    started: list[int] = []
+    ended: list[tuple[str, int | None, int | None]] = []
+
+    def feed(event: on.Event) -> None:
+        assert isinstance(event, on.Spawned)
+        started.append(event.pid)
+
+    stand_in: Any = SimpleNamespace(dataflow_id="x", socket=f"{tmp_path}/s", run_id="0" * 12)
+    watchdog: Any = SimpleNamespace(register=lambda _: None)
+    processes = NodeProcesses(
+        loop,
+        stand_in,
+        LocalRunOptions(),
+        feed=feed,
+        on_line=lambda *_: None,
+        on_end=lambda *end: ended.append(end),
+        template=None,
+        watchdog=watchdog,
+        on_warning=lambda _: None,
+        is_encrypted=False,
+    )
+    processes.spawn(dataflow, "a", 0)
+    processes.spawn(dataflow, "a", 1)
+    abandoned, present = started
+    deadline = time.monotonic() + TIMEOUT
+    while len(list(processes)) > 1:
+        assert time.monotonic() < deadline
+        loop.run_once(time.monotonic() + 0.05)
+    assert not ended
+    assert [child.pid for child in processes] == [present]
+    assert not alive(abandoned)
+    processes.kill_all()
+    loop.close()
+
+
 # ----------------------------------------------------------------------------- board
 
 
@@ -190,6 +257,34 @@ def test_a_notification_counts_and_rings(accounting: Accounting, tmp_path: Path)
     assert accounting.board.get(slot, CONTROL) == 1
     assert rings(bell)
     bell.close()
+    accounting.close()
+
+
+def test_a_frame_for_a_node_that_was_removed_rings_nothing(accounting: Accounting, tmp_path: Path) -> None:
+    context = RunContext("id", str(tmp_path), "p_", str(tmp_path / "board"))
+    accounting.change(plan(Dataflow((NodeSpec("a", path="a.py"),), "/"), context, accounting._plan))
+    accounting.notify("b")
+    accounting.close()
+
+
+def test_removed_links_whose_counts_are_not_kept_are_in_the_report(
+    accounting: Accounting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.daemon.accounting._GONE_LINKS", 2)
+    context = RunContext("id", str(tmp_path), "p_", str(tmp_path / "board"))
+    both = Dataflow(
+        (
+            NodeSpec("a", path="a.py", outputs=("x",)),
+            NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x")),)),
+        ),
+        "/",
+    )
+    for _ in range(3):
+        accounting.change(plan(Dataflow(both.nodes[:1], "/"), context, accounting._plan))
+        accounting.change(plan(both, context, accounting._plan))
+    assert accounting.uncounted_links == 1
+    text = loss_report(DataflowResult("id", uncounted_links=1))
+    assert text == "The counts of 1 removed link are not kept, and are in no line above."
     accounting.close()
 
 

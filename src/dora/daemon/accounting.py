@@ -66,7 +66,8 @@ class Accounting:
         # Link slot → messages sent when its receiver ended; later ones have no receiver.
         self._sent_at_end: dict[int, int] = {}
         self._sent_slots: dict[int, int] = {}
-        self._gone: deque[Link] = deque(maxlen=_GONE_LINKS)  # removed while the dataflow ran
+        self._gone: deque[Link] = deque()  # removed while the dataflow ran
+        self.uncounted_links = 0  # removed links that the report leaves out
         # Node → the lines that it has had: it gets another one if it is removed and added again.
         self._node_lines: dict[str, set[int]] = {}
         self._clock_offsets: Mapping[str, ClockOffset] = {}  # by machine
@@ -94,6 +95,9 @@ class Accounting:
         for link in self._plan.links:
             if link.slot not in left:
                 self._gone.append(link)
+                if len(self._gone) > _GONE_LINKS:
+                    self._gone.popleft()
+                    self.uncounted_links += 1
                 # A receiver that ended before has its number already.
                 self._sent_at_end.setdefault(link.slot, self._last_sent(link.output_slot))
         self._adopt(plan)
@@ -157,7 +161,8 @@ class Accounting:
 
     def notify(self, node_id: str) -> None:
         """Wake a node for a control frame on its socket."""
-        config = self._plan.configs[node_id]
+        if (config := self._plan.configs.get(node_id)) is None:
+            return  # it has just been removed, and reads the rest of its frames without a ring
         # The word first: a node that wakes up without a change sleeps again. It is rung even if it is
         # awake: to read `ASLEEP` first would need a fence (`dora.transport.doorbell`).
         self.board.set(config.node_slot, CONTROL, self.board.get(config.node_slot, CONTROL) + 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import resource
 from collections.abc import Iterator
 from typing import Final
 
@@ -22,6 +24,7 @@ from dora.wire.node_config import EngineName, InputConfig, NodeConfig, OutputCon
 # template; and what it needs for itself.
 _FILES_PER_NODE: Final = 6
 _DAEMON_FILES: Final = 64
+_CGROUPS: Final = "/sys/fs/cgroup"
 # Of a node that has imported NumPy and pyarrow, besides OpenBLAS's: one for each processor.
 _THREADS: Final = 2
 NODE_MEMORY: Final = 25 << 20  # of a node that has imported pyarrow
@@ -73,7 +76,7 @@ def shortages(needs: Needs) -> Iterator[str]:
                 f"(`ulimit -n {files}` as root, LimitNOFILE={files} in a systemd service, "
                 f"docker run --ulimit nofile={files})"
             )
-    limit, used, mend = _thread_limit()
+    limit, used, mend = _thread_limit(needs.threads)
     if limit is not None and used + needs.threads > limit:
         yield (
             f"{needs.nodes:,} nodes need about {needs.threads:,} threads, and this machine allows "
@@ -96,8 +99,11 @@ def prepare_limits(needs: Needs) -> None:
     allow_files(needs.daemon_files)
 
 
-def _thread_limit() -> tuple[int | None, int, str]:
-    """Return the lowest limit of threads, how many there are, and how to raise it (Linux)."""
+def _thread_limit(needed: float = math.inf) -> tuple[int | None, int, str]:
+    """Return the lowest limit of threads, how many there are, and how to raise it (Linux).
+
+    ``needed``: how many more are wanted. Where so many fit in any case, the count may be too high.
+    """
     found: list[tuple[int, int, str]] = []
     for folder in _process_groups():
         if (limit := _number(f"{folder}/pids.max")) is not None:
@@ -105,6 +111,11 @@ def _thread_limit() -> tuple[int | None, int, str]:
             found.append((limit, used, "raise pids.max of its cgroup (TasksMax=, docker run --pids-limit)"))
     if (limit := _number("/proc/sys/kernel/threads-max")) is not None:
         used = _running_threads()
+        of_user = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        if of_user != resource.RLIM_INFINITY and os.getuid():  # it does not hold for root
+            # They are counted only if the threads of all users would be too many: that takes milliseconds.
+            mine = used if used + needed <= of_user else _threads_of(os.getuid())
+            found.append((of_user, mine, "raise it (`ulimit -u`, LimitNPROC= in a systemd service)"))
         found.append((limit, used, f"raise it (sysctl kernel.threads-max={2 * limit})"))
         if (numbers := _number("/proc/sys/kernel/pid_max")) is not None:
             found.append((numbers, used, "raise it (sysctl kernel.pid_max=4194304)"))
@@ -119,18 +130,37 @@ def _running_threads() -> int:
         return 0  # not known: the kernel may still refuse a thread
 
 
+def _threads_of(user: int) -> int:
+    """Return how many threads of a user there are on this machine (Linux)."""
+    count = 0
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if os.stat(f"/proc/{name}").st_uid == user:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    count += int(file.read().rpartition(b")")[2].split()[17])  # proc(5)
+        except OSError:
+            continue  # it has just ended
+    return count
+
+
 def _process_groups() -> Iterator[str]:
-    """Yield the folders of the cgroups that may limit the number of processes, of either version."""
+    """Yield the folders of the cgroups that may limit the number of processes, of either version.
+
+    The limit of a cgroup also holds for those in it, so those above this process's are among them.
+    """
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as file:
             lines = [line.rstrip("\n").split(":", 2) for line in file]
     except (OSError, ValueError):
         return  # there are no cgroups
     for _, controllers, path in lines:
-        if not controllers:
-            yield f"/sys/fs/cgroup{path}"
-        elif "pids" in controllers.split(","):
-            yield f"/sys/fs/cgroup/pids{path}"
+        if not controllers or "pids" in controllers.split(","):
+            root = _CGROUPS if not controllers else f"{_CGROUPS}/pids"
+            folder = path.rstrip("/")
+            while folder:
+                yield root + folder
+                folder = folder.rpartition("/")[0]
+            yield root
 
 
 def _number(path: str) -> int | None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from dora._ownership import is_own_peer, peer_of
-from dora.daemon.event_loop import READ, WRITE, Loop
+from dora.daemon.event_loop import READ, WRITE, Loop, Timer
 from dora.daemon.logs.entry import WriteLog
 from dora.dataflow.model import LogLevel
 from dora.wire.daemon_protocol import Answer, Request, decode_to_daemon
@@ -22,6 +22,7 @@ from dora.wire.node_protocol import ToDaemon, ToNode
 _MAX_INCOMING = 16 << 20
 # Nodes that connect while the daemon starts others; the kernel's own limit is 4,096 as well (somaxconn).
 _BACKLOG = 4096
+_RETRY_AFTER = 1.0  # seconds without accepting anybody, once no descriptor is free
 TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them; more are dropped
 
 
@@ -165,12 +166,17 @@ class ControlServer:
         self._on_closed = on_closed
         self._number = 0
         self.connections: dict[int, Connection] = {}
+        self._retry: Timer | None = None
+        self._is_full = False  # no descriptor was free at the last attempt
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(path)
         os.chmod(path, 0o600)  # before `listen`: until then nobody can connect
         self._socket.listen(_BACKLOG)
         self._socket.setblocking(False)
-        loop.watch(self._socket.fileno(), READ, lambda _: self._accept())
+        self._watch()
+
+    def _watch(self) -> None:
+        self._loop.watch(self._socket.fileno(), READ, lambda _: self._accept())
 
     def _accept(self) -> None:
         while True:
@@ -179,10 +185,13 @@ class ControlServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                # The peer waits for a free descriptor, or has gone. Neither may end the run.
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+                if error.errno == errno.ECONNABORTED:
+                    return  # the peer has gone
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._wait_for_descriptors(error)
                     return
                 raise
+            self._is_full = False
             if not is_own_peer(peer):
                 peer.close()
                 continue
@@ -190,6 +199,14 @@ class ControlServer:
             self.connections[self._number] = Connection(
                 self._loop, peer, self._number, self._on_message, self._forget, self._write_log
             )
+
+    def _wait_for_descriptors(self, error: OSError) -> None:
+        """Look away for a moment: a socket with a peer that nobody accepts would wake the loop at once."""
+        self._loop.unwatch(self._socket.fileno())
+        self._retry = self._loop.call_later(_RETRY_AFTER, self._watch)
+        if not self._is_full:
+            self._is_full = True
+            self._write_log("warn", None, f"nodes and commands that connect have to wait: {error.strerror}")
 
     def _forget(self, connection: Connection) -> None:
         self.connections.pop(connection.number, None)
@@ -202,6 +219,8 @@ class ControlServer:
 
     def close(self) -> None:
         """Close the socket and every connection."""
+        if self._retry is not None:
+            self._retry.cancel()
         self._loop.unwatch(self._socket.fileno())
         self._socket.close()
         for connection in self.connections.values():

@@ -68,10 +68,14 @@ SLOW_STOP_AFTER = 2.0  # seconds after a stop until the log names the nodes that
 
 
 class Daemon:
-    """Run one dataflow in a directory made for it; `run` returns when it has ended."""
+    """Run one dataflow in a directory made for it; `run` returns when it has ended.
+
+    The caller closes the loop after `close`, and also if the constructor raises.
+    """
 
     def __init__(
         self,
+        loop: Loop,
         dataflow: Dataflow,
         options: LocalRunOptions,
         context: RunContext,
@@ -82,7 +86,7 @@ class Daemon:
         template: TemplateConnection | None = None,
     ) -> None:
         self.dataflow = dataflow
-        self.loop = Loop()
+        self.loop = loop
         self._grace = DEFAULT_GRACE if options.grace is None else options.grace
         placement = context.placement
         self.supervisor = Supervisor(
@@ -244,6 +248,7 @@ class Daemon:
             result,
             links=links,
             node_counts=self._accounting.report_nodes(),
+            uncounted_links=self._accounting.uncounted_links,
             unlogged=unlogged,
             networks=networks,
             strict=self.options.strict,
@@ -276,7 +281,6 @@ class Daemon:
         if self._hot_reload is not None:
             self._hot_reload.close()
         self._watchdog.unwatch()
-        self.loop.close()  # last: the others take their descriptors out of it
 
     @property
     def socket(self) -> str:

@@ -14,8 +14,10 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_LONGEST_WAIT: Final = 86_400.0  # seconds; `epoll_wait` takes milliseconds as an int, so 24.8 days at most
 
 
 class Timer:
@@ -85,12 +87,15 @@ class Loop:
         return self._wake_write
 
     def run_once(self, deadline: float | None) -> None:
-        """Wait until something is ready, a timer or ``deadline`` is due, and run what is."""
+        """Wait until something is ready, a timer or ``deadline`` is due, and run what is.
+
+        It may return earlier, after a day.
+        """
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
         if self._timers and (deadline is None or self._timers[0][0] < deadline):
             deadline = self._timers[0][0]
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        timeout = None if deadline is None else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
         for key, events in self._selector.select(timeout):
             # An earlier callback of this round may have closed the descriptor.
             if self._selector.get_map().get(key.fd) is key:

@@ -17,14 +17,16 @@ import msgspec
 from dora.daemon.event_loop import READ, WRITE, Loop
 from dora.daemon.guardian import RUN_ID
 from dora.daemon.logs.entry import WriteLog
+from dora.daemon.processes.process import reap
 from dora.dataflow.model import LogLevel
-from dora.wire.decoders import from_json
+from dora.wire.decoders import DecodeError, from_json
 from dora.wire.node_config import GatewayConfig
 
 # Seconds until it is started again, doubled up to the longest: one that cannot run would cost the start
 # of a Python again and again. Links to other machines are cut for as long.
 _PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
+_SHOWN: Final = 200  # bytes of a line that is no report
 _HEALTHY_AFTER: Final = 5.0  # seconds; one that lived longer could run, so the pause is short again
 
 
@@ -137,7 +139,11 @@ class GatewayProcess:
             return
         *lines, self._output = (self._output + data).split(b"\n")
         for line in lines:
-            level, text = from_json(line)
+            try:
+                level, text = from_json(line, tuple[str, str])
+            except DecodeError:
+                self._log("warn", None, f"the gateway to other machines printed {line[:_SHOWN]!r}")
+                continue
             if level == "applied":
                 self._applied += 1
                 self._call_waiting()
@@ -165,7 +171,8 @@ class GatewayProcess:
         process.stdin.close()
         process.stdout.close()
         process.kill()
-        process.wait()
+        reap(process)
+        self._output = b""  # it may have died in the middle of a line
         self._applied = self._sent  # without a process nothing arrives, so what waits for it may go on
         self._call_waiting()
         self._sent = self._applied = 0

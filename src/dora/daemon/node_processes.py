@@ -71,7 +71,7 @@ class NodeProcesses:
         self._replacements: dict[str, Child] = {}
         self._starts: dict[str, _Start] = {}  # the last one of each node
         self._replacement_starts: dict[str, _Start] = {}
-        self._dropped: list[Child] = []  # replacements that were killed, but have not ended yet
+        self._dropped: list[Child] = []  # killed, but not ended yet, and in charge of no node any more
 
     def __iter__(self) -> Iterator[Child]:
         return iter([*self._children.values(), *self._replacements.values(), *self._dropped])
@@ -95,11 +95,14 @@ class NodeProcesses:
         ``wait`` is called with the function that begins the start. It returns None to begin now, or the
         wait that will call it.
         """
+        child: Child | None = None
 
-        def on_started(child: Child) -> None:
-            self._children[node_id] = child
-            self._feed(on.Spawned(node_id, child.pid))
+        def on_started(started: Child) -> None:
+            nonlocal child
+            child = self._children[node_id] = started
+            self._feed(on.Spawned(node_id, started.pid))
 
+        self._drop(self._children.pop(node_id, None))  # it survived SIGKILL, or belonged to a removed node
         start = self._starts[node_id] = _Start(
             dataflow,
             node_id,
@@ -107,7 +110,7 @@ class NodeProcesses:
             on_line=lambda stream, text: self._on_line(node_id, stream, text),
             on_started=on_started,
             on_failed=lambda reason: self._feed(on.SpawnFailed(node_id, f"could not be started: {reason}")),
-            on_end=lambda code, number: self._ended(node_id, code, number),
+            on_end=lambda code, number: self._ended(node_id, child, code, number),
         )
         start.pending = None if wait is None else wait(partial(self._begin, start))
         if start.pending is None:
@@ -128,13 +131,11 @@ class NodeProcesses:
             replacement = self._replacements[node_id] = child
 
         def on_end(exit_code: int | None, number: int | None) -> None:
-            if self._children.get(node_id) is replacement:  # it was promoted
-                self._ended(node_id, exit_code, number)
-            elif self._replacements.get(node_id) is replacement:
+            if replacement is not None and self._replacements.get(node_id) is replacement:
                 del self._replacements[node_id]
                 self._feed(on.ReplacementEnded(node_id, incarnation, exit_code, number, tuple(errors)))
-            elif replacement is not None:
-                self._dropped.remove(replacement)
+            else:  # it was promoted or dropped
+                self._ended(node_id, replacement, exit_code, number)
 
         self._replacement_starts[node_id] = _Start(
             dataflow,
@@ -150,15 +151,14 @@ class NodeProcesses:
     def promote_replacement(self, node_id: str) -> None:
         """Make the replacement the process of its node; feed `Spawned`."""
         self._read_answers(self._replacement_starts.get(node_id))
+        self._drop(self._children.pop(node_id, None))
         child = self._children[node_id] = self._replacements.pop(node_id)
         self._feed(on.Spawned(node_id, child.pid))
 
     def drop_replacement(self, node_id: str) -> None:
         """Kill the replacement of a node, if it has not ended already."""
         self._give_up(self._replacement_starts.get(node_id))
-        if (child := self._replacements.pop(node_id, None)) is not None:
-            self._dropped.append(child)
-            child.signal(signal.SIGKILL)
+        self._drop(self._replacements.pop(node_id, None))
 
     def signal(self, node_id: str, number: int) -> None:
         """Send a signal to the process of a node, if it has one.
@@ -192,7 +192,16 @@ class NodeProcesses:
         if self._template is not None:
             self._template.close()
 
-    def _ended(self, node_id: str, exit_code: int | None, number: int | None) -> None:
+    def _drop(self, child: Child | None) -> None:
+        """Kill a process whose node has, or gets, another one; its end is no event."""
+        if child is not None:
+            self._dropped.append(child)
+            child.signal(signal.SIGKILL)
+
+    def _ended(self, node_id: str, child: Child | None, exit_code: int | None, number: int | None) -> None:
+        if child in self._dropped:
+            self._dropped.remove(child)
+            return
         self._children.pop(node_id, None)
         self._on_end(node_id, exit_code, number)
 

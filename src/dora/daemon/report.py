@@ -200,6 +200,9 @@ def loss_report(result: DataflowResult) -> str:
                 f"Node `{node_id}` sent {count} message{plural} to `{output}`, which is not declared, and "
                 f"nobody got {'them' if plural else 'it'}: name it in its `outputs`."
             )
+    if result.uncounted_links:
+        links = f"{result.uncounted_links:,} removed link{'' if result.uncounted_links == 1 else 's'}"
+        parts.append(f"The counts of {links} are not kept, and are in no line above.")
     if result.unlogged:
         counts = ", ".join(f"{count} of `{node_id}`" for node_id, count in sorted(result.unlogged.items()))
         parts.append(f"Log entries that could not be written to the log files: {counts}.")

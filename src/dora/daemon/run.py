@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dora._paths import run_path
 from dora.daemon.daemon import Daemon
+from dora.daemon.event_loop import Loop
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import LocalRunOptions, RunOptions, choose_engine, finish_grace_from_environment
 from dora.daemon.run_directory import RunDirectory, check_shared_memory, usable_root
@@ -76,7 +77,9 @@ def run_dataflow(
             placement=placement,
             coordinator=options.coordinator,
         )
-        daemon = Daemon(dataflow, options, context, run, on_log, watchdog, finish_grace, template)
+        loop = Loop()
+        stack.callback(loop.close)  # after the daemon, which takes its descriptors out of it
+        daemon = Daemon(loop, dataflow, options, context, run, on_log, watchdog, finish_grace, template)
         stack.callback(daemon.close)
         if on_daemon is not None:
             on_daemon(daemon)

@@ -11,7 +11,7 @@ from typing import Final
 from dora._paths import prefix_of
 from dora.daemon import guardian
 from dora.daemon.event_loop import READ, Loop
-from dora.daemon.processes.process import open_pidfd
+from dora.daemon.processes.process import open_pidfd, reap
 
 # There is no pause in between: something that kills each guardian must not keep the daemon busy.
 MAX_STARTS: Final = 10
@@ -90,7 +90,7 @@ class Watchdog:
         self._forget_process()
         if self._process is not None:
             self._process.kill()  # before the pipe ends
-            self._process.wait()
+            reap(self._process)
             self._process = None
         self._close_pipe()
 

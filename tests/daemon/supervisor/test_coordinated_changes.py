@@ -468,3 +468,14 @@ def test_the_coordinator_commits_changes_of_a_single_machine() -> None:
     assert (run.state.revision, run.state.distributed) == (1, False)
     (declined,) = answers(run(run.change(A)))
     assert isinstance(declined, Rejected) and "only the coordinator" in declined.reason
+
+
+def test_a_machine_that_missed_a_removal_disconnects_the_dynamic_node() -> None:
+    run = Supervised(A, node("d", path="dynamic"), coordinated=True)
+    run.start()
+    run.join("d", dynamic=True)
+    commands = run(on.ChangeRequested(7, ApplyChange(proposed(3), "left"), run.with_nodes(A)))
+    kinds = [type(command) for command in commands]
+    assert kinds.index(do.Disconnect) < kinds.index(do.ApplyDataflow), "its frames need its lines"
+    assert list(run.state.nodes) == ["a"]
+    assert not run(on.Disconnected("d"))

@@ -215,6 +215,7 @@ def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResul
         links=joined(links),
         undeclared=undeclared,
         node_counts=node_counts,
+        uncounted_links=sum(result.uncounted_links for result in ordered),
         unlogged=unlogged,
         stopped=any(result.stopped for result in ordered),
         overdue=tuple(node_id for result in ordered for node_id in result.overdue),

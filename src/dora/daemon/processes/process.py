@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from dora.daemon.event_loop import Loop
+from dora.daemon.guardian import KILL_TIMEOUT
 from dora.daemon.processes.launch_spec import CannotSpawn
 from dora.daemon.processes.scheduling import in_own_thread, set_scheduling
 from dora.dataflow.model import Scheduling
@@ -84,6 +85,14 @@ def open_pidfd(pid: int) -> int:
         return os.pidfd_open(pid)
     except (OSError, AttributeError):
         return -1
+
+
+def reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process has ended that was killed, or has nothing more to do."""
+    try:
+        process.wait(KILL_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        pass  # it waits for a broken disk; the daemon goes on without it
 
 
 def is_stopped(pid: int) -> bool:

@@ -97,6 +97,8 @@ def _remove(run: RunState, node: NodeState, *, comes_again: bool) -> None:
     if not node.machine:
         if node.alive:  # this machine was not asked to end it
             run.signal(node, signal.SIGKILL)
+        elif node.spec.is_dynamic and node.connected:
+            run.emit(do.Disconnect(node.id))
         run.log("info", node, "was removed from the dataflow")
     drop_replacement(run, node)
     cancel_requests(run, node)

@@ -164,6 +164,7 @@ class DataflowResult(msgspec.Struct, frozen=True):
     links: tuple[LinkReport, ...] = ()
     undeclared: dict[str, dict[str, int]] = {}  # node id → output id → messages dropped
     node_counts: dict[str, dict[str, int]] = {}  # node id → the `NODE_COUNTERS` that are not 0, by name
+    uncounted_links: int = 0  # removed while it ran; there were too many to keep their counts
     unlogged: dict[str, int] = {}  # node id → log entries that could not be written to its file
     stopped: bool = False  # by a user or a program, before it ended by itself
     overdue: tuple[str, ...] = ()  # nodes that did not end within the grace duration, but at SIGTERM
