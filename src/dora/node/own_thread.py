@@ -13,5 +13,5 @@ def lock_of_threads() -> tuple[Any, Callable[[], bool]]:
     The function is exact, because the lock itself remembers its thread. To note the thread for each message
     would cost more, and a signal may come between lock and note.
     """
-    lock: Any = threading.RLock()
+    lock: Any = threading.RLock()  # between threads; its own thread asks `_is_owned` and leaves it alone
     return lock, lock._is_owned  # `threading.Condition` uses it, too

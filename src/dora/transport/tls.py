@@ -323,7 +323,7 @@ class DuplexTLSSocket(ssl.SSLSocket):
 
     def __new__(cls, *args: Any, **options: Any) -> DuplexTLSSocket:
         made = super().__new__(cls, *args, **options)
-        made._lock = threading.RLock()
+        made._lock = threading.RLock()  # here: `ssl` makes sockets without `__init__`
         return made
 
     def settimeout(self, value: float | None) -> None:

@@ -64,6 +64,7 @@ class Reports:
         # it: the answer to a change comes behind the report of its port.
         self._waiting: dict[object, bytes] = {}
         self._is_writing = False
+        # The writer sleeps until a line waits. Those who flush, until all are written.
         self._changed = threading.Condition()
         threading.Thread(target=self._write_all, name="dora-reports", daemon=True).start()
 

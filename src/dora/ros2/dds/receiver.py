@@ -33,7 +33,7 @@ class DdsReceiver:
         self._stop = GuardCondition(participant)
         self._waiting.add(self._stop, _STOP)
         self._numbers = itertools.count(_STOP + 1)
-        self._lock = threading.Lock()
+        # Without a lock: each use of it is one step for the interpreter.
         self._actions: dict[int, tuple[ReadCondition, Callable[[], None]]] = {}
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="dora-ros2-dds", daemon=True)
@@ -43,15 +43,13 @@ class DdsReceiver:
         """Call a function for the data of a reader; it takes the data. Returns the number for `remove`."""
         number = next(self._numbers)
         condition = ReadCondition(reader, ANY_STATE)
-        with self._lock:
-            self._actions[number] = (condition, on_data)  # before the wait knows it, and may tell of it
+        self._actions[number] = (condition, on_data)  # before the wait knows it, and may tell of it
         self._waiting.add(condition, number)
         return number
 
     def remove(self, number: int) -> None:
         """Call no more; a call that is under way may go on."""
-        with self._lock:
-            action = self._actions.pop(number, None)
+        action = self._actions.pop(number, None)
         if action is not None and not self._stopped:
             self._waiting.remove(action[0])
 
@@ -64,7 +62,7 @@ class DdsReceiver:
                     _log.error("DDS receives no more messages: %s", error)
                 return
             for number in ready:
-                action = self._actions.get(number)  # one step for the interpreter: no lock is needed
+                action = self._actions.get(number)
                 if action is not None:
                     try:
                         action[1]()
