@@ -4,8 +4,9 @@ The machines are network namespaces of this one, joined by a virtual switch with
 shared memory of their own. Each side runs its coordinator on the first and a daemon on both; the same two
 nodes as in the other benchmarks are placed with `deploy`. In between run the floors: the same messages over
 bare Zenoh and over a plain TCP socket (`benchmarks.network_floors`). Nothing of it is encrypted,
-as dora-rs does not encrypt; ``--encryption`` compares this dora without TLS and with it. Needs Linux,
-root, and iproute2.
+as dora-rs does not encrypt; ``--encryption`` compares this dora without TLS and with it. All connections
+have the congestion control cubic, the default of Linux; ``--congestion bbr`` measures with BBR. Needs
+Linux, root, and iproute2.
 """
 
 import argparse
@@ -42,7 +43,12 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 sys.path.insert(0, str(REPOSITORY / "tests" / "machines"))
 from hosts import Host, missing, network
 
-MARKERS = ("<!-- machines -->", "<!-- /machines -->")
+# By congestion control. BBR sends at the rate that it has seen, so it sends large messages more slowly than
+# a fast wire could take them; on a lossy network it is the better one.
+MARKERS = {
+    "cubic": ("<!-- machines -->", "<!-- /machines -->"),
+    "bbr": ("<!-- machines bbr -->", "<!-- /machines bbr -->"),
+}
 ENCRYPTION_MARKERS = ("<!-- encryption -->", "<!-- /encryption -->")
 PLAIN, ENCRYPTED = "without TLS", "with TLS"
 START_S, PATIENCE_S = 30.0, 90.0
@@ -111,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     measures = [scenario.measures[0] for scenario in scenarios]
     known = conditions("benchmarks.machines", started, options.repeat)
+    known["congestion control"] = options.congestion
     print("\n".join(f"{key}: {value}" for key, value in known.items()), end="\n\n")
     if options.encryption:
         costs = report.cost_table(measures, (PLAIN, figures[PLAIN]), (ENCRYPTED, figures[ENCRYPTED]))
@@ -122,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measures, {name: figures[name] for name in network_floors.KINDS}, figures["dora"], MOST_OF_FLOOR
     )
     print(report.table(results), floors, sep="\n\n")
-    return _end(failures, options, MARKERS, f"{report.results_page(results, {}, known)}\n\n{floors}")
+    page = f"{report.results_page(results, {}, known)}\n\n{floors}"
+    return _end(failures, options, MARKERS[options.congestion], page)
 
 
 def _end(
@@ -139,17 +147,18 @@ def _end(
 
 def _sides(options: argparse.Namespace) -> dict[str, Callable[[Scenario], Run]]:
     """Return how each side runs a scenario, by name, in the order in which they take turns."""
+    congestion = options.congestion
     if options.encryption:
         return {
-            PLAIN: partial(run_between, ours()),
-            ENCRYPTED: partial(run_between, ours(), is_encrypted=True),
+            PLAIN: partial(run_between, ours(), congestion),
+            ENCRYPTED: partial(run_between, ours(), congestion, is_encrypted=True),
         }
     sides: dict[str, Callable[[Scenario], Run]] = {}
     if not options.ours_only:
-        sides["dora-rs"] = partial(run_between, upstream(options.upstream_venv))
+        sides["dora-rs"] = partial(run_between, upstream(options.upstream_venv), congestion)
     if not options.upstream_only:
-        sides["dora"] = partial(run_between, ours())
-        sides |= {kind: partial(run_floor, kind) for kind in network_floors.KINDS}
+        sides["dora"] = partial(run_between, ours(), congestion)
+        sides |= {kind: partial(run_floor, kind, congestion) for kind in network_floors.KINDS}
     return sides
 
 
@@ -165,17 +174,33 @@ def _parser() -> argparse.ArgumentParser:
     side.add_argument("--upstream-only", action="store_true", help="leave ours and the floors out")
     side.add_argument("--encryption", action="store_true", help="compare ours without TLS and with it")
     parser.add_argument(
+        "--congestion",
+        choices=list(MARKERS),
+        default="cubic",
+        help="congestion control of all connections (default: cubic, the default of Linux)",
+    )
+    parser.add_argument(
         "--write-docs", action="store_true", help="publish the results in docs/performance.md"
     )
     add_upstream_venv(parser)
     return parser
 
 
-def run_between(side: Implementation, scenario: Scenario, is_encrypted: bool = False) -> Run:
+@contextmanager
+def _two_machines(congestion: str) -> Iterator[dict[str, Host]]:
+    with network(FIRST, SECOND) as hosts:
+        for host in hosts.values():
+            host.use_congestion_control(congestion)
+        yield hosts
+
+
+def run_between(
+    side: Implementation, congestion: str, scenario: Scenario, is_encrypted: bool = False
+) -> Run:
     """Run a scenario's two nodes on two machines to their end; raises `RunFailed`."""
     with (
         zenoh_files_removed(),
-        network(FIRST, SECOND) as hosts,
+        _two_machines(congestion) as hosts,
         TemporaryDirectory(prefix="dora-benchmark-") as temporary,
     ):
         folder = Path(temporary)
@@ -189,9 +214,9 @@ def run_between(side: Implementation, scenario: Scenario, is_encrypted: bool = F
         return Run(wall_s, 0.0, files, last_lines)
 
 
-def run_floor(kind: str, scenario: Scenario) -> Run:
+def run_floor(kind: str, congestion: str, scenario: Scenario) -> Run:
     """Run a scenario's messages between two machines without dora; raises `RunFailed`."""
-    with network(FIRST, SECOND) as hosts, TemporaryDirectory(prefix="dora-benchmark-") as temporary:
+    with _two_machines(congestion) as hosts, TemporaryDirectory(prefix="dora-benchmark-") as temporary:
         folder = Path(temporary)
         pair = Path(scenario.dataflow).parent.name
         numbers = [scenario.size, scenario.warm_up, scenario.messages]
