@@ -5,15 +5,22 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dora.node.interceptors.event_log import EventLog
 from dora.recording.mcap.event_order import OrderTail, Translation, first_numbers
 from dora.recording.mcap.process_folder import make_folder
 from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_entry
+from dora.wire.node_config import NodeConfig
+
+if TYPE_CHECKING:
+    from dora.node.receive.inbox import Inbox
 
 numbers = st.integers(0, 2**64 - 1)
 some_entries = st.lists(
@@ -122,3 +129,27 @@ def test_ids_of_nodes_are_names_of_files(tmp_path: Path, node_id: str) -> None:
     (Path(tail.directory) / node_id).write_bytes(BEGIN)
     assert list(tail.read()) == [(node_id, BEGIN)]
     tail.close()
+
+
+def test_the_first_look_that_finds_nothing_is_in_the_log_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "order"
+    config = NodeConfig("", "a", "shm", "", "", "", 0, "")
+    log = EventLog(config, cast("Inbox", SimpleNamespace()))
+    log.write_to(str(path))
+
+    def found() -> list[tuple[int, int]]:
+        return [(entry.kind, entry.number) for entry in entries(memoryview(path.read_bytes()))][1:]
+
+    log.found_nothing()
+    assert found() == [(EntryKind.NOTHING, 1)]
+    log.found_nothing()
+    log.found_nothing()
+    log.timed_out()
+    log.found_nothing()
+    assert found() == [
+        (EntryKind.NOTHING, 1),
+        (EntryKind.NOTHING, 2),
+        (EntryKind.TIMEOUT, 0),
+        (EntryKind.NOTHING, 1),
+    ]
+    log.close()

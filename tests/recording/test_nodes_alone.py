@@ -15,13 +15,14 @@ from waiting import wait_until
 
 from dora.errors import DoraError
 from dora.recording.alone.host import Exchanges, RunWatch
-from dora.recording.alone.recorded_node import Contents, recorded_node
+from dora.recording.alone.recorded_node import Contents, Step, recorded_node
 from dora.recording.alone.run import NodeProgram, run_alone
 from dora.recording.alone.tries import Tries
 from dora.recording.mcap.channels import form_of, prefix_of
 from dora.recording.mcap.format import restore
 from dora.recording.opening import open_recording
 from dora.wire.decode import decode_arrow
+from dora.wire.event_log import EntryKind, entries, pack_entry
 from dora.wire.metadata import decode_metadata
 
 pytestmark = pytest.mark.processes
@@ -105,6 +106,19 @@ def test_parts_of_the_events_are_enough(folder: AloneFolder) -> None:
         node = recorded_node(recording, "sane")
         report = Tries(node, NodeProgram(node)).run(node.steps[10:20])
     assert (report.failure, report.equal, report.different) == (None, 10, "")
+
+
+def test_the_last_look_of_a_failed_node_finds_what_it_found_then(folder: AloneFolder) -> None:
+    look = pack_entry(EntryKind.NOTHING, 0, 0, 1)
+    with open_recording(str(folder.folder / "a.mcap")) as recording:
+        node = recorded_node(recording, "poller")
+        steps = node.steps
+        while steps[-1].entry.kind == EntryKind.NOTHING:
+            steps = steps[:-1]
+        (entry,) = entries(memoryview(look))
+        tries = Tries(node, NodeProgram(node))
+        found = [tries.run([*steps, *more]).different for more in ([], [Step(len(node.steps), entry)])]
+    assert sorted(map(bool, found)) == [False, True], "either a message was there, or none was"
 
 
 def test_a_large_answer_keeps_its_nulls_when_it_gets_the_id_of_this_run(folder: AloneFolder) -> None:

@@ -40,7 +40,7 @@ class EventLog:
         self._ring: OverwritingWriter | None = None  # of the black box
         self._ring_path = ""
         self._is_kept = False  # entries go to the ring
-        self._empty_polls = 0  # since the last entry
+        self._empty_polls = 0  # since the last event; the first of them has its entry
 
     def write_to(self, path: str) -> None:
         """Write to one more file from now on; does nothing for one that is written to already."""
@@ -121,8 +121,14 @@ class EventLog:
         self._write_all(pack_entry(EntryKind.TIMEOUT, 0, output._now(), 0))
 
     def found_nothing(self) -> None:
-        """Note that a poll has found no event; a run of them becomes one entry."""
+        """Note that a poll has found no event.
+
+        The first one is written at once, as the program acts on what it found: without it, the log of a
+        killed node would lack its last poll. The others of a run become one entry.
+        """
         self._empty_polls += 1
+        if self._empty_polls == 1:
+            self._write_all(pack_entry(EntryKind.NOTHING, 0, output._now(), 1))
 
     def _entry(self, event: Event) -> bytes:
         """Return the entry of an event; b"" for one that no replay can repeat."""
@@ -172,10 +178,9 @@ class EventLog:
         return pack_entry(EntryKind.SYNC, index, output._now(), 0, content)
 
     def _write_empty_polls(self) -> None:
-        if self._empty_polls:
-            entry = pack_entry(EntryKind.NOTHING, 0, output._now(), self._empty_polls)
-            self._empty_polls = 0
-            self._write_all(entry)
+        further, self._empty_polls = self._empty_polls - 1, 0
+        if further > 0:
+            self._write_all(pack_entry(EntryKind.NOTHING, 0, output._now(), further))
 
     def _write_all(self, entry: bytes) -> None:
         if self._is_kept:

@@ -119,9 +119,13 @@ class AloneInbox(ReplayInbox):
         progress.threads = max(progress.threads, threading.active_count())
         self._watch.taken(progress.step, event)
 
+    def _advance(self) -> None:
+        self._has_looked = self._entry is not None and self._entry.kind == EntryKind.NOTHING
+        super()._advance()
+
     def _was_empty(self) -> bool:
-        # The log of a node that failed lacks its last looks: they are written with the next event.
-        if self._entry is None and self._last_looks:
+        # The log of a node that failed has the first of its last looks; the others come with an event.
+        if self._entry is None and self._has_looked and self._last_looks:
             self._last_looks -= 1
             return True
         return super()._was_empty()

@@ -193,7 +193,7 @@ class RecordedNode:
     def sent_at(self) -> dict[int, list[RecordedMessage]]:
         """Its sent messages, by the number of the event that it had taken last; 0: before the first."""
         found: dict[int, list[RecordedMessage]] = {}
-        # The entry of a look that found nothing is written late, before the next event.
+        # Looks that found nothing are no events, and all but the first of a run are written late.
         taken = [step for step in self.steps if step.entry.kind != EntryKind.NOTHING]
         times = [step.entry.time_ns for step in taken]
         for recorded in self.sent:
