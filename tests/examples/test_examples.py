@@ -368,7 +368,7 @@ def test_robot_learning(example: Path) -> None:
     import pyarrow.parquet as pq
 
     command = [sys.executable, "run.py", "--quick"]
-    done = subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=2 * TIMEOUT)
+    done = subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=5 * TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr
     out = example / "out"
     last = done.stdout.splitlines()[-1]
