@@ -37,12 +37,13 @@ def send(sender: Node, *values: int, **metadata: Any) -> None:
         sender.send_output("out", pa.array([value]), metadata)
 
 
+def number(event: Any) -> Any:
+    return event["value"][0].as_py() if isinstance(event, Input) else event["type"]
+
+
 def taken(receiver: Node) -> list[Any]:
     """Return the events that are there: numbers of messages, types of others."""
-    return [
-        event["value"][0].as_py() if isinstance(event, Input) else event["type"]
-        for event in receiver.drain()
-    ]
+    return [number(event) for event in receiver.drain()]
 
 
 def counts(receiver: Node) -> dict[str, int]:
@@ -269,6 +270,30 @@ def test_a_stop_gives_out_the_message_that_is_held(start_flow: StartFlow, clock:
     daemon.stop("b")
     clock.advance(1)
     assert taken(receiver) == ["STOP", 3]
+
+
+def test_the_loss_of_the_daemon_gives_out_the_message_that_is_held(
+    start_flow: StartFlow, clock: VirtualClock
+) -> None:
+    daemon, sender, receiver = link(start_flow, period_ns=100 * MILLISECOND)
+    send(sender, 1)
+    assert taken(receiver) == [1]
+    clock.advance(60)  # so a poll looks for the daemon again
+    send(sender, 2)
+    daemon.disconnect("b")
+    assert not receiver.is_empty()
+    assert taken(receiver) == ["ERROR", 2]
+    assert receiver.next() is None
+
+
+def test_after_the_loss_of_the_daemon_a_message_behind_thousands_that_are_left_out_comes(
+    start_flow: StartFlow,
+) -> None:
+    daemon, sender, receiver = link(start_flow, every=2500, queue_size=3000)
+    send(sender, *range(2501))
+    daemon.disconnect("b")
+    assert not receiver.is_empty()
+    assert [number(event) for event in receiver] == ["ERROR", 0, 2500]
 
 
 def test_after_a_timeout_behind_a_held_message_no_deadline_passes(

@@ -148,3 +148,15 @@ def test_an_input_is_read_as_soon_as_what_filled_it_has_found_no_leading_message
     event = rig.group.poll()
     assert isinstance(event, Synced)
     assert members(event) == [(0, 1, 40), (1, 2, 40)]
+
+
+def test_at_a_stop_an_input_that_was_full_is_read_to_its_end() -> None:
+    rig = Rig(3, tolerance=100, queue_size=2, policy="backpressure")
+    for times in ((20, 10, 1), (30, None, 2), (None, None, 20), (None, None, 30)):
+        for index, time in enumerate(times):
+            if time is not None:
+                rig.send(index, time, time)
+        assert rig.group.poll() is None  # from the third round on, nothing more is read
+    rig.group.stop()
+    sets = [event for event in iter(rig.group.poll, None) if isinstance(event, Synced)]
+    assert [[time for _, _, time in members(event)] for event in sets] == [[20, 10, 20], [30, 10, 30]]

@@ -91,6 +91,35 @@ def test_a_message_behind_thousands_that_are_left_out_comes_at_once(
     assert seen == expected
 
 
+def test_at_a_stop_a_set_waits_for_a_message_behind_thousands_that_are_left_out() -> None:
+    seen: list[Any] = []
+
+    def source() -> None:
+        node = Node()
+        for index in range(6000):
+            stamp = {"timestamp": datetime.fromtimestamp(index, UTC)}
+            node.send_output("all", pa.array([index]), stamp)
+            if index % 5000 == 0:
+                node.send_output("some", pa.array([index]), stamp)
+        time.sleep(60)
+
+    def sink() -> None:
+        node = Node()
+        time.sleep(1)
+        for event in node:
+            messages = event["inputs"].values() if event["type"] == "SYNC" else ()
+            seen.append([number(message) for message in messages] or event["type"])
+
+    flow = DataflowBuilder()
+    flow.add_node("source", path="source.py", outputs=["all", "some"])
+    node = flow.add_node("sink", path="sink.py")
+    node.add_input("all", "source/all", queue_size=8000, every=5000).add_input("some", "source/some")
+    node.add_sync("some", "all")
+    with VirtualDataflow(flow, nodes={"source": source, "sink": sink}) as dataflow:
+        dataflow.run(stop_after=0.95)
+    assert seen == ["STOP", [0, 0], [5000, 5000]]
+
+
 def test_a_rate_gives_the_newest_when_its_time_has_come() -> None:
     seen: list[tuple[float, Any]] = []
     run = run_node(

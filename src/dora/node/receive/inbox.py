@@ -2,8 +2,8 @@
 
 Events of one input keep their order; the closing of an input comes after its data. Between inputs the inbox
 takes turns, and starts after the one that it served last. Events of the daemon (a node failed, a manual
-stop) come first. After a manual stop, or once the last input has closed, what is buffered is still
-delivered; then the stream ends.
+stop) come first. After a manual stop, the loss of the daemon, or the closing of the last input, what is
+buffered is still delivered; then the stream ends.
 
 `dora.node.receive.wait` has the waiting, `dora.node.interceptors` what watches the events.
 """
@@ -292,7 +292,7 @@ class Inbox(Waiter):
                 if not port.open:
                     self._remove_closed(port)
                 return event
-        if (self._stopping or self._ending) and not any(port.awaits_rest() for port in self.ports.values()):
+        if self._stopping and not any(port.awaits_rest() for port in self.ports.values()):
             self._finish()
         return None
 
@@ -318,7 +318,9 @@ class Inbox(Waiter):
             return
         if self._clocks and self._clock_is_work:
             return
-        self._end(*(() if self._stopping else (Stop("ALL_INPUTS_CLOSED"),)))
+        if not self._stopping:
+            self._pending.append(Stop("ALL_INPUTS_CLOSED"))
+        self._finish()
 
     def _drop(self, port: InputPort) -> None:
         port.close()
@@ -394,15 +396,6 @@ class Inbox(Waiter):
             finally:
                 self._lock.release()
 
-    def _end(self, *last: Event) -> None:
-        self._pending.extend(last)
-        for clock in self._clocks:
-            clock.stop()
-        for port in self._merged:
-            port.close()
-        self._open_ports = [port for port in self._open_ports if port.is_data and port.open]
-        self._ending = True
-
     def replace(self, port: InputPort) -> None:
         """Replace the port of the same id by one with more layers."""
         self.ports[port.id] = port
@@ -425,9 +418,8 @@ class Inbox(Waiter):
                 port.check_flush()
         for frame in self._channel.read():
             self.handle(frame)
-        if self._channel.lost and not self._ending:
-            # After a stop, the daemon may end before a slow node does.
-            self._end(*(() if self._stopping else (Error("the daemon is gone; the dataflow has ended"),)))
+        if self._channel.lost:  # no error after a stop: the daemon may end before a slow node does
+            self._stop(Error("the daemon is gone; the dataflow has ended"))
 
     def handle(self, frame: node_protocol.ToNode) -> None:
         """Act on a frame of the daemon."""
@@ -443,7 +435,7 @@ class Inbox(Waiter):
                     if input_id in self.ports:
                         self.ports[input_id].put_text(text)
             case node_protocol.StopFrame():
-                self._stop()
+                self._stop(Stop("MANUAL"))
             case node_protocol.ParamUpdateFrame(key=key, value=value):
                 self.parameters[key] = value
                 self._pending.append(ParamUpdate(key, value))
@@ -487,11 +479,12 @@ class Inbox(Waiter):
             if input_id in self.ports:
                 self.ports[input_id].source_failed()
 
-    def _stop(self) -> None:
-        if self._stopping:
+    def _stop(self, reason: Event) -> None:
+        """Deliver only what is buffered until now, after the reason."""
+        if self._stopping or self._ending:
             return
         self._stopping = True
-        self._pending.append(Stop("MANUAL"))
+        self._pending.append(reason)
         for port in self._open_ports:
             port.stop()
 

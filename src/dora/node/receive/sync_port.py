@@ -135,7 +135,8 @@ class SyncPort(InputPort):
                     break
                 if all(map(self._is_full, active)):
                     match = self._next_in_time()
-                    break
+                    if match is not None or all(map(self._is_full, active)):
+                        break
             self._count_unmatched()
         if match is not None:
             self._is_new = True  # there may be more
@@ -173,13 +174,19 @@ class SyncPort(InputPort):
         return self._waits[index] and self._matcher.is_full(index)
 
     def _next_in_time(self) -> Match[Input] | None:
-        """Return a set that is due because of the time or a stop; all that has arrived is there."""
+        """Return a set that is due because of the time or a stop.
+
+        All that has arrived is there, except messages that have no room, or wait behind a limit of a layer:
+        those inputs have not ended with the stop.
+        """
         matcher = self._matcher
         if self._has_timeout and (match := matcher.next(_monotonic())) is not None:
             return match
         if self._stopping:
             for index in self._order:
-                matcher.end(index)
+                port = self._ports[index]
+                if port is None or not (self._is_full(index) or port.awaits_rest()):
+                    matcher.end(index)
             return matcher.next(_NEVER)
         return None
 

@@ -396,7 +396,7 @@ class ReplayInbox(Inbox):
             f"{self._clock.patience_ns / 1e9:g} s, so this node is stopped: its source sends other things "
             "than it did"
         )
-        self._stop()
+        self._stop(Stop("MANUAL"))
         return True
 
     def _count_missing(self, entry: Entry) -> None:

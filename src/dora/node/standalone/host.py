@@ -111,11 +111,11 @@ class _Inbox(Inbox):
     def _next_event(self) -> Event | None:
         event = super()._next_event()
         if event is None and not self._ending and not any(port.open for port in self._open_ports):
-            self._end()
+            self._finish()
         return event
 
     def _remove_closed(self, port: InputPort) -> None:  # noqa: ARG002 - there is only one
-        self._end()
+        self._finish()
 
 
 class LocalHost(Host):
