@@ -67,10 +67,19 @@ export function ParameterList(props: { uuid: string; node: string; operator: str
 /** The parameters that a node had at the moment that is shown. */
 export function PastParameters({ past, node }: { past: Past; node: string }) {
   useFeed(past, "state");
-  const [values, setValues] = useState<Record<string, unknown>>({});
+  const [values, setValues] = useState<Record<string, unknown> | null>(null);
+  const [told, setTold] = useState("");
   useEffect(() => {
     let wanted = true;
-    past.parameters(node).then((found) => wanted && setValues(found), () => {});
+    const show = (found: Record<string, unknown> | null, trouble: string) => {
+      if (!wanted) return;
+      setValues(found);
+      setTold(trouble);
+    };
+    past.parameters(node).then(
+      (found) => show(found, ""),
+      (error: Error) => show(null, error.message), // parameters of another moment would be wrong
+    );
     return () => {
       wanted = false;
     };
@@ -78,15 +87,16 @@ export function PastParameters({ past, node }: { past: Past; node: string }) {
   return (
     <section class="parameters" aria-label="Parameters">
       <h3>Parameters</h3>
-      {Object.keys(values).length === 0 && <p class="quiet">This node had none.</p>}
+      {values !== null && Object.keys(values).length === 0 && <p class="quiet">This node had none.</p>}
       <dl class="past">
-        {Object.entries(values).map(([name, value]) => (
+        {Object.entries(values ?? {}).map(([name, value]) => (
           <div key={name}>
             <dt>{name}</dt>
             <dd>{asText(value)}</dd>
           </div>
         ))}
       </dl>
+      <p class="quiet" role="status">{told}</p>
     </section>
   );
 }

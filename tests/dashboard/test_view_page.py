@@ -183,6 +183,30 @@ def test_parameters_are_those_of_the_moment(visit: Any, viewing: Viewing) -> Non
     page.locator(".parameters dd", has_text="5").wait_for()
 
 
+def test_parameters_that_are_not_known_are_replaced_by_the_reason(visit: Any, viewing: Viewing) -> None:
+    page = visit(viewing.address)
+    page.locator(".box", has_text="camera").first.click()
+    page.locator(".parameters dd", has_text="2").wait_for()
+
+    def answer(route: Any) -> None:
+        if route.request.post_data_json["type"] == "parameters":
+            route.fulfill(status=400, json={"error": "the parameters of `camera` are not known"})
+        else:
+            route.continue_()
+
+    page.route("**/history/*", answer)
+    go_to(page, 6)
+    page.locator(
+        ".parameters [role=status]", has_text="the parameters of `camera` are not known"
+    ).wait_for()
+    assert page.locator(".parameters dd").count() == 0
+    assert page.get_by_text("This node had none.").count() == 0
+    page.unroute("**/history/*")
+    go_to(page, 6.5)
+    page.locator(".parameters dd", has_text="5").wait_for()
+    assert page.locator(".parameters [role=status]").inner_text() == ""
+
+
 def test_a_node_can_be_debugged_from_that_moment(visit: Any, viewing: Viewing, recording: Path) -> None:
     page = visit(viewing.address)
     page.locator(".box", has_text="eyes").first.click()
