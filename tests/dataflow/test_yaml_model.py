@@ -33,6 +33,15 @@ def node(fields: str) -> NodeSpec:
     return parse("nodes:\n  - id: a\n    path: a.py\n    outputs: [x, log]\n" + fields).nodes[0]
 
 
+@pytest.mark.parametrize("path", ["/robot.git", ""])
+def test_a_repository_is_shown_and_kept_without_its_password(path: str) -> None:
+    address = f"https://me:TOKEN@example.org{path}"
+    source = node(f"    git: {address}\n").git
+    assert source is not None
+    assert (source.secret_address, source.repository) == (address, f"https://example.org{path}")
+    assert "TOKEN" not in source.folder
+
+
 def test_first_example() -> None:
     dataflow = parse(
         """

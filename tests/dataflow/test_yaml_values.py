@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+import dora.dataflow.addresses
 import dora.dataflow.durations
 import dora.dataflow.names
 import dora.dataflow.parser.sources
@@ -21,6 +22,7 @@ from dora.dataflow.yaml.tree import resolve
 @pytest.mark.parametrize(
     "module",
     [
+        dora.dataflow.addresses,
         dora.dataflow.durations,
         dora.dataflow.names,
         dora.dataflow.problems,

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from dora.dataflow.addresses import without_user
 from dora.dataflow.ros2 import Ros2Block
 from dora.errors import Problem
 from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, InputRules, SyncGroup
@@ -169,11 +170,16 @@ class PythonEnvironment(msgspec.Struct, frozen=True):
 class GitSource(msgspec.Struct, frozen=True):
     """The repository that a node's files come from; at most one of the three names a commit."""
 
-    repository: str
+    secret_address: str  # may have a password or a token: it is for git alone
     folder: str  # of the clone, relative to the working directory
     branch: str | None = None
     tag: str | None = None
     rev: str | None = None
+
+    @property
+    def repository(self) -> str:
+        """The address without passwords and tokens, to show and to keep."""
+        return without_user(self.secret_address)
 
 
 class Deploy(msgspec.Struct, frozen=True):

@@ -10,14 +10,14 @@ are left out of both, so the lock can be published, and holds for users with oth
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
 
 from dora._shared_folders import open_file
-from dora.daemon.build.addresses import without_user
 from dora.daemon.build.session_file import GitCommit, fnv1a, git_sources
+from dora.dataflow.addresses import without_user
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.dataflow.parser.program_sources import pinned
 from dora.dataflow.yaml.files import Unreadable, read_text
@@ -90,10 +90,10 @@ def read_lock(dataflow: Dataflow, path: str) -> dict[str, str]:
         raise BuildError(f"the lockfile {path} is not understood: {reason}; {_MEND}") from None
     if lock.version != VERSION:
         raise BuildError(f"the lockfile {path} has version {lock.version}, and not {VERSION}; {_MEND}")
-    sources = {node.id: without_user(node.git.repository) for node in dataflow.nodes if node.git}
+    sources = {node.id: node.git.repository for node in dataflow.nodes if node.git}
     known = {node_id: without_user(source.repo) for node_id, source in lock.git_sources.items()}
     # dora-rs, and dora before it left them out, count passwords in.
-    fitting = (fingerprint(dataflow), fingerprint(dataflow, str))
+    fitting = (fingerprint(dataflow), fingerprint(dataflow, with_passwords=True))
     if lock.descriptor_fingerprint not in fitting or not sources.items() <= known.items():
         raise BuildError(
             f"the dataflow file names other repositories, branches, tags or commits than when the lockfile "
@@ -153,15 +153,13 @@ def write_lock(dataflow: Dataflow, sources: Mapping[str, GitCommit], path: str) 
         raise BuildError(f"the lockfile {path} cannot be written: {error.strerror}") from None
 
 
-def fingerprint(dataflow: Dataflow, shown: Callable[[str], str] = without_user) -> str:
-    """Return 16 hexadecimal digits that say which repositories and versions a dataflow file names.
-
-    ``shown`` makes of an address what counts.
-    """
+def fingerprint(dataflow: Dataflow, *, with_passwords: bool = False) -> str:
+    """Return 16 hexadecimal digits that say which repositories and versions a dataflow file names."""
     lines = [f"dora-lockfile-v{VERSION}"]
     for node in sorted(dataflow.nodes, key=lambda node: node.id):
         if node.git is not None:
-            lines += [node.id, shown(node.git.repository), _version(node.git)]
+            address = node.git.secret_address if with_passwords else node.git.repository
+            lines += [node.id, address, _version(node.git)]
     return fnv1a("".join(f"{line}\n" for line in lines).encode())
 
 

@@ -14,10 +14,10 @@ from contextlib import suppress
 from typing import IO
 
 from dora._shared_folders import check_folder_if_there, make_folder, open_file
-from dora.daemon.build.addresses import without_user
 from dora.daemon.build.file_lock import locked
 from dora.daemon.build.subprocesses import BuildLog, CommandFailed, Processes, quoted
 from dora.daemon.work import Work, git_progress
+from dora.dataflow.addresses import without_user
 from dora.dataflow.model import Dataflow, Download, GitSource, NodeSpec
 from dora.errors import BuildError, system_fault
 
@@ -121,8 +121,7 @@ class _Clone:
         self, dataflow: Dataflow, node: NodeSpec, source: GitSource, processes: Processes, log: BuildLog
     ) -> None:
         self.folder = dataflow.directory_of(node)
-        self._shown = without_user(source.repository)
-        self.what = f"{node.place or '<dataflow>'}: the repository {self._shown} of node `{node.id}`"
+        self.what = f"{node.place or '<dataflow>'}: the repository {source.repository} of node `{node.id}`"
         self._source = source
         self._beside = dataflow.working_dir
         self._processes = processes
@@ -140,7 +139,7 @@ class _Clone:
 
     def make(self) -> None:
         source = self._source
-        self._work = self._log.begin(f"cloning {self._shown}")
+        self._work = self._log.begin(f"cloning {source.repository}")
         above = os.path.dirname(self.folder)
         # If this fails, no half clone may be left where a complete one is expected.
         with tempfile.TemporaryDirectory(prefix=".clone-", dir=above) as unfinished:
@@ -149,7 +148,7 @@ class _Clone:
                 "--progress",
                 "--no-checkout",
                 "--",
-                source.repository,
+                source.secret_address,
                 unfinished,
                 cwd=self._beside,
             )
@@ -184,7 +183,7 @@ class _Clone:
             raise
         os.unlink(f"{self.folder}/{_UPDATE_FILE}")
         if self._head() != before:
-            self._log.write(f"{self._shown} is now at {self._head()[:12]}")
+            self._log.write(f"{self._source.repository} is now at {self._head()[:12]}")
 
     def take_back(self) -> None:
         """Check out the commit before an update that was cut off.

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import msgspec
 
 from dora._shared_folders import write_file
-from dora.daemon.build.addresses import without_user
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.processes.interpreter import environment_folder
@@ -136,7 +135,7 @@ def git_sources(dataflow: Dataflow) -> dict[str, GitCommit]:
     from dora.daemon.build.node_sources import commit_of
 
     return {
-        node.id: GitCommit(without_user(node.git.repository), commit)
+        node.id: GitCommit(node.git.repository, commit)
         for node in dataflow.nodes
         if node.git is not None and (commit := commit_of(dataflow.directory_of(node)))
     }

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dora.daemon.build.addresses import without_user
 from dora.daemon.guardian import RUN_ID, kill_run
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry, Stream
@@ -21,6 +20,7 @@ from dora.daemon.processes.process import why_not_started
 from dora.daemon.supervisor.result import describe_exit
 from dora.daemon.watchdog import Watchdog
 from dora.daemon.work import BuildProgress, ReadLine, Work
+from dora.dataflow.addresses import without_user
 from dora.dataflow.model import LogLevel
 from dora.errors import BuildError
 from dora.wire.correlation import uuid7

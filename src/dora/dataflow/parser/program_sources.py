@@ -220,7 +220,7 @@ def downloaded_path(url: str, ending: str = "") -> str:
 
 def pinned(source: GitSource, commit: str) -> GitSource:
     """Return the same repository at a commit."""
-    source = GitSource(source.repository, "", rev=commit)
+    source = GitSource(source.secret_address, "", rev=commit)
     return msgspec.structs.replace(source, folder=_folder(source))
 
 
@@ -230,5 +230,6 @@ def _folder(source: GitSource) -> str:
 
     name = re.split(r"[/:\\]", source.repository.rstrip("/"))[-1].removesuffix(".git")
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "repository"
-    asked = repr((source.repository, source.branch, source.tag, source.rev))
+    # The password counts: a clone fetches with the one that it was made with.
+    asked = repr((source.secret_address, source.branch, source.tag, source.rev))
     return f"{CLONES}/{readable}-{sha256(asked.encode()).hexdigest()[:8]}"
