@@ -111,10 +111,10 @@ nodes:
     ]
 
 
-def test_an_address_is_refused(run):
-    status, out, err = run("https://example.com/flow.yml")
+def test_a_module_on_the_web_is_refused(run):
+    status, out, err = run("--module", "https://example.com/module.yml")
     assert (status, out) == (2, "")
-    assert "`dora expand` reads files; download this one first" in err
+    assert "`--module` checks files; download this one first: curl -O https://example.com/module.yml" in err
 
 
 def test_problems_are_shown_as_by_validate(run, tmp_path):

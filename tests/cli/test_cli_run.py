@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -433,6 +434,17 @@ def test_a_dataflow_from_the_web_runs_with_the_scripts_of_the_current_folder():
     gone = run("run", f"{address}/flow.yml")
     assert gone.returncode == 1
     assert gone.stderr == f"error: cannot download {address}/flow.yml: Connection refused\n"
+
+
+def test_a_dataflow_from_the_web_is_expanded_with_the_modules_of_the_current_folder(folder):
+    shutil.copytree(Path(__file__).parents[2] / "examples" / "modules", folder, dirs_exist_ok=True)
+    pages = {"/flow.yml": Path("dataflow.yml").read_bytes(), "/bad.yml": b"nodes: 5"}
+    with web_server(pages) as address:
+        done = run("expand", f"{address}/flow.yml")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == run("expand", "dataflow.yml").stdout
+        assert run("expand", f"{address}/bad.yml").stderr.startswith(f"{address}/bad.yml:1:8: error:")
+        assert "the server says 404" in run("expand", f"{address}/nothing.yml").stderr
 
 
 def test_dora_run_can_be_called_repeatedly(capfd):

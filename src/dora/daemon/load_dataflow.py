@@ -10,7 +10,7 @@ import msgspec
 
 from dora.daemon.build.build import missing
 from dora.daemon.options import FileRunOptions
-from dora.dataflow import load, missing_files, parse
+from dora.dataflow import expanded, expanded_text, load, missing_files, parse
 from dora.dataflow.model import Dataflow
 from dora.errors import DataflowError, DoraError
 
@@ -36,6 +36,14 @@ def load_dataflow(
             strict_types=strict_types,
         )
     return load(path, env_overrides=env or {}, strict_types=strict_types)
+
+
+def expand_dataflow(path: str) -> str:
+    """Return the YAML of a dataflow from a file or a URL with modules and defaults written out.
+
+    Raises as `load_dataflow` does.
+    """
+    return expanded_text(_download(path), path, os.getcwd()) if is_url(path) else expanded(path)
 
 
 def load_for_run(path: str, options: FileRunOptions, *, here: bool = True) -> Dataflow:

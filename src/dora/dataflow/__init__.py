@@ -8,9 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dora.dataflow.loader import check_manifest, check_module, expanded, load, missing_files, parse
+    from dora.dataflow.loader import (
+        check_manifest,
+        check_module,
+        expanded,
+        expanded_text,
+        load,
+        missing_files,
+        parse,
+    )
 
-__all__ = ["check_manifest", "check_module", "expanded", "load", "missing_files", "parse"]
+__all__ = ["check_manifest", "check_module", "expanded", "expanded_text", "load", "missing_files", "parse"]
 
 
 def __getattr__(name: str) -> Any:

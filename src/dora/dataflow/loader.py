@@ -50,14 +50,17 @@ def load(
 
 def expanded(path: str | os.PathLike[str]) -> str:
     """Return the YAML of a dataflow file with modules and defaults written out; raises as `load` does."""
+    shown = os.fspath(path)
+    return expanded_text(_read(shown), shown, os.path.dirname(os.path.abspath(shown)))
+
+
+def expanded_text(text: str, shown_file: str, working_dir: str) -> str:
+    """Return the text of a dataflow like `expanded`, for one that was read already."""
     from dora.dataflow.describe import with_defaults
     from dora.dataflow.yaml.tree import as_written, tree_of
 
-    shown = os.fspath(path)
-    absolute = os.path.abspath(shown)
-    text, folder = _read(shown), os.path.dirname(absolute)
-    parse(text, file=absolute, shown_file=shown, working_dir=folder, environ=os.environ)
-    root = _without_modules(Reader(ProblemReport(text, shown), os.environ), folder)
+    parse(text, shown_file=shown_file, working_dir=working_dir, environ=os.environ)
+    root = _without_modules(Reader(ProblemReport(text, shown_file), os.environ), working_dir)
     assert root is not None
     described = tree_of(with_defaults(as_written(root)), root)
     assert isinstance(described, MappingNode)

@@ -15,7 +15,7 @@ from dora.cli.progress_bar import progress_option
 from dora.cli.run_reporter import reporter_for
 from dora.cli.tables import counted
 from dora.daemon.build.build import Built, missing
-from dora.daemon.load_dataflow import is_url, load_dataflow
+from dora.daemon.load_dataflow import expand_dataflow, is_url, load_dataflow
 from dora.daemon.options import BuildOptions, RunOptions, choose_engine
 
 _BUILDS_HERE = "builds are always on this machine"
@@ -89,18 +89,18 @@ def _summary(built: Built) -> str:
 def expand(path: str, module: bool) -> None:
     """Print a dataflow file with its modules written out.
 
-    FILE is a dataflow file [dataflow.yml]. The printed dataflow file runs the same from the same folder.
-    With --module, only checks whether a module file is valid by itself.
+    FILE is a dataflow file or its URL [dataflow.yml]. The printed dataflow file runs the same from the
+    same folder. With --module, only checks whether a module file is valid by itself.
     """
-    from dora.dataflow import check_module, expanded
+    from dora.dataflow import check_module
 
+    if not module:
+        click.echo(expand_dataflow(path), nl=False)
+        return
     if is_url(path):
-        raise click.UsageError(f"`dora expand` reads files; download this one first: curl -O {path}")
-    if module:
-        check_module(path)
-        click.echo(f"Module file is valid: {path}")
-    else:
-        click.echo(expanded(path), nl=False)
+        raise click.UsageError(f"`--module` checks files; download this one first: curl -O {path}")
+    check_module(path)
+    click.echo(f"Module file is valid: {path}")
 
 
 @click.command()
