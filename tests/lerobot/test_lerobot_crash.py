@@ -96,6 +96,33 @@ def test_a_full_disk_while_an_episode_is_saved(step: int, tmp_path: Path, moves:
     check_whole(recording.root, 2)
 
 
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_full_disk_while_the_only_episode_is_saved_leaves_nothing(
+    step: int, tmp_path: Path, moves: Moves
+) -> None:
+    moves.error = OSError(errno.ENOSPC, "No space left on device")
+    moves.fail_at = step
+    with Recording(tmp_path) as recording:
+        add(recording, 0)
+    check_whole(recording.root, 0)
+    with Recording(tmp_path) as again:
+        add(again, 0)
+    check_whole(recording.root, 1)
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_what_a_crash_leaves_of_the_only_episode_goes_with_the_next_recorder(
+    step: int, tmp_path: Path, moves: Moves
+) -> None:
+    recording = Recording(tmp_path)
+    moves.fail_at = step
+    with pytest.raises(Crash):
+        add(recording, 0)
+    crash(recording)
+    Recording(tmp_path).close()
+    check_whole(recording.root, 0)
+
+
 def fail_once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> list[int]:
     """Make the next call of a method of `Dataset` fail; return a list that each call makes longer."""
     calls: list[int] = []

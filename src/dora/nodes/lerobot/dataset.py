@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -261,6 +262,13 @@ class Dataset:
                 file.unlink()
             elif len(kept) < len(table):
                 self._write_table(kept, file.relative_to(self.root).as_posix())
+        if self._info is None:  # no episode at all: the next recorder finds a folder that is new
+            for path in (layout.TASKS, layout.STATS):
+                (self.root / path).unlink(missing_ok=True)
+            for name in ("data", "meta", "videos"):
+                for folder, _, _ in os.walk(self.root / name, topdown=False):
+                    with suppress(OSError):  # a file of somebody else stays, and so does its folder
+                        os.rmdir(folder)
         if self._stats and self._stats["index"]["count"][0] != (
             self._info.total_frames if self._info else 0
         ):
