@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import TIMEOUT
 
+from dora.cluster.agent import worker_reports
 from dora.cluster.agent.worker_reports import IN_FLIGHT, LogForwarder, LogOutbox, Reports
 from dora.cluster.protocol import (
     MAX_MESSAGE,
@@ -34,19 +35,26 @@ def texts(sent: list[LogBatch]) -> list[str]:
     return [entry.message for each in sent for entry in each.entries]
 
 
-def forwarded(entries: list[LogEntry]) -> list[LogEntry]:
-    """Return the entries as the daemon of the machine gets them, each message below its limit."""
+def forwarded(entries: list[LogEntry], *, at_once: bool = False) -> list[LogEntry]:
+    """Return the entries as the daemon of the machine gets them, each message below its limit.
+
+    ``at_once``: the daemon reads nothing until all entries have come.
+    """
     source, pipe = os.pipe()
+    come = threading.Event()
 
     def forward() -> None:
         forwarder = LogForwarder(Reports(pipe, "d"))
         for entry in entries:
             forwarder.put(entry)
+        come.set()
         forwarder.close()
         os.close(pipe)
 
     forwarding = threading.Thread(target=forward)
     forwarding.start()
+    if at_once:
+        assert come.wait(TIMEOUT)
     with open(source, "rb") as lines:
         read = list(lines)
     forwarding.join()
@@ -77,6 +85,20 @@ def test_an_entry_too_large_to_be_forwarded_is_shortened_and_says_so(large: LogE
     assert shortened.message.startswith("Traceback")
     assert shortened.message.endswith("too many to forward: the rest is on its own machine")
     assert (shortened.level, shortened.node_id, shortened.stream) == ("error", "a", "stderr")
+
+
+def test_entries_beyond_the_memory_for_waiting_ones_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_reports, "_MAX_WAITING_SIZE", 1 << 20)
+    long = [LogEntry(0, "info", "a", f"{number:02}" * (1 << 17)) for number in range(40)]
+    come = forwarded(long, at_once=True)
+    sent = [entry for entry in come if entry.node_id == "a"]
+    notes = [entry.message for entry in come if entry.node_id is None]
+    # Beside the waiting ones, the thread that writes to the full pipe has a batch.
+    assert 0 < len(sent) < 20 and sent == sorted(sent, key=lambda entry: entry.message)
+    assert all(
+        note.endswith("log entries were not forwarded: there were too many at once") for note in notes
+    )
+    assert sum(int(note.partition(" ")[0]) for note in notes) == len(long) - len(sent)
 
 
 def test_only_so_many_are_on_the_way() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -28,14 +29,28 @@ _BATCH: Final = 500  # entries
 _BATCH_SIZE: Final = 1 << 20  # bytes
 _MAX_ENTRY: Final = 8 << 20  # bytes
 _KEPT: Final = 1 << 16  # characters of a larger entry
-# Entries that may wait. Further ones are only counted: nodes that print faster than the pipe takes would
-# fill the memory. Their own machine has all of them in files.
+# Entries that may wait, and how much memory their texts may take. Further ones are only counted: nodes that
+# print faster than the pipe takes would fill the memory. Their own machine has all of them in files.
 _MAX_WAITING: Final = 20_000
+_MAX_WAITING_SIZE: Final = 64 << 20  # bytes; an entry that comes below it is taken, however long it is
 
 
 def _size_of(entry: LogEntry) -> int:
     """Return the size of an entry in a message, in bytes."""
     return len(encode(entry))
+
+
+def _memory_of(entry: LogEntry) -> int:
+    """Return how much memory the texts of an entry take, in bytes; much faster than to encode it."""
+    texts = (
+        entry.message,
+        entry.target,
+        entry.module_path,
+        entry.file,
+        *entry.fields,
+        *entry.fields.values(),
+    )
+    return sum(map(sys.getsizeof, texts))
 
 
 def _fitted(entry: LogEntry) -> tuple[LogEntry, int]:
@@ -122,34 +137,47 @@ class LogForwarder:
 
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
-        # No lock, so that `put` never waits: the methods of a deque are atomic. `_left_out` may be a few
-        # short.
+        # Held for some additions only, never while a batch is encoded or written: `put` does not wait.
+        self._lock = threading.Lock()
         self._entries: deque[LogEntry] = deque()
+        self._size = 0  # of these entries in memory, in bytes
         self._left_out = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="dora-logs", daemon=True)
         self._thread.start()
 
     def put(self, entry: LogEntry) -> None:
-        if len(self._entries) < _MAX_WAITING:
-            self._entries.append(entry)
-        else:
-            self._left_out += 1
+        size = _memory_of(entry)
+        with self._lock:
+            if len(self._entries) < _MAX_WAITING and self._size < _MAX_WAITING_SIZE:
+                self._entries.append(entry)
+                self._size += size
+            else:
+                self._left_out += 1
+
+    def _take(self) -> LogEntry:
+        with self._lock:
+            entry = self._entries.popleft()
+            self._size -= _memory_of(entry)
+        return entry
 
     def _work(self) -> None:
         while not self._over.wait(_EVERY):
             self._flush()
 
     def _flush(self) -> None:
-        if self._left_out:
-            text = f"{self._left_out} log entries were not forwarded: there were too many at once"
-            self._left_out = 0
-            self._entries.append(LogEntry(time.time_ns(), "warn", None, text, "daemon"))
+        with self._lock:
+            if self._left_out:
+                text = f"{self._left_out} log entries were not forwarded: there were too many at once"
+                self._left_out = 0
+                note = LogEntry(time.time_ns(), "warn", None, text, "daemon")
+                self._entries.append(note)
+                self._size += _memory_of(note)
         while self._entries:
             batch: list[LogEntry] = []
             size = 0
             while self._entries and len(batch) < _BATCH and size < _BATCH_SIZE:
-                entry, size_of_entry = _fitted(self._entries.popleft())
+                entry, size_of_entry = _fitted(self._take())
                 batch.append(entry)
                 size += size_of_entry
             self._reports.send_logs(batch)
