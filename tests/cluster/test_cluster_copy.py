@@ -130,6 +130,19 @@ def test_a_copy_that_was_cut_off_is_made_anew(tmp_path: Path, monkeypatch: pytes
     assert msgspec.json.decode(first)["files"] == {} and last == b"{}"
 
 
+def test_a_copy_that_was_cut_off_between_two_files_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path))
+    header, _, archive = request("a", "b").read().partition(b"\n")
+    first_file = header + b"\n" + archive[: archive.index(b"abc") + tarfile.BLOCKSIZE]
+    answers = io.BytesIO()
+    with pytest.raises(DoraError, match="is not complete: 1 of 2 files did not arrive; try again"):
+        receive("flow", io.BytesIO(first_file), answers)
+    assert len(answers.getvalue().splitlines()) == 1, "the sender is not told that all is done"
+    assert (tmp_path / "dataflows" / "flow" / "a").read_text() == "abc"
+
+
 def test_copies_of_different_folders_have_different_names() -> None:
     assert copy_name("/a/flow") != copy_name("/b/flow")
     assert copy_name("/a/my flow!").startswith("my-flow-")
@@ -202,13 +215,14 @@ def test_a_machine_lost_during_the_copy_is_reported(tmp_path: Path) -> None:
         copy_folder(HERE, str(tmp_path / "flow"), scan_folder(str(tmp_path / "flow")))
 
 
-def request(name: str) -> io.BytesIO:
-    """Return what a sender would write for one file of this name."""
+def request(*names: str) -> io.BytesIO:
+    """Return what a sender would write for files of these names."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        member = tarfile.TarInfo(name)
-        member.size = 3
-        member.pax_headers = {"DORA.time": "1"}
-        archive.addfile(member, io.BytesIO(b"abc"))
-    wanted = ExpectedFiles({name: (3, 1, 0o644)}, [])
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            member.pax_headers = {"DORA.time": "1"}
+            archive.addfile(member, io.BytesIO(b"abc"))
+    wanted = ExpectedFiles(dict.fromkeys(names, (3, 1, 0o644)), [])
     return io.BytesIO(msgspec.json.encode(wanted) + b"\n" + stream.getvalue())

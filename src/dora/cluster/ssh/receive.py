@@ -1,8 +1,8 @@
 """The other end of a copy: ``dora cluster receive NAME``, run over ssh on a machine of the cluster.
 
-It prints a line of JSON with the folder of the copy and its files. It reads a line with the files to
-remove, and then a tar archive of the new ones. It prints an empty object when all is done. Files that nodes
-have written beside the copy stay.
+It prints a line of JSON with the folder of the copy and its files. It reads a line with all files that the
+copy has in the end and the files to remove, and then a tar archive of the new ones. It prints an empty
+object when all is done. Files that nodes have written beside the copy stay.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dora.cluster.ssh.folder import (
     OWN_PREFIX,
     Entry,
     copy_path,
+    difference,
     inside,
     known_files,
     locked,
@@ -112,9 +113,15 @@ def _update(folder: str, source: FileSource, answers: BinaryIO) -> None:
                 remove_file(folder, path)
         # Whatever happens from here on, it is known which files are not of nodes.
         write_manifest(folder, {**present, **wanted.files})
+        changed, _ = difference(wanted.files, present)
+        missing = set(changed)
         with tarfile.open(fileobj=cast(Any, source), mode="r|") as archive:
             for member in archive:
                 _write(folder, member, archive, unfinished)
+                missing.discard(member.name)
+        # For tarfile, an archive that breaks off between two members has ended.
+        if missing:
+            raise EOFError(f"{len(missing)} of {len(changed)} files did not arrive; try again")
         write_manifest(folder, wanted.files)
     finally:
         if os.path.exists(unfinished):
