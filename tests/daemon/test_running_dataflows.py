@@ -7,22 +7,30 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ports import free_port
 from running import Bench
 from waiting import TIMEOUT, wait_until
 
-from dora.cli.log_location import find_log_location
+from dora.cli import attach
+from dora.cli.attach import _Follower
+from dora.cli.commands.up import _dataflows_here
+from dora.cli.log_location import find_log_location, local_log_location
+from dora.cli.run_reporter import RunReporter
 from dora.cli.running import RunningDataflow
 from dora.cli.select import connected_runs
 from dora.cluster.client import Client
+from dora.cluster.http_api import DataflowView
 from dora.daemon.client import DaemonClient, fits, name_of, running
 from dora.daemon.logs.reader import LogReader
 from dora.daemon.run_directory import usable_root
 from dora.dataflow.model import RestartOptions
 from dora.errors import ConnectError, DoraError
+from dora.wire.correlation import uuid7
 from dora.wire.daemon_protocol import (
     DeleteParameter,
     Description,
@@ -227,6 +235,51 @@ def test_a_run_that_cannot_be_asked_is_named(
     assert line.startswith(f"warning: the daemon at {path} {reason}")
     assert connected_runs() == [], "its socket is left, and nobody listens"
     assert not capsys.readouterr().err
+
+
+def end_of_latest_logs() -> None:
+    os.makedirs(f"out/{uuid7()}")
+    assert local_log_location(None).ended()
+
+
+def dataflows_that_down_would_stop() -> None:
+    assert _dataflows_here(Client("127.0.0.1", free_port())) == []
+
+
+def progress_of_a_dataflow() -> None:
+    """It is asked for again and again."""
+    over = threading.Event()
+    asked = iter((False, True))
+
+    def dataflow(_: str) -> None:
+        if next(asked):
+            over.set()
+        raise ConnectError("nobody is there")
+
+    client = cast(Client, SimpleNamespace(dataflow=dataflow))
+    view = DataflowView(uuid=str(uuid7()), name="lab", status="Running", nodes=["a"])
+    _Follower(client, view, RunReporter("lines", one_screen=False), over).follow(until_started=False)
+
+
+@pytest.mark.usefixtures("runtime_root")
+@pytest.mark.parametrize(
+    "look", [end_of_latest_logs, dataflows_that_down_would_stop, progress_of_a_dataflow]
+)
+def test_each_look_at_the_runs_names_one_that_cannot_be_asked_once(
+    look: Callable[[], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(attach, "_START_INTERVAL", 0.0)
+    monkeypatch.setattr(attach, "_INTERVAL", 0.0)
+    folder = f"{usable_root()}/0123456789ab"
+    os.mkdir(folder, 0o700)
+    with false_daemon(folder, OF_ANOTHER_VERSION) as path:
+        look()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: the daemon at {path} is of another version of dora")
 
 
 def test_nothing_runs(runtime_root: str) -> None:

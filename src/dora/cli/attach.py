@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -178,6 +179,8 @@ class _Follower:
         self._view = view
         self._reporter = reporter
         self._ended = ended
+        # Once: the daemons are looked for again and again.
+        self._warn = functools.cache(lambda text: reporter.say(f"warning: {text}"))
 
     def read_logs(self) -> None:
         """Give the log entries to the reporter alone, which finds the steps of the build in them."""
@@ -197,7 +200,7 @@ class _Follower:
             while not self._ended.wait(every):
                 try:
                     if run is None:
-                        run = _connect(self._client, self._view.uuid)
+                        run = _connect(self._client, self._view.uuid, self._warn)
                         continue
                     progress = run.progress()
                 except DoraError:
@@ -218,12 +221,15 @@ class _Follower:
                 run.close()
 
 
-def _connect(client: Client, dataflow_id: str) -> RunningDataflow:
-    """Connect to the daemon of a dataflow, or to one of them; raises `DoraError`."""
+def _connect(client: Client, dataflow_id: str, on_silent: Callable[[str], None]) -> RunningDataflow:
+    """Connect to the daemon of a dataflow, or to one of them; raises `DoraError`.
+
+    ``on_silent`` as for `running`: one of them may be the dataflow's.
+    """
     from dora.cli.running import RunningDataflow
 
     local: DaemonClient | None = None
-    for run in running():
+    for run in running(on_silent):
         if local is None and run.description.dataflow_id == dataflow_id:
             local = run
         else:

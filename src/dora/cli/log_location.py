@@ -10,7 +10,7 @@ import msgspec
 
 from dora.cli.coordinator import choose_dataflow
 from dora.cli.reports import failure_reason
-from dora.cli.select import NoRunningDataflow, find_run, only
+from dora.cli.select import NoRunningDataflow, find_run, only, warn_once
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.http_api import DataflowView
 from dora.cluster.protocol import ACTIVE
@@ -106,7 +106,7 @@ def local_log_location(wanted: str | None) -> LogLocation:
         if not connections:
             from dora.daemon.client import running
 
-            connections.extend(only(running(), lambda run: run.description.dataflow_id == name))
+            connections.extend(only(running(warn_once), lambda run: run.description.dataflow_id == name))
         return all(connection.look_for_end() for connection in connections)
 
     return LogLocation(name, os.path.abspath(f"out/{name}"), ended)

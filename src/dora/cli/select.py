@@ -35,11 +35,12 @@ def connected_runs() -> list[DaemonClient]:
     """Connect to the dataflows on this machine of the chosen coordinator and of `dora run`."""
     from dora.daemon.client import running
 
-    return only(running(_warn), lambda run: is_chosen(run.description.coordinator))
+    return only(running(warn_once), lambda run: is_chosen(run.description.coordinator))
 
 
 @functools.cache  # once for each command, however often it looks
-def _warn(text: str) -> None:
+def warn_once(text: str) -> None:
+    """Print a warning to standard error, each text once."""
     click.echo(f"warning: {text}", err=True)
 
 

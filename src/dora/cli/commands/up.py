@@ -426,11 +426,12 @@ def _stop_daemon(client: Client, force: bool) -> bool:
 
 def _dataflows_here(client: Client) -> list[str]:
     """Return the names and UUIDs of the coordinator's dataflows that run on this machine."""
+    from dora.cli.select import warn_once
     from dora.daemon.client import name_of, running
 
     places = [host_and_port(address, client.port) for address in client.addresses]
     found = {}
-    for run in running():
+    for run in running(warn_once):
         with run:
             known = run.description
             if known.coordinator in places:
