@@ -260,6 +260,7 @@ def _not_utf8(arguments: Sequence[str]) -> str:
 
 def _system_fault(error: Exception) -> str:
     """Return an error message for a fault of the system that any command may meet; "" for other errors."""
+    # Written out: to import `NO_FREE_FILE` takes a file.
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many files are open; allow more with `ulimit -n`, or run fewer nodes"
     if isinstance(error, FileNotFoundError):

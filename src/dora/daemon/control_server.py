@@ -12,6 +12,7 @@ from dora._ownership import is_own_peer, peer_of
 from dora.daemon.event_loop import READ, WRITE, Loop, Timer
 from dora.daemon.logs.entry import WriteLog
 from dora.dataflow.model import LogLevel
+from dora.transport.open_files import NO_FREE_FILE
 from dora.wire.daemon_protocol import Answer, Request, decode_to_daemon
 from dora.wire.decoders import DecodeError
 from dora.wire.framing import FrameBuffer, FrameError, encode_frame
@@ -187,7 +188,7 @@ class ControlServer:
             except OSError as error:
                 if error.errno == errno.ECONNABORTED:
                     return  # the peer has gone
-                if error.errno in (errno.EMFILE, errno.ENFILE):
+                if error.errno in NO_FREE_FILE:
                     self._wait_for_descriptors(error)
                     return
                 raise
