@@ -17,9 +17,7 @@ from dora.wire.gateway_frame import DATA, HAS_BODY, HEADER
 LARGE: Final = 32 << 10  # bytes: such a body is not copied
 _BUFFER: Final = 128 << 10  # bytes that are received at once
 _AFTER_LARGE: Final = 2048  # the same after a large body: another one would be copied out of the buffer
-_CHUNK: Final = (1 << 20) + (
-    64 << 10
-)  # bytes that are given to the system at once: a picture with its head
+_CHUNK: Final = (1 << 20) + (64 << 10)  # bytes given to the system at once: a picture with its head
 _MOST: Final = 4 << 40  # bytes; a longer message is damaged
 _LONGEST_TEXT: Final = 16 << 20  # bytes; the same for reports, which are kept in memory of this process
 # What the system has taken cannot be dropped any more for newer messages, nor overtaken.

@@ -212,9 +212,8 @@ def _be_the_child(function: Callable[[], Report], read: int, write: int, patienc
     try:
         os.close(read)
         os.setsid()  # a group of its own, which the parent can kill as a whole
-        signal.alarm(
-            int(patience) + _ORPHAN
-        )  # for a parent that was killed: no terminal reaches this group
+        # For a parent that was killed: no terminal reaches this group.
+        signal.alarm(int(patience) + _ORPHAN)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
