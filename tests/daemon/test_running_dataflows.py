@@ -27,9 +27,11 @@ from dora.cluster.client import Client
 from dora.cluster.http_api import DataflowView
 from dora.daemon.client import DaemonClient, fits, name_of, running
 from dora.daemon.logs.reader import LogReader
+from dora.daemon.options import LocalRunOptions
 from dora.daemon.run_directory import usable_root
 from dora.dataflow.model import RestartOptions
 from dora.errors import ConnectError, DoraError
+from dora.transport.engines import best_engine
 from dora.wire.correlation import uuid7
 from dora.wire.daemon_protocol import (
     DeleteParameter,
@@ -155,6 +157,23 @@ def test_the_logs_of_a_run_are_found_wherever_its_file_is(
             assert run.log_directory == logs.directory
 
     Live(bench).during(check)
+
+
+def test_the_logs_of_an_ended_run_are_found_by_its_name_or_the_name_of_its_file(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DORA_COORDINATOR_PORT", raising=False)
+    node = bench.node("a", "print('done')")
+    for file, name in (("lab", ""), ("lab", ""), ("other", ""), ("other", "arm")):
+        options = LocalRunOptions(engine=best_engine(), name=name)
+        bench.run(node, file=f"{bench.directory}/{file}.yml", options=options)
+    monkeypatch.chdir(bench.directory)
+    client = Client("127.0.0.1", free_port())
+    found = [find_log_location(client, wanted).dataflow_id for wanted in ("lab", "other", "arm")]
+    assert found == bench.ids[1:], "of several, the newest"
+    assert local_log_location("arm").dataflow_id == bench.ids[-1]
+    with pytest.raises(DoraError, match="there are no log files of `leg`"):
+        local_log_location("leg")
 
 
 def test_an_unknown_request_closes_its_connection_only(bench: Bench) -> None:

@@ -90,16 +90,28 @@ def _location_of_run(wanted: str | None) -> LogLocation | None:
 
 
 def local_log_location(wanted: str | None) -> LogLocation:
-    """Find a dataflow below ./out by the beginning of its UUID, or the latest one; raises `DoraError`."""
+    """Find a dataflow below ./out by the beginning of its UUID or its name, or the latest one.
+
+    Raises `DoraError` if there is none.
+    """
+    from dora.daemon.logs.reader import dataflow_name
+
     try:
         names = [name for name in os.listdir("out") if len(name) == 36 and os.path.isdir(f"out/{name}")]
     except OSError:
         names = []
-    fitting = [name for name in names if wanted is None or name.startswith(wanted.lower())]
-    if not fitting:
+    names.sort(key=lambda name: os.stat(f"out/{name}").st_mtime, reverse=True)
+    name = next(
+        (
+            name
+            for name in names
+            if wanted is None or name.startswith(wanted.lower()) or dataflow_name(f"out/{name}") == wanted
+        ),
+        None,
+    )
+    if name is None:
         which = f"`{wanted}`" if wanted is not None else "any dataflow"
         raise DoraError(f"there are no log files of {which} in {os.path.abspath('out')}")
-    name = max(fitting, key=lambda name: os.stat(f"out/{name}").st_mtime)
     connections: list[DaemonClient] = []
 
     def ended() -> bool:

@@ -140,6 +140,7 @@ class Daemon:
             self.loop,
             on_log,
             self._on_log_broken,
+            run.name,
         )
         self._hot_reload: HotReload | None = None
         if options.hot_reload:

@@ -36,11 +36,12 @@ class RunLog:
         loop: Loop,
         on_log: Callable[[LogEntry], None],
         on_broken: Callable[[], None],
+        name: str,
     ) -> None:
         """``directory``: of the log files; "": ``out/<dataflow_id>`` beside the dataflow.
 
         ``on_log`` gets each entry. If it raises an exception, that is kept in ``error``, ``on_log`` is not
-        called any more, and ``on_broken`` is called.
+        called any more, and ``on_broken`` is called. ``name``: given to the run; "": the name of its file.
         """
         self.error: BaseException | None = None
         self._dataflow = dataflow
@@ -53,6 +54,7 @@ class RunLog:
         self._loop = loop
         self._on_log: Callable[[LogEntry], None] | None = on_log
         self._on_broken = on_broken
+        self._name = name or dataflow.file_stem
         self._options = {node.id: node.log for node in dataflow.nodes}
 
     @cached_property
@@ -74,7 +76,7 @@ class RunLog:
         """The log files."""
         from dora.daemon.logs.writer import LogFiles
 
-        return LogFiles(self.directory, self._options, self.warn)
+        return LogFiles(self.directory, self._options, self.warn, dataflow=self._name)
 
     def change(self, dataflow: Dataflow, plan: Plan) -> None:
         """Change to another dataflow."""

@@ -50,6 +50,19 @@ def test_each_node_has_a_log_file_with_the_known_keys(tmp_path):
     assert lines(folder / "log_cam.jsonl") == [first, {**first, "stream": "stderr", **rest}]
 
 
+def test_the_first_line_of_each_log_file_names_the_dataflow(tmp_path):
+    size = len(files.file_record(entry("0"), "arm"))
+    options = {"cam": LogOptions(max_log_size=size, max_rotated_files=2)}
+    for message in ("0", "1"):
+        log = LogFiles(str(tmp_path), options, dataflow="arm")
+        log.write(entry(message))
+        log.write(entry(message, node_id="plot"))
+        log.close()
+    assert [line.get("dataflow") for line in lines(tmp_path / "log_plot.jsonl")] == ["arm", None]
+    for name in ("log_cam.jsonl", "log_cam.1.jsonl"):
+        assert [line["dataflow"] for line in lines(tmp_path / name)] == ["arm"]
+
+
 def test_nothing_is_made_without_an_entry(tmp_path):
     LogFiles(str(tmp_path / "out")).close()
     assert list(tmp_path.iterdir()) == []

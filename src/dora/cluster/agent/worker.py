@@ -156,7 +156,11 @@ class Worker:
         try:
             dataflow = with_local_folder(from_plain(self._start.spec.dataflow, Dataflow), self._start)
             self._log_directory = f"{self._out(dataflow)}/out/{self._start.dataflow_id}"
-            self._log_files = LogFiles(self._log_directory, {node.id: node.log for node in dataflow.nodes})
+            self._log_files = LogFiles(
+                self._log_directory,
+                {node.id: node.log for node in dataflow.nodes},
+                dataflow=self._start.spec.name or dataflow.file_stem,
+            )
             result = self._build_and_run(dataflow)
             self._changes.drain()  # first: after the report of the end, no request waits for an answer
             self._close_forwarder()

@@ -45,6 +45,19 @@ def read_record(line: bytes) -> LogEntry | None:
     )
 
 
+def dataflow_name(directory: str) -> str:
+    """Return the name of the dataflow that has its log files in a directory, "" if they do not tell it."""
+    for node in nodes_with_files(directory, "log_"):
+        try:
+            with open(f"{directory}/log_{node}.jsonl", "rb") as file:
+                record: FileRecord = _decode(file.readline())
+        except (OSError, DecodeError):
+            continue  # it has just been rotated, or its first line is being written
+        if record.dataflow:
+            return record.dataflow
+    return ""
+
+
 class LogReader:
     """The log files in one directory, which need not exist yet. ``node`` None: of all nodes."""
 

@@ -3,8 +3,8 @@
 ``<directory>/log_<node>.jsonl`` grows until the node's ``max_log_size``; then it becomes
 ``log_<node>.1.jsonl`` (``.1`` becomes ``.2`` and so on; the oldest of
 ``max_rotated_files`` is removed). Keys: ``ts`` (UTC, milliseconds), ``level``, ``node``, ``stream``,
-``msg``, and where they are known ``target``, ``fields``, ``file`` and ``line``. Entries of the
-daemon itself are in ``log_dora.jsonl``.
+``msg``, and where they are known ``target``, ``fields``, ``file`` and ``line``. The first line of a file
+has the name of the dataflow as well, ``dataflow``. Entries of the daemon itself are in ``log_dora.jsonl``.
 
 A disk that fails or is full must not end the dataflow: each kind of error is reported once, entries
 are dropped and counted, and writing is tried again every few seconds.
@@ -43,10 +43,11 @@ class FileRecord(msgspec.Struct, omit_defaults=True):
     fields: dict[str, str] = {}
     file: str | None = None
     line: int | None = None
+    dataflow: str = ""
 
 
-def file_record(entry: LogEntry) -> bytes:
-    """Return the line of a log file for an entry, with its newline."""
+def file_record(entry: LogEntry, dataflow: str = "") -> bytes:
+    """Return the line of a log file for an entry, with its newline; ``dataflow``: its name, or ""."""
     record = FileRecord(
         ts=rfc3339(entry.timestamp_ns),
         level=entry.level,
@@ -57,6 +58,7 @@ def file_record(entry: LogEntry) -> bytes:
         fields=entry.fields,
         file=entry.file,
         line=entry.line,
+        dataflow=dataflow,
     )
     return _encode(record) + b"\n"
 
@@ -66,7 +68,8 @@ class LogFiles:
 
     The directory and the files appear with the first entry. Existing files are appended to.
     ``directory`` is in a folder of dora's (``out``, ``logs``) in a folder of the user's choice.
-    ``on_warning`` gets one message when files cannot be written.
+    ``on_warning`` gets one message when files cannot be written. ``dataflow`` is the name of the dataflow,
+    by which its ended runs are found.
     Not thread-safe: use it from one thread.
     """
 
@@ -76,17 +79,19 @@ class LogFiles:
         options: Mapping[str, LogOptions] | None = None,
         on_warning: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        dataflow: str = "",
     ) -> None:
         self.directory = directory
         self._options = options or {}
         self._on_warning = on_warning
         self._clock = clock
+        self._dataflow = dataflow
         self._reported: set[str] = set()
         self._files: dict[str, _LogFile] = {}
 
     def write(self, entry: LogEntry) -> None:
         """Append one entry to the file of its node; never raises for trouble with the disk."""
-        self._file(entry.node_id or DAEMON_NAME).append(file_record(entry))
+        self._file(entry.node_id or DAEMON_NAME).append(entry)
 
     def mark_restart(self, node_id: str, restart_count: int, timestamp_ns: int) -> None:
         """Append the line that separates a restarted node's lines from its former process's."""
@@ -118,7 +123,7 @@ class LogFiles:
         file = self._files.get(node_id)
         if file is None:
             options = self._options.get(node_id, LogOptions())
-            file = _LogFile(self.path(node_id), options, self._report, self._clock)
+            file = _LogFile(self.path(node_id), options, self._report, self._clock, self._dataflow)
             self._files[node_id] = file
         return file
 
@@ -140,6 +145,7 @@ class _LogFile:
         options: LogOptions,
         on_warning: Callable[[str], None],
         clock: Callable[[], float],
+        dataflow: str,
     ) -> None:
         self.lost = 0
         self._path = path
@@ -148,18 +154,19 @@ class _LogFile:
         self._keep = options.max_rotated_files
         self._on_warning = on_warning
         self._clock = clock
+        self._dataflow = dataflow
         self._descriptor = -1
         self._size = 0
         self._retry_at: float | None = None
 
-    def append(self, line: bytes) -> None:
+    def append(self, entry: LogEntry) -> None:
         if self._retry_at is not None:
             if self._clock() < self._retry_at:
                 self.lost += 1
                 return
             self._retry_at = None
         try:
-            self._write(line)
+            self._write(entry)
         except OSError as error:
             self.lost += 1
             self.close()
@@ -174,19 +181,24 @@ class _LogFile:
             except OSError:
                 pass  # the descriptor is closed all the same
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, entry: LogEntry) -> None:
         if self._descriptor < 0:
             self._open()
+        line = self._line(entry)
         if self._limit is not None and self._size and self._size + len(line) > self._limit:
             self.close()
             rotate_file(self._path, self._keep, below=self._base)
             self._open()
+            line = self._line(entry)
         written = os.write(self._descriptor, line)
         if written < len(line):
             # A disk that fills up takes a part of the line: cut it off, so that every line stays whole.
             os.ftruncate(self._descriptor, self._size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += written
+
+    def _line(self, entry: LogEntry) -> bytes:
+        return file_record(entry, "" if self._size else self._dataflow)
 
     def _open(self) -> None:
         self._descriptor = open_file(self._path, _APPEND, below=self._base, mode=0o644)
