@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from dora.daemon.client import DaemonClient, name_of, running
 from dora.errors import DoraError
@@ -72,11 +72,16 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
     return DataflowMetrics(inspection.dataflow_id, name, nodes, outputs, links, paths, networks)
 
 
-def collect_all_metrics(dataflow_ids: Iterable[str]) -> list[DataflowMetrics]:
-    """Return the metrics of those dataflows that run on this machine; leave out the others."""
+def collect_all_metrics(
+    dataflow_ids: Iterable[str], on_silent: Callable[[str], None] = lambda _: None
+) -> list[DataflowMetrics]:
+    """Return the metrics of those dataflows that run on this machine; leave out the others.
+
+    ``on_silent`` as for `running`.
+    """
     wanted = set(dataflow_ids)
     found = []
-    for run in running():
+    for run in running(on_silent):
         with run:
             if run.description.dataflow_id in wanted:
                 try:

@@ -8,6 +8,7 @@ recorded it. A lost coordinator stops nothing.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -89,6 +90,7 @@ DRAIN_TIMEOUT = 1.0
 _LISTEN_AGAIN = 1.0  # seconds between two attempts to listen for links at a new address
 
 log = logging.getLogger("dora.daemon")
+_warn_once = functools.cache(log.warning)  # metrics are collected again and again
 
 
 class Agent:
@@ -346,7 +348,7 @@ class Agent:
             case "metrics":
                 from dora.observe.metrics import collect_all_metrics
 
-                metrics = await asyncio.to_thread(collect_all_metrics, tuple(self._runs))
+                metrics = await asyncio.to_thread(collect_all_metrics, tuple(self._runs), _warn_once)
                 answer = Collected(number, what, metrics=metrics)
             case "templates":
                 templates = await asyncio.to_thread(self._templates.views)
