@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 ROS := .venv-ros2
 
-.PHONY: demo test test-fast test-lowest coverage coverage-all lint docs generated changelog release bench compatibility stress fuzz packages smoke rerun ros2 arm64 clean
+.PHONY: demo test test-fast test-slow test-lowest coverage coverage-all lint docs generated changelog release bench compatibility stress fuzz packages smoke rerun ros2 arm64 clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
 	@echo "make demo    set up .venv and run the main example (examples/object-detection)"
-	@echo "make test    set up .venv and run the tests"
-	@echo "make test-fast  run the tests that start no process and take no seconds"
+	@echo "make test    set up .venv and run the tests: less than ten minutes on two processors"
+	@echo "make test-fast  run those that start no process"
+	@echo "make test-slow  run those that take more than three seconds each, which make test leaves out"
 	@echo "make test-lowest  run the tests with the lowest versions of packages that pyproject.toml allows"
 	@echo "make lint    check style and types"
 	@echo "make docs    build the documentation site in site/"
@@ -32,7 +33,7 @@ help:
 	@echo "make smoke   run stress, fuzz and packages in small: about eleven minutes"
 	@echo "make clean   remove .venv and everything that was generated"
 	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer); VENV=... another folder than .venv"
-	@echo "ARGS=...     options of pytest for test, test-fast, test-lowest and arm64: ARGS=\"tests/wire -k name\""
+	@echo "ARGS=...     options of pytest for test, test-fast, test-slow, test-lowest and arm64: ARGS=\"tests/wire -k name\""
 
 # With a display, the page of the running dataflow opens in the browser.
 DISPLAYED := $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname))
@@ -42,8 +43,15 @@ demo: $(VENV)/.examples
 # Most of the time tests wait for processes, so four at a time fill two cores. Each has folders, ports and
 # shared memory of its own; those of one file stay in a row, they may share a fixture. tests/conftest.py says
 # which files come first.
+AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest $(AT_ONCE) -m slow $(ARGS)
+
+# Both of them: all tests but those that other targets run, for minutes or with other packages.
+BOTH := -m "not stress and not fuzz and not packages and not ros2"
 
 # A test that starts a process without the mark `processes` fails here: tests/conftest.py.
 test-fast: $(VENV)/.dev
@@ -51,7 +59,7 @@ test-fast: $(VENV)/.dev
 
 # With Python 3.11: NumPy 1.24 and others have no wheels for later ones.
 test-lowest: $(LOWEST)/.lowest
-	$(LOWEST)/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(LOWEST)/bin/python -m pytest $(AT_ONCE) $(BOTH) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -64,7 +72,7 @@ coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest --fast -n logical --dist worksteal --cov --cov-report=term --cov-report=html
 
 coverage-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html
+	$(BIN)/python -m pytest $(AT_ONCE) $(BOTH) --cov --cov-report=term --cov-report=html
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/site/build.py

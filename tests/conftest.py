@@ -55,9 +55,6 @@ STARTS = {
 # How many times longer than others a test with processes takes, by its folder: it starts daemons.
 COSTS = {"cluster": 4, "coordinator": 2, "machines": 4}
 
-# The marks of tests that `make test-fast` leaves out.
-NOT_FAST = ("processes", "slow")
-
 
 class ProcessGuard:
     """Fails each test that starts a process without the mark `processes`.
@@ -101,7 +98,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fast",
         action="store_true",
-        help="run only the tests without the marks `processes` and `slow`",
+        help="run only the tests without the mark `processes`",
     )
 
 
@@ -119,9 +116,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if item.get_closest_marker("stress"):
                 item.add_marker(pytest.mark.skip(reason="it looks into /proc and /dev/shm"))
     if config.getoption("--fast"):
-        left_out = [item for item in items if any(map(item.get_closest_marker, NOT_FAST))]
+        left_out = [item for item in items if item.get_closest_marker("processes")]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not any(map(item.get_closest_marker, NOT_FAST))]
+        items[:] = [item for item in items if not item.get_closest_marker("processes")]
 
 
 def pytest_collection_finish() -> None:

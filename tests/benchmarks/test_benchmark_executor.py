@@ -58,6 +58,7 @@ def test_missed_ticks_are_read_from_the_last_lines_of_the_nodes() -> None:
     assert missed_ticks(["x; 3 ticks missed, late", "nothing", "y; 12 ticks missed, late"]) == 15
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_no_stop_is_swallowed_in_real_takeovers() -> None:
     found = takeovers(5, real_time=False)
@@ -68,6 +69,7 @@ def test_no_stop_is_swallowed_in_real_takeovers() -> None:
     assert found.largest_step < 1.0, "human and policy differ by one"
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_killed_and_a_frozen_policy_leave_the_safe_state() -> None:
     found = kills(2, real_time=False)

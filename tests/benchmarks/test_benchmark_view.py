@@ -8,6 +8,7 @@ import pytest
 from benchmarks import view
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_it_measures_a_small_recording(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

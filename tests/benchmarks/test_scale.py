@@ -20,6 +20,7 @@ def test_each_shape_has_the_links_that_its_figures_assume(shape: Shape) -> None:
         assert (len(sources), len(sinks)) == (shape.senders(size), shape.receivers(size))
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_small_chain_is_measured() -> None:
     figures = measure(SHAPES["chain"], 3)

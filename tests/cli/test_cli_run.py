@@ -160,6 +160,7 @@ def test_a_failed_node_is_reported_with_its_last_lines(folder):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_the_default_file_is_dataflow_yml():
     for command in ("run", "graph", "build", "validate"):

@@ -15,6 +15,7 @@ from dora.cli.main import run_command_line
 TIMEOUT = 120  # seconds, for something that hangs
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_the_demo_copies_its_files_runs_them_and_keeps_what_was_changed(tmp_path: Path) -> None:
     def run() -> subprocess.CompletedProcess[str]:

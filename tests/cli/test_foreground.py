@@ -75,6 +75,7 @@ def arm(tmp_path: Path, environment: dict[str, str], dora: Dora) -> Iterator[sub
     process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", ["arm", "arm.yml", "joint"])
 def test_a_dataflow_is_stopped_by_its_name_its_file_or_a_node(
     dora: Dora, arm: subprocess.Popen[str], wanted: str, tmp_path: Path
@@ -92,6 +93,7 @@ def test_a_dataflow_is_stopped_by_its_name_its_file_or_a_node(
     assert "cannot connect to coordinator" in text
 
 
+@pytest.mark.slow
 def test_the_only_dataflow_is_stopped_without_a_name_beside_a_coordinator(
     dora: Dora, arm: subprocess.Popen[str]
 ) -> None:

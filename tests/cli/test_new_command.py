@@ -46,6 +46,7 @@ def python(*words: str, folder: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("kind", "node", "said"),

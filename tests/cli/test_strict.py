@@ -115,6 +115,7 @@ def test_a_short_queue_asks_for_its_losses(tmp_path: Path) -> None:
     assert (status, last.partition(",")[0]) == (0, "camera/image -> eye/image: 1 of 100 messages received")
 
 
+@pytest.mark.slow
 def test_a_strict_run_from_python_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path, {"camera": DEAF})

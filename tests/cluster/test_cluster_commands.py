@@ -57,6 +57,7 @@ def test_up_again_and_down(cluster: Cluster) -> None:
     assert "Start it with `dora cluster up cluster.yml`" in cluster.dora("status", "cluster.yml", status=1)
 
 
+@pytest.mark.slow
 def test_a_dataflow_gets_its_files(cluster: Cluster) -> None:
     flow = cluster.folder / "flow"
     flow.mkdir()
@@ -94,6 +95,7 @@ def test_a_dataflow_gets_its_files(cluster: Cluster) -> None:
     assert "did you mean `left`?" in printed
 
 
+@pytest.mark.slow
 def test_files_to_be_copied_do_not_count_as_present(cluster: Cluster) -> None:
     (cluster.folder / "node.py").write_text("import dora; dora.Node(); print('ran', __file__)")
     deploy = {"machine": "right", "distribute": "scp"}
@@ -126,6 +128,7 @@ def test_files_to_be_copied_do_not_count_as_present(cluster: Cluster) -> None:
     assert f"ran {cluster.folder}/node.py" in started.stdout
 
 
+@pytest.mark.slow
 def test_copies_go_with_the_records_of_their_dataflows(cluster: Cluster) -> None:
     flow = cluster.folder / "flow"
     flow.mkdir()
@@ -214,6 +217,7 @@ def test_down_ends_the_machines_of_the_file_that_the_coordinator_has_left(
     assert "`left`" not in printed
 
 
+@pytest.mark.slow
 def test_failing_machines_are_reported_and_the_others_run(cluster: Cluster) -> None:
     cluster.write("right")
     cluster.dora("up", "cluster.yml")
@@ -226,6 +230,7 @@ def test_failing_machines_are_reported_and_the_others_run(cluster: Cluster) -> N
     assert alive(cluster.pid("left")) and alive(cluster.pid("right"))
 
 
+@pytest.mark.slow
 def test_an_up_that_fails_leaves_nothing_running(cluster: Cluster) -> None:
     write_failing_machines(cluster)
     printed = cluster.dora("up", "cluster.yml", status=1)
@@ -237,6 +242,7 @@ def test_an_up_that_fails_leaves_nothing_running(cluster: Cluster) -> None:
     assert "left: started dora daemon" in cluster.dora("up", "cluster.yml")
 
 
+@pytest.mark.slow
 def test_an_up_that_fails_stops_nothing_that_ran_before(cluster: Cluster) -> None:
     cluster.dora("up", "cluster.yml")
     pids = [cluster.pid(machine) for machine in ("left", "right")]
@@ -294,6 +300,7 @@ def test_an_up_with_an_unfit_certificate_leaves_nothing_running(cluster: Cluster
     cluster.tls = {}
 
 
+@pytest.mark.slow
 def test_an_up_at_a_port_in_use_leaves_nothing_running(cluster: Cluster) -> None:
     with socket.create_server(("127.0.0.1", cluster.port)):
         printed = cluster.dora("up", "cluster.yml", status=1)
@@ -374,6 +381,7 @@ def stand_in_for_systemd(cluster: Cluster) -> None:
         (binaries / name).chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_service_without_tls_is_installed_again_for_a_cluster_with_it(cluster: Cluster) -> None:
     stand_in_for_systemd(cluster)
     cluster.write("left")

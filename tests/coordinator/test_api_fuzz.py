@@ -149,6 +149,7 @@ operations = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500, derandomize=True, deadline=None, database=None)
 @given(documents | st.fixed_dictionaries({"nodes": documents}), operations)
 def test_a_dataflow_with_any_document_can_be_changed_or_the_change_is_refused(

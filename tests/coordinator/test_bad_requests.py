@@ -75,6 +75,7 @@ def test_bad_requests_are_one_counted_line_a_second(system: System) -> None:
     assert log.stat().st_size - before < 100 * (len(set(seconds)) + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["coordinator", "daemon"])
 def test_a_full_log_of_a_background_process_begins_again(name: str, system: System) -> None:

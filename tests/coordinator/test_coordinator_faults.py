@@ -96,6 +96,7 @@ def test_nodes_end_with_their_killed_daemon(system: System) -> None:
     system.start("arm.yml")
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_comes_back_with_another_token(system: System) -> None:
     system.dora("up")
     run = system.start(system.dataflow("arm", a=FOREVER))
@@ -200,6 +201,7 @@ def test_down_returns_when_coordinator_and_daemon_have_ended(system: System) -> 
     assert not any(alive(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_down_says_that_a_daemon_does_not_end(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     system.dora("up")
     monkeypatch.setattr("dora.cli.commands.up.DOWN_TIMEOUT", 0.5)
@@ -237,6 +239,7 @@ def test_a_second_daemon_is_refused(shared: System) -> None:
     assert f"a daemon of the coordinator at 127.0.0.1:{shared.port} is running already" in told
 
 
+@pytest.mark.slow
 def test_a_broken_store_is_reported(system: System) -> None:
     path = system.folder / "data" / f"coordinator-{system.port}.sqlite"
     path.parent.mkdir()
@@ -296,6 +299,7 @@ def test_requests_that_are_no_good(shared: System) -> None:
     assert shared.client.status().active_dataflows == 0
 
 
+@pytest.mark.slow
 def test_a_coordinator_at_another_address_has_the_store(shared: System) -> None:
     told = shared.dora("coordinator", "--interface", "127.0.0.2", status=1)
     assert "is in use by another coordinator; choose another port" in told
@@ -380,6 +384,7 @@ def test_down_ends_a_coordinator_of_another_version(
     assert not system.client.is_reachable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["redb:{}/records", "{}/records", "memory"])
 def test_the_path_of_the_store_can_be_chosen(system: System, store: str) -> None:
     chosen = store.format(system.folder)
@@ -440,6 +445,7 @@ def test_a_running_dataflow_survives_a_lost_store(system: System) -> None:
     system.dora("stop", "left")
 
 
+@pytest.mark.slow
 def test_a_run_that_hangs_can_be_killed(shared: System) -> None:
     run = shared.start(shared.dataflow("arm", a=FOREVER), "--no-preload")  # so its parent is the worker
     pids = shared.node_pids(run)

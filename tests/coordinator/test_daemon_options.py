@@ -282,6 +282,7 @@ def _locked(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmLck"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not _is_permitted(), reason="locked memory and SCHED_FIFO are not permitted here")
 def test_supervisors_run_in_real_time_and_nodes_do_not(system: System) -> None:
     system.dora("up")

@@ -37,6 +37,7 @@ def encrypted(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     system.client = Client("127.0.0.1", system.port, authority=str(system.folder / "ca.pem"))
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.usefixtures("certificates")
 def test_a_dataflow_through_tls(
@@ -72,6 +73,7 @@ def test_a_dataflow_through_tls(
     assert "destroyed" in system.dora("down")
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.usefixtures("certificates")
 def test_contradicting_options_are_refused(system: System) -> None:
@@ -88,6 +90,7 @@ def test_contradicting_options_are_refused(system: System) -> None:
     assert "does not use TLS" in told
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.usefixtures("certificates")
 def test_a_certificate_of_another_address_leaves_nothing_running(system: System) -> None:
@@ -176,6 +179,7 @@ def test_a_connection_that_is_reset_is_no_fault_of_tls() -> None:
     assert is_tls_fault(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"))
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_connections_without_a_handshake_do_not_block_clients(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

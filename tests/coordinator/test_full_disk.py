@@ -63,6 +63,7 @@ def test_a_run_continues_with_a_warning_when_logs_have_no_space(system: System, 
     assert all(json.loads(line)["node"] == "talker" for line in log.read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_in_the_background_too(system: System, small_disk: Path) -> None:
     system.dora("up")
     system.start(talker(system, small_disk))
@@ -72,6 +73,7 @@ def test_in_the_background_too(system: System, small_disk: Path) -> None:
     assert log.count("the dataflow goes on, and its log files lack lines") == 1
 
 
+@pytest.mark.slow
 def test_a_store_without_room(system: System, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DORA_DATA_DIR", str(small_disk))
     system.dora("up")

@@ -327,6 +327,7 @@ def test_ctrl_c_in_an_attached_start_stops_the_dataflow(shared: System) -> None:
     assert shared.client.dataflow("arm").status == "Finished"
 
 
+@pytest.mark.slow
 def test_every_command_finds_a_dataflow_by_name_file_and_node(shared: System) -> None:
     file = shared.dataflow("arm", motor=FOREVER)
     shared.start(file, "--name", "kitchen")

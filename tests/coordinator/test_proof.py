@@ -100,6 +100,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
 def test_the_server_of_another_user_gets_nothing(system: System, answer: str) -> None:
     flow = system.dataflow("arm", a=FOREVER)
@@ -165,6 +166,7 @@ def _has_ipv6() -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_daemon_obeys_no_server_without_the_proof(system: System) -> None:
     system.dora("up")
     run = system.start(system.dataflow("arm", a=FOREVER))

@@ -84,6 +84,7 @@ def test_all_that_a_node_has_printed_is_read_even_if_that_takes_longer_than_the_
     assert lines[:9000] == [str(number) for number in range(9000)]
 
 
+@pytest.mark.slow
 def test_a_node_that_prints_without_a_pause_leaves_the_daemon_time_for_everything_else() -> None:
     total = 0
 

@@ -92,6 +92,7 @@ FALLS_ONCE = """
 """
 
 
+@pytest.mark.slow
 def test_many_receivers_of_an_output_are_restarted_at_once(bench: Bench) -> None:
     receivers = [
         bench.node(f"r{number}", FALLS_ONCE, inputs={"x": "a/x"}, restart=RestartOptions("on-failure"))

@@ -67,6 +67,7 @@ def dora(*arguments: str, before: Callable[[], None] | None = None) -> subproces
     )
 
 
+@pytest.mark.slow
 @needs_rights
 @pytest.mark.processes
 def test_each_node_has_its_own_settings_before_its_program_runs(tmp_path: Path) -> None:

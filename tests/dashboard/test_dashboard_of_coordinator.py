@@ -45,6 +45,7 @@ def address(system: System) -> str:
     return system.client.dashboard()
 
 
+@pytest.mark.slow
 def test_the_page_lists_dataflows_and_opens_their_nodes(system: System, visit: Any) -> None:
     file = system.dataflow("robot", arm=FOREVER, leg=FOREVER)
     system.dora("up")
@@ -83,6 +84,7 @@ def test_the_page_lists_dataflows_and_opens_their_nodes(system: System, visit: A
     page.wait_for_selector('.listed .chip >> text="Finished"')
 
 
+@pytest.mark.slow
 def test_how_a_dataflow_failed_can_be_read_afterwards(system: System, visit: Any) -> None:
     file = system.dataflow("unlucky", thinker=FAILS, other=FOREVER)
     system.dora("up")
@@ -108,6 +110,7 @@ def test_how_a_dataflow_failed_can_be_read_afterwards(system: System, visit: Any
     wait_for_line(page, "exited with status 1: ValueError: out of ideas")
 
 
+@pytest.mark.slow
 def test_the_list_goes_on_after_the_page_of_an_ended_dataflow_has_lost_its_connection(
     system: System, visit: Any
 ) -> None:
@@ -133,6 +136,7 @@ def test_the_list_goes_on_after_the_page_of_an_ended_dataflow_has_lost_its_conne
     page.locator(".listed", has_text="garage").wait_for()
 
 
+@pytest.mark.slow
 def test_a_restart_leads_to_the_page_of_the_new_run(system: System, visit: Any) -> None:
     file = system.dataflow("robot", arm=FOREVER)
     system.dora("up")
@@ -176,6 +180,7 @@ def test_the_printed_address_or_the_token_lets_a_browser_in(system: System, brow
     assert token not in log and "ticket=" not in log
 
 
+@pytest.mark.slow
 def test_no_watcher_runs_without_a_browser(system: System, browser: Any) -> None:
     import psutil
 
@@ -206,6 +211,7 @@ def test_no_watcher_runs_without_a_browser(system: System, browser: Any) -> None
     wait_until(lambda: share() < 0.05, "the coordinator to rest")  # once it has tidied up
 
 
+@pytest.mark.slow
 def test_nodes_of_another_machine_are_shown_and_changed_as_those_here(system: System, visit: Any) -> None:
     root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # another machine has other places
     (system.folder / "far.py").write_text(SENDS)

@@ -187,6 +187,7 @@ def pixel(page: Any, topic: str) -> list[int]:
 # -------------------------------------------------------------------------------- one run
 
 
+@pytest.mark.slow
 def test_the_graph_lives(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     page.wait_for_selector('.box[data-id="camera"][data-tone="fine"]')
@@ -286,6 +287,7 @@ def test_log_lines_are_text_and_can_be_searched(robot: Running, visit: Any) -> N
     assert page.locator(".entry").count() == 1
 
 
+@pytest.mark.slow
 def test_a_search_ends_although_the_connection_breaks(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     cut: list[str] = []
@@ -312,6 +314,7 @@ def test_a_search_ends_although_the_connection_breaks(robot: Running, visit: Any
     assert len(cut) == 1
 
 
+@pytest.mark.slow
 def test_a_filtered_log_has_the_lines_that_came_too_fast(
     start: Callable[..., Running], tmp_path: Path, visit: Any
 ) -> None:
@@ -334,6 +337,7 @@ def test_a_filtered_log_has_the_lines_that_came_too_fast(
     assert numbers() == list(range(1, len(numbers()) + 1))
 
 
+@pytest.mark.slow
 def test_a_search_says_that_there_are_more_than_it_has_counted(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
 
@@ -353,6 +357,7 @@ def test_a_search_says_that_there_are_more_than_it_has_counted(robot: Running, v
     page.locator(".logs [role=status] >> text='more than 1,000 found'").wait_for()
 
 
+@pytest.mark.slow
 def test_the_log_can_be_filtered_by_a_node_that_was_added(
     start: Callable[..., Running], tmp_path: Path, visit: Any
 ) -> None:
@@ -369,6 +374,7 @@ def test_the_log_can_be_filtered_by_a_node_that_was_added(
     )
 
 
+@pytest.mark.slow
 def test_the_ticket_in_the_form_leads_to_the_page_of_the_run(robot: Running, visit: Any) -> None:
     page = visit(robot.base, ready="#token")
     other = page.context.new_page()
@@ -392,6 +398,7 @@ def test_the_file_beside_the_graph(robot: Running, visit: Any) -> None:
     assert "- id: sink" in chosen.first.inner_text() and chosen.count() == 4
 
 
+@pytest.mark.slow
 def test_a_frozen_browser_delays_no_other(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     page.click('.box[data-id="camera"]')
@@ -441,6 +448,7 @@ def test_latencies_are_measured_when_wanted(robot: Running, visit: Any) -> None:
     page.wait_for_selector(".remark text >> text=/Hz · [0-9.]+ ms/")
 
 
+@pytest.mark.slow
 def test_a_recording_is_started_and_stopped(robot: Running, visit: Any) -> None:
     from dora.recording.opening import open_recording
 
@@ -497,6 +505,7 @@ def test_deadlines_safe_states_and_paths(start: Callable[..., Running], visit: A
     page.wait_for_selector(".details >> text=/Median .*Budget 60000 ms, missed 0 times/")
 
 
+@pytest.mark.slow
 def test_fifty_nodes(start: Callable[..., Running], visit: Any) -> None:
     lines = ["nodes:", "  - {id: sink, path: sink.py, inputs: {tick: dora/timer/secs/1}}"]
     for number in range(50):  # which nobody starts
@@ -531,6 +540,7 @@ def test_fifty_nodes(start: Callable[..., Running], visit: Any) -> None:
 # -------------------------------------------------------------------------------- its end, its faults
 
 
+@pytest.mark.slow
 def test_stop_and_the_end(start: Callable[..., Running], visit: Any) -> None:
     running = start()
     page = visit(running.address)
@@ -605,6 +615,7 @@ def test_the_dashboard_ends_when_its_run_is_killed(start: Callable[..., Running]
         assert time.monotonic() < deadline, "the dashboard outlives its run"
 
 
+@pytest.mark.slow
 def test_a_page_stays_when_another_run_has_its_address(start: Callable[..., Running], visit: Any) -> None:
     running = start()
     page = visit(running.address)
@@ -619,6 +630,7 @@ def test_a_page_stays_when_another_run_has_its_address(start: Callable[..., Runn
     assert page.locator(".panel canvas").count() > 0
 
 
+@pytest.mark.slow
 def test_a_flood_and_an_outsized_message(start: Callable[..., Running], tmp_path: Path, visit: Any) -> None:
     (tmp_path / "flood.py").write_text(textwrap.dedent(FLOOD))
     flow = (

@@ -76,6 +76,7 @@ def page_of_run(saved: Any, tmp_path: Path) -> Iterator[PageOfRun]:  # noqa: ARG
     page.end()
 
 
+@pytest.mark.slow
 def test_a_click_to_the_left_shows_the_black_box(
     page_of_run: PageOfRun, saved: Any, visit: Callable[..., Any]
 ) -> None:
@@ -110,6 +111,7 @@ def test_the_last_seconds_are_saved_with_a_note(
     page.locator(".toast.bad", has_text=re.compile("no room left")).wait_for()
 
 
+@pytest.mark.slow
 def test_the_files_of_a_look_back_go_with_the_server(
     page_of_run: PageOfRun, saved: Any, visit: Callable[..., Any]
 ) -> None:

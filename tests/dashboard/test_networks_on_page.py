@@ -61,6 +61,7 @@ class Robot:
         server.on_message(pass_on)
 
 
+@pytest.mark.slow
 def test_an_output_that_takes_most_of_a_network_is_named(browser: Any, running: Running) -> None:
     robot = Robot()
     context = browser.new_context(viewport={"width": 1280, "height": 800})

@@ -98,6 +98,7 @@ def wait_for_topics(page: Any, wanted: list[str]) -> None:
     wait_until(lambda: topics(page) == wanted, page, f"{wanted}")
 
 
+@pytest.mark.slow
 def test_the_most_informative_outputs_come_first_and_silent_ones_not(running: Running, visit: Any) -> None:
     page = visit(running.address)
     wait_for_topics(page, TOPICS)
@@ -109,6 +110,7 @@ def test_the_most_informative_outputs_come_first_and_silent_ones_not(running: Ru
     ]
 
 
+@pytest.mark.slow
 def test_an_arrangement_is_remembered(running: Running, visit: Any) -> None:
     page = visit(running.address)
     wait_for_topics(page, TOPICS)
@@ -242,6 +244,7 @@ SQUARE = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_boxes_are_drawn_on_the_frame_they_were_found_in(tmp_path: Path, visit: Any) -> None:
     running = Running(tmp_path, PROGRAMS, FINDS)
     try:
@@ -313,6 +316,7 @@ def test_pointing_at_one_curve_shows_the_figures_of_that_time_in_all(running: Ru
     page.locator('[data-chart="CPU"] figcaption', has_text=re.compile(r"^CPU\s*$")).wait_for()
 
 
+@pytest.mark.slow
 def test_a_preview_fills_the_pane_and_pauses(running: Running, visit: Any) -> None:
     page = visit(running.address)
     wait_for_topics(page, TOPICS)

@@ -82,6 +82,7 @@ def edge(target: str) -> str:
     return f".edge.link >> nth={['asks', 'latest', 'loses'].index(target)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_header_says_which_node_failed_and_why(running: Running, visit: Any, scheme: str) -> None:
     page = visit(running.address, color_scheme=scheme)
@@ -140,6 +141,7 @@ def test_red_is_for_losses_that_nobody_asked_for(running: Running, visit: Any) -
     assert colour_of(cell("asks")) == colour_of(cell("latest")) == colour_of(cell("camera"))
 
 
+@pytest.mark.slow
 def test_the_end_names_no_loss_that_was_asked_for(tmp_path: Path, visit: Any) -> None:
     without = "\n".join(line for line in FLOW.splitlines() if "loses" not in line)
     running = Running(tmp_path, PROGRAMS, without)
@@ -225,6 +227,7 @@ def test_most_of_each_chart_is_curves(many_links: Running, visit: Any, width: in
     assert numbers.locator(".uplot").bounding_box()["height"] > 0.4 * numbers.bounding_box()["height"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_a_toast_covers_nothing_and_fades(running: Running, visit: Any, width: int, height: int) -> None:
     page = visit(running.address, {"width": width, "height": height})
@@ -276,6 +279,7 @@ nodes:
 """
 
 
+@pytest.mark.slow
 def test_the_graph_is_as_large_as_on_its_own_page_and_goes_from_left_to_right(
     tmp_path: Path, visit: Any
 ) -> None:
@@ -309,6 +313,7 @@ COLOURS = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_each_class_of_boxes_has_a_colour_of_its_own(running: Running, visit: Any) -> None:
     page = visit(running.address)
     page.locator('[data-topic="camera/boxes"] select').wait_for()

@@ -137,6 +137,7 @@ def colour(page: Any, topic: str, x: float, y: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
+@pytest.mark.slow
 def test_points_are_a_cloud_that_can_be_turned(page: Any) -> None:
     cloud = card(page, "show/cloud")
     canvas = cloud.locator("canvas.scene")

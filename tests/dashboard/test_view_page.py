@@ -91,6 +91,7 @@ def moment_of(page: Any) -> float:
     return float(page.locator(".axis").get_attribute("aria-valuenow")) / 1000
 
 
+@pytest.mark.slow
 def test_the_ticket_in_the_form_leads_to_the_recording(viewing: Viewing, visit: Any) -> None:
     base, _, ticket = viewing.address.partition("open?ticket=")
     page = visit(base, ready="#token")
@@ -139,6 +140,7 @@ def test_steps_go_through_the_messages_of_the_selected_node(visit: Any, viewing:
     assert moment_of(page) == pytest.approx(3.1)
 
 
+@pytest.mark.slow
 def test_it_plays_to_the_end_and_stops(visit: Any, viewing: Viewing) -> None:
     page = visit(viewing.address)
     wait_for_number(page, "camera/image", 1)
@@ -307,6 +309,7 @@ def test_a_layout_is_saved_to_a_file_and_loaded(visit: Any, viewing: Viewing, tm
     page.locator(".toast", has_text="no layout that this page has saved").wait_for()
 
 
+@pytest.mark.slow
 def test_two_recordings_are_compared(visit: Any, view: Any, recording: Path, tmp_path: Path) -> None:
     other = drive(tmp_path / "replayed.mcap", shift=1.0)
     page = visit(view(recording, other).address, TALL)
@@ -329,11 +332,13 @@ def test_two_recordings_are_compared(visit: Any, view: Any, recording: Path, tmp
     assert "50 messages" in page.locator("section[aria-label='drive.mcap'] .differs").inner_text()
 
 
+@pytest.mark.slow
 def test_equal_recordings_say_so(visit: Any, view: Any, recording: Path, tmp_path: Path) -> None:
     page = visit(view(recording, drive(tmp_path / "again.mcap")).address)
     page.locator(".chip", has_text="both are equal").wait_for()
 
 
+@pytest.mark.slow
 def test_a_file_that_was_cut_off_says_so(visit: Any, view: Any, recording: Path, tmp_path: Path) -> None:
     data = recording.read_bytes()
     cut = tmp_path / "cut.mcap"
@@ -343,6 +348,7 @@ def test_a_file_that_was_cut_off_says_so(visit: Any, view: Any, recording: Path,
     wait_for_number(page, "camera/image", 1)
 
 
+@pytest.mark.slow
 def test_a_recording_of_another_program_has_no_graph(visit: Any, view: Any, tmp_path: Path) -> None:
     from mcap.writer import Writer
 
@@ -382,6 +388,7 @@ def test_everything_has_room(visit: Any, viewing: Viewing, size: dict[str, int],
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
 
 
+@pytest.mark.slow
 def test_the_log_goes_up_to_the_moment(visit: Any, view: Any, tmp_path: Path) -> None:
     from mcap.writer import Writer
 

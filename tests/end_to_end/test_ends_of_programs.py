@@ -32,6 +32,7 @@ def different(
     return differences
 
 
+@pytest.mark.slow
 @pytest.mark.both_ways
 @pytest.mark.parametrize("programs", [NODES, OPERATORS], ids=["nodes", "operators"])
 def test_a_program_leaves_what_it_leaves_under_plain_python(

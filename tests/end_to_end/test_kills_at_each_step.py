@@ -103,6 +103,7 @@ def test_a_build_command_ends_with_a_command_that_is_killed(
     wait_for_nothing_left(flow, [], mark)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["--preload", "--no-preload"])
 def test_a_run_that_is_killed_before_any_step_leaves_nothing(
     runtime_root: str, tmp_path: Path, way: str

@@ -306,6 +306,7 @@ INSTALLS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("packages")
 def test_a_run_has_another_template_after_a_package_was_installed(flow: Flow) -> None:
     flow.node("stays", "from dora import Node\nfor event in Node(): pass\n", inputs={"in": "a/out"})

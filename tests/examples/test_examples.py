@@ -109,6 +109,7 @@ def test_actions(example: Path) -> None:
     assert lines[5:] == ["half a roast: canceled", "aborted: `cook` raised KeyError: 'pizza'"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["rare-failure"], indirect=True)
 def test_rare_failure(example: Path) -> None:
     def run(*command: str, status: int) -> str:
@@ -181,6 +182,7 @@ def test_parameters(example: Path) -> None:
         assert dataflow.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["notebook"], indirect=True)
 def test_notebook(example: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
@@ -272,6 +274,7 @@ def test_object_detection_names_the_missing_camera(example: Path) -> None:
     assert "CAMERA=nothing.mp4 is neither" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["safe-arm"], indirect=True)
 def test_safe_arm(example: Path) -> None:
     lines = dora_run(example, FRAMES="75", DELAY="0.5")
@@ -293,6 +296,7 @@ def test_see_with_rerun(example: Path) -> None:
     assert (example / "scene.rrd").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["voice-command"], indirect=True)
 def test_voice_command(example: Path) -> None:
     pytest.importorskip("pocketsphinx")
@@ -326,6 +330,7 @@ def test_voice_command_names_a_file_that_is_no_sound(example: Path) -> None:
         dora_run(example, AUDIO="README.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["read-text"], indirect=True)
 def test_read_text(example: Path) -> None:
     pytest.importorskip("rapidocr")
@@ -362,6 +367,7 @@ def test_dynamic_node(example: Path) -> None:
         assert dataflow.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["robot-learning"], indirect=True)
 def test_robot_learning(example: Path) -> None:
     import av

@@ -171,6 +171,7 @@ def start(folder: Path) -> Iterator[Start]:
         command.end()
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_each_kind_of_message_has_the_schema_that_foxglove_draws(start: Start) -> None:
     start("run", "robot.yml").until("camera begins")
@@ -202,6 +203,7 @@ def test_each_kind_of_message_has_the_schema_that_foxglove_draws(start: Start) -
     assert any("`camera/odd` is shown as plain values: boxes" in line for line in shower.said)
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_only_topics_that_somebody_looks_at_are_tapped(start: Start) -> None:
     start("run", "robot.yml").until("camera begins")
@@ -211,6 +213,7 @@ def test_only_topics_that_somebody_looks_at_are_tapped(start: Start) -> None:
         assert {channel["topic"] for channel in client.channels.values()} == SCHEMAS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_with_control_a_client_publishes_and_sets_parameters(start: Start) -> None:
     run = start("run", "robot.yml")
@@ -263,6 +266,7 @@ def test_foxglove_ends_with_the_dataflow(start: Start) -> None:
     assert shower.process.wait(TIMEOUT) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_with_foxglove_leaves_no_process(
@@ -334,6 +338,7 @@ nodes:
         run.until(r"command \[4\.5\]")
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_foxglove_plays_a_recording_and_jumps_in_it(folder: Path, start: Start) -> None:
     (folder / "count.py").write_text(

@@ -273,6 +273,7 @@ STEPS = {
 WEIGHTED = st.sampled_from([*STEPS, *["small", "bypass", "acknowledge", "pump", "road"] * 3])
 
 
+@pytest.mark.slow
 @given(st.lists(WEIGHTED, min_size=20, max_size=60), st.booleans(), st.booleans())
 def test_nothing_is_lost_or_comes_twice_or_out_of_order(
     steps: list[str], dialled_here: bool, is_encrypted: bool

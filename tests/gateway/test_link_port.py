@@ -101,6 +101,7 @@ def test_a_stranger_that_says_nothing_is_closed_after_a_while(
                 assert is_closed(stranger)
 
 
+@pytest.mark.slow
 def test_silent_strangers_in_a_crowd_do_not_keep_a_gateway_out(
     gateways: dict[str, socket.socket], paths: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.slow
 def test_the_rules_of_a_running_node_are_shown(running: Running) -> None:
     builder = DataflowBuilder()
     camera = builder.add_node("camera", path="camera.py").add_input("tick", "dora/timer/millis/500")

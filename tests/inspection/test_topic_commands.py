@@ -49,6 +49,7 @@ def test_one_measurement_is_tables_on_a_terminal_and_json_for_scripts() -> None:
     assert "error: --format goes with --once" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("arm")
 def test_lists_show_topics_and_nodes() -> None:
     assert dora("topic", "list").stdout.splitlines() == [
@@ -145,6 +146,7 @@ def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001
     assert len(full["data"]) == 30_000 and "length" not in full
 
 
+@pytest.mark.slow
 def test_hz_and_info_measure_the_rate(running: Running, engine: str) -> None:  # noqa: ARG001
     running()
 
@@ -180,6 +182,7 @@ def test_hz_and_info_measure_the_rate(running: Running, engine: str) -> None:  #
     assert float(bandwidth[1]) * unit * seconds == pytest.approx(30_000 * int(count[1]), abs=apart)
 
 
+@pytest.mark.slow
 def test_published_messages_are_counted_like_others(running: Running) -> None:
     process = running(FLOW.replace("millis/20", "millis/200"))  # no queue overflows on a busy machine
     assert dora("topic", "pub", "camera/image", '"hello"', "--count", "3").stdout == (
@@ -206,6 +209,7 @@ def test_published_messages_are_counted_like_others(running: Running) -> None:
     assert "not received" not in running.log()
 
 
+@pytest.mark.slow
 def test_pub_refuses_invalid_data(running: Running) -> None:
     running.program(
         "deaf.py", "import time\nfrom dora import Node\nnode = Node()\nwhile True: time.sleep(0.1)\n"
@@ -234,6 +238,7 @@ def test_pub_refuses_invalid_data(running: Running) -> None:
     )
 
 
+@pytest.mark.slow
 def test_unknown_names_and_dataflows_are_refused(running: Running) -> None:
     for arguments in (["topic", "list"], ["topic", "echo"], ["top", "--once"]):
         assert dora(*arguments, status=1).stderr == (
@@ -275,6 +280,7 @@ def test_an_observer_ends_with_the_dataflow(running: Running, engine: str) -> No
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_killed_observer_leaves_nothing(running: Running) -> None:
     pytest.importorskip("iceoryx2")
     process = running()
@@ -306,6 +312,7 @@ def test_a_killed_observer_leaves_nothing(running: Running) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_stopped_observer_does_not_hold_up_the_dataflow(running: Running) -> None:
     """The sender of a link with back-pressure goes on although a tap takes nothing any more."""
     pytest.importorskip("iceoryx2")
@@ -334,6 +341,7 @@ def test_a_stopped_observer_does_not_hold_up_the_dataflow(running: Running) -> N
     assert re.match(r"camera/image: [\d,]+ messages came faster than they could be read", errors)
 
 
+@pytest.mark.slow
 def test_the_number_of_observers_is_limited(running: Running) -> None:
     running()
     command = [*DORA, "topic", "echo", "camera/image"]
@@ -352,6 +360,7 @@ def test_the_number_of_observers_is_limited(running: Running) -> None:
     assert dora("topic", "echo", "--count", "1").stdout
 
 
+@pytest.mark.slow
 def test_a_topic_with_a_large_queue_can_be_observed(running: Running) -> None:
     running(FLOW.replace("queue_size: 4", "queue_size: 300"))
     observer = running.popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
@@ -364,6 +373,7 @@ def test_a_topic_with_a_large_queue_can_be_observed(running: Running) -> None:
         end(observer)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("arm")
 def test_top_once() -> None:
     found = top()
@@ -394,6 +404,7 @@ def test_top_once() -> None:
     assert 0 < median <= p99
 
 
+@pytest.mark.slow
 def test_top_names_inputs_that_are_closed_for_silence(running: Running) -> None:
     running.program(
         "talker.py",
@@ -495,6 +506,7 @@ class Screen:
         os.close(self._terminal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("errors_to_terminal", [True, False])
 def test_top_on_a_terminal(arm: Running, errors_to_terminal: bool) -> None:
     with Screen(arm, errors_to_terminal=errors_to_terminal) as screen:
@@ -508,6 +520,7 @@ def test_top_on_a_terminal(arm: Running, errors_to_terminal: bool) -> None:
         assert screen.end() == 0
 
 
+@pytest.mark.slow
 def test_the_keys_of_top_change_a_running_dataflow(running: Running) -> None:
     running()
     with Screen(running) as screen:

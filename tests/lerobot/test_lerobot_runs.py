@@ -160,6 +160,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+@pytest.mark.slow
 def test_episodes_are_recorded_at_the_word_of_a_node(place: Place) -> None:
     inputs = {**SOURCES, "wrist": "wrist/image", "episode": "teacher/episode"}
     wrist = camera("wrist", rate=60, encoding="jpeg")
@@ -180,6 +181,7 @@ def test_episodes_are_recorded_at_the_word_of_a_node(place: Place) -> None:
         assert shown == sorted(shown)
 
 
+@pytest.mark.slow
 def test_a_replay_has_the_times_of_the_recording(place: Place) -> None:
     place.run(camera("front", frames=30), arm(400), recorder(SOURCES))
     replay = {
@@ -204,6 +206,7 @@ def test_a_replay_has_the_times_of_the_recording(place: Place) -> None:
     assert list(frames(place.folder / "again", FRONT, replayed))[:count] == shown
 
 
+@pytest.mark.slow
 def test_a_recorder_that_is_killed_leaves_the_episodes_before(place: Place) -> None:
     inputs = {**SOURCES, "episode": "teacher/episode"}
     nodes = (camera("front"), arm(), recorder(inputs, resume=True), teacher())
@@ -240,6 +243,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_costs_only_the_episode_for_which_it_has_no_room(
     place: Place, tiny_disk: Path
 ) -> None:
@@ -304,6 +308,7 @@ def test_a_node_that_cannot_work_says_why_and_fails(
     assert "Traceback" not in printed
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_missing_fails_the_replay(place: Place) -> None:
     node = {"id": "episode", "path": "dora-lerobot-replay", "outputs": ["state"]}
     printed = place.run(node, status=1)

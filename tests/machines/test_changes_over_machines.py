@@ -27,10 +27,12 @@ from waiting import wait_until
 pytestmark = pytest.mark.processes
 
 
+@pytest.mark.slow
 def test_links_and_nodes_come_and_go_between_machines(system: Spread, running: str) -> None:
     there_and_back(system, running)
 
 
+@pytest.mark.slow
 def test_links_inside_machines_may_be_carried_by_shm(
     namespaces: None,  # noqa: ARG001
     tmp_path: Path,
@@ -124,6 +126,7 @@ def test_operators_get_links_from_other_machines_and_lose_them(system: Spread) -
     assert (first[1], second) == ("0", (str(number - 1), "0"))
 
 
+@pytest.mark.slow
 def test_a_late_link_with_back_pressure_outlasts_a_cut(system: Spread, running: str) -> None:
     options = ("--queue-policy", "backpressure", "--queue-size", "3")
     system.dora("node", "connect", "count/out", "far/again", *options)
@@ -208,6 +211,7 @@ def test_a_refused_node_leaves_nothing_behind(system: Spread, running: str) -> N
     all_get_everything(system, running)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_removed_can_be_added_on_another_machine(system: Spread, running: str) -> None:
     for machine in ("right", "left", "right"):
         system.write({"echo.yml": ADDED.replace("right", machine)})
@@ -225,6 +229,7 @@ def test_a_node_that_is_removed_can_be_added_on_another_machine(system: Spread, 
     all_get_everything(system, running)
 
 
+@pytest.mark.slow
 def test_the_record_outlives_the_coordinator(system: Spread, running: str) -> None:
     system.write({"echo.yml": ADDED})
     system.dora("node", "add", "--from-yaml", "echo.yml")
@@ -262,6 +267,7 @@ def test_parameters_that_were_set_count_for_a_restart(system: Spread, running: s
     system.wait_for(again, "Finished")
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_cut_off_is_named_and_nothing_changes(system: Spread, running: str) -> None:
     system.write({"echo.yml": ADDED})
     right = system.hosts["right"]
@@ -280,6 +286,7 @@ def test_a_machine_that_is_cut_off_is_named_and_nothing_changes(system: Spread, 
     all_get_everything(system, running)
 
 
+@pytest.mark.slow
 def test_concurrent_changes_are_applied_in_turn(system: Spread, running: str) -> None:
     names = [f"echo-{number}" for number in range(6)]
     commands = []

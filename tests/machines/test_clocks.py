@@ -115,6 +115,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 def test_contracts_in_time_hold_although_a_clock_is_an_hour_ahead(tmp_path: Path) -> None:
     (tmp_path / "ahead").mkdir()
     (tmp_path / "ahead" / "sitecustomize.py").write_text(AN_HOUR_AHEAD)

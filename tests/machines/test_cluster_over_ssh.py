@@ -30,6 +30,7 @@ print(helper.WORD, [event["value"][0].as_py() for event in Node() if event["type
 """
 
 
+@pytest.mark.slow
 def test_a_dataflow_on_two_machines_from_nothing(cluster: Cluster) -> None:
     printed = cluster.dora("cluster", "up", "cluster.yml")
     assert "desk: started dora daemon" in printed and "robot: started dora daemon" in printed
@@ -86,6 +87,7 @@ def _programs(host: Host) -> list[str]:
     return [" ".join(word.rpartition("/")[2] for word in words) for words in lines]
 
 
+@pytest.mark.slow
 def test_failed_logins_are_reported_with_a_remedy(cluster: Cluster) -> None:
     cluster.machines[0]["host"] = "no-such-host.invalid"
     cluster.machines[1]["port"] = 23
@@ -113,6 +115,7 @@ def test_failed_logins_are_reported_with_a_remedy(cluster: Cluster) -> None:
     assert not any(" coordinator " in line or " daemon " in line for line in _programs(cluster.desk))
 
 
+@pytest.mark.slow
 def test_an_up_that_fails_on_one_machine_leaves_nothing_running(cluster: Cluster) -> None:
     cluster.machines[1]["port"] = 23
     cluster.write()
@@ -127,6 +130,7 @@ def test_an_up_that_fails_on_one_machine_leaves_nothing_running(cluster: Cluster
     cluster.dora("cluster", "down", "cluster.yml")
 
 
+@pytest.mark.slow
 def test_a_new_version_is_installed_where_the_command_belongs(cluster: Cluster, tmp_path: Path) -> None:
     import site
 

@@ -125,6 +125,7 @@ def all_observers_taken(system: Spread, flow: str, machine: str) -> Iterator[Non
     wait_for_no_observers(host)
 
 
+@pytest.mark.slow
 def test_commands_act_while_no_further_observer_is_let_in(system: Spread) -> None:
     flow = system.start("flow.yml")
     system.wait_for(flow, "Running")
@@ -165,6 +166,7 @@ def test_commands_act_while_no_further_observer_is_let_in(system: Spread) -> Non
     system.dora("stop", flow)
 
 
+@pytest.mark.slow
 def test_the_black_boxes_of_all_machines_become_one_file(system: Spread) -> None:
     flow = system.start("flow.yml", "--black-box", "30s")
     system.wait_for(flow, "Running")
@@ -261,6 +263,7 @@ def test_a_command_says_that_the_coordinator_was_killed(
     system.start_coordinator()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("machine", "said"),
     [

@@ -73,6 +73,7 @@ def so_far(system: Spread, dataflow: str, node: str) -> int:
 
 # Some seconds: the connection breaks, but who waits for room on it does not know yet. Until it
 # is given up, and for longer than the queues last. With links to many nodes.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "further"), [(200, 0), (1200, 0), pytest.param(2600, 9, marks=pytest.mark.stress)]
 )

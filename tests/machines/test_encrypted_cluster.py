@@ -75,6 +75,7 @@ def private_keys(host: Host) -> list[Path]:
     ]
 
 
+@pytest.mark.slow
 def test_with_no_tls_messages_logs_and_the_token_can_be_read(cluster: Cluster) -> None:
     with Sniffer(cluster.robot) as sniffer:
         cluster.dora("cluster", "up", "--no-tls", "cluster.yml")
@@ -92,6 +93,7 @@ def test_with_no_tls_messages_logs_and_the_token_can_be_read(cluster: Cluster) -
     cluster.dora("cluster", "down", "cluster.yml")
 
 
+@pytest.mark.slow
 def test_by_default_nothing_can_be_read(cluster: Cluster) -> None:
     desk, robot = cluster.desk, cluster.robot
     with Sniffer(robot) as sniffer:

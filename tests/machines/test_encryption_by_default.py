@@ -125,6 +125,7 @@ def run_a_dataflow(system: Spread) -> None:
     system.dora("stop", dataflow)
 
 
+@pytest.mark.slow
 def test_nothing_can_be_read_by_default(system: Spread) -> None:
     with Sniffer(system.hosts["robot"]) as sniffer:
         system.start_coordinator()
@@ -139,6 +140,7 @@ def test_nothing_can_be_read_by_default(system: Spread) -> None:
         assert begun and all(data[0] == 0x16 for data in begun), "each begins with a handshake of TLS"
 
 
+@pytest.mark.slow
 def test_all_can_be_read_where_both_sides_do_without_tls(system: Spread) -> None:
     options = ("--interface", system.first.address, "--no-tls")
     with Sniffer(system.hosts["robot"]) as sniffer:
@@ -155,6 +157,7 @@ def test_all_can_be_read_where_both_sides_do_without_tls(system: Spread) -> None
     assert any(can_be_read(TOKEN.encode(), data) for data in sniffer.of_ports(COORDINATOR))
 
 
+@pytest.mark.slow
 def test_the_machine_of_the_coordinator_reaches_it_by_loopback_without_tls(system: Spread) -> None:
     system.background(system.first, "coordinator", "coordinator", "--interface", "0.0.0.0")
     local = {"DORA_COORDINATOR_ADDR": "127.0.0.1"}
@@ -169,6 +172,7 @@ def test_the_machine_of_the_coordinator_reaches_it_by_loopback_without_tls(syste
     assert not any(can_be_read(MESSAGE.encode(), data) for data in sniffer.of_links())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "told"),
     [("relay", "is not your dora coordinator: it does not know your token"), ("plain", "does not use TLS")],

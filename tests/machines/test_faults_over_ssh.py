@@ -49,6 +49,7 @@ def fault(robot: Robot, flow: Path, *, path: str = "", name: str = "") -> str:
     return printed.removeprefix(f"error: {name}: ").rstrip()
 
 
+@pytest.mark.slow
 def test_a_host_that_does_not_answer(robot: Robot, flow: Path) -> None:
     nobody = f"{robot.host.address.rpartition('.')[0]}.77"
     assert fault(robot, flow, name=nobody) == (
@@ -109,6 +110,7 @@ def test_a_python_whose_venv_is_missing(robot: Robot, flow: Path) -> None:
     assert fault(robot, flow) == "dora cannot be installed there: No module named venv"
 
 
+@pytest.mark.slow
 def test_no_way_to_a_package_index(robot: Robot, flow: Path) -> None:
     robot.write_program("python3", f"unset PYTHONPATH; {PYTHON}")
     made = robot.bin / "packages-are-missing"

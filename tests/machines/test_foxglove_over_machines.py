@@ -82,6 +82,7 @@ def shown(system: Spread, host: Host, dataflow: str) -> Iterator[tuple[str, subp
 
 
 # The dataflow is on the coordinator's machine, on one with a daemon only, and not at all on one without.
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["left", "right", "desk"])
 def test_topics_and_parameters_of_all_machines_are_shown(system: Spread, place: str) -> None:
     dataflow = system.start("flow.yml")
@@ -117,6 +118,7 @@ def asked(client: FoxgloveClient) -> dict[str, object]:
     return client.parameters
 
 
+@pytest.mark.slow
 def test_only_what_somebody_looks_at_comes_from_another_machine(system: Spread) -> None:
     dataflow = system.start("flow.yml")
     system.wait_for(dataflow, "Running")

@@ -72,6 +72,7 @@ def kill_daemon(system: Spread, machine: str) -> None:
     system.processes[machine].wait()
 
 
+@pytest.mark.slow
 def test_a_machine_gets_its_first_node_and_loses_its_last(system: Spread, running: str) -> None:
     for times in (1, 2):
         assert add(system) == f"Node `echo` added to dataflow {running}\n"
@@ -90,6 +91,7 @@ def test_a_machine_gets_its_first_node_and_loses_its_last(system: Spread, runnin
     system.wait_for_machines("third")
 
 
+@pytest.mark.slow
 def test_nodes_of_a_joined_machine_belong_to_the_dataflow(system: Spread, running: str) -> None:
     """Its end of stream, its counts, its log, its part of a restart of the node and of the whole."""
     system.write(
@@ -128,6 +130,7 @@ def test_a_stop_reaches_the_further_machine(system: Spread, running: str) -> Non
     wait_until_it_has_left(system)
 
 
+@pytest.mark.slow
 def test_logs_of_a_joined_machine_reach_the_coordinator(system: Spread) -> None:
     system.background(system.first, "second", "daemon", "--machine-id", "second")
     try:
@@ -163,6 +166,7 @@ def alone(system: Spread) -> str:
     return start_and_wait(system, "alone.yml")
 
 
+@pytest.mark.slow
 def test_a_running_dataflow_spreads_to_a_second_and_a_third_machine(system: Spread, alone: str) -> None:
     own = "{id: own, path: echo.py, outputs: [out], inputs: {in: {source: count/out, queue_size: 1000}}}"
     system.write({"own.yml": own})
@@ -194,6 +198,7 @@ def test_a_running_dataflow_spreads_to_a_second_and_a_third_machine(system: Spre
     system.wait_for(again, "Finished")
 
 
+@pytest.mark.slow
 def test_a_dataflow_that_returns_to_one_machine_loses_nothing(system: Spread, alone: str) -> None:
     system.write({"new.yml": ECHO.replace("echo.py", "nothing.py")})
     assert "there is no file" in add(system, "new.yml", 1)
@@ -212,6 +217,7 @@ def test_a_dataflow_that_returns_to_one_machine_loses_nothing(system: Spread, al
     all_get_everything(system, alone)
 
 
+@pytest.mark.slow
 def test_logs_of_a_second_machine_are_collected(system: Spread, alone: str) -> None:
     system.write(
         {"words.yml": "{id: words, path: collect.py, inputs: {in: count/out}, deploy: {machine: third}}"}
@@ -224,6 +230,7 @@ def test_logs_of_a_second_machine_are_collected(system: Spread, alone: str) -> N
     wait_until_it_has_left(system)
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_killed_knows_of_the_second_machine(system: Spread, alone: str) -> None:
     add(system)
     kill_daemon(system, "coordinator")
@@ -238,6 +245,7 @@ def test_a_coordinator_that_is_killed_knows_of_the_second_machine(system: Spread
     all_get_everything(system, alone)
 
 
+@pytest.mark.slow
 def test_the_second_machine_is_lost(system: Spread, alone: str) -> None:
     add(system)
     system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")
@@ -257,6 +265,7 @@ def test_the_second_machine_is_lost(system: Spread, alone: str) -> None:
 # --------------------------------------------------------------------------- when something goes wrong
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_start_there_leaves_nothing_behind(system: Spread, running: str) -> None:
     system.write(
         {"cannot.sh": "#!/no/such/interpreter\n", "new.yml": ECHO.replace("echo.py", "nothing.py")}
@@ -272,6 +281,7 @@ def test_a_node_that_cannot_start_there_leaves_nothing_behind(system: Spread, ru
     all_get_everything(system, running)
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_cut_off_does_not_join(system: Spread, running: str) -> None:
     third = system.hosts["third"]
     third.cut()
@@ -328,6 +338,7 @@ def joining(system: Spread, running: str) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "cut off"])
 def test_a_machine_lost_while_joining_changes_nothing(
     system: Spread, running: str, joining: subprocess.Popen[str], how: str
@@ -358,6 +369,7 @@ def test_a_machine_lost_while_joining_changes_nothing(
     all_get_everything(system, running)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("joining")
 def test_a_coordinator_that_is_killed_while_a_machine_joins(system: Spread, running: str) -> None:
     kill_daemon(system, "coordinator")
@@ -372,6 +384,7 @@ def test_a_coordinator_that_is_killed_while_a_machine_joins(system: Spread, runn
     all_get_everything(system, running)
 
 
+@pytest.mark.slow
 def test_a_further_machine_is_cut_off_and_comes_back(system: Spread, running: str) -> None:
     options = ("--queue-policy", "backpressure", "--queue-size", "3")
     waits = ECHO.replace("queue_size: 1000", "queue_size: 3, queue_policy: backpressure")
@@ -383,6 +396,7 @@ def test_a_further_machine_is_cut_off_and_comes_back(system: Spread, running: st
     whole(system, running, "near", "back")
 
 
+@pytest.mark.slow
 def test_a_further_machine_is_lost_and_gets_a_node_again(system: Spread, running: str) -> None:
     add(system)
     system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")

@@ -115,6 +115,7 @@ def await_progress(system: Spread, dataflow: str, times: int) -> None:
     wait_until(lambda: seen() >= before + times, lambda: system.logs(dataflow))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", ["left", "right"])
 @pytest.mark.parametrize("link", ["queue_size: 10", "queue_size: 10, queue_policy: backpressure"])
 def test_a_killed_gateway_comes_back_and_what_it_had_is_counted(
@@ -178,6 +179,7 @@ def test_an_output_of_large_messages_gets_no_bypass(system: Spread) -> None:
     end(system, dataflow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "seconds"), [(64, 1.0), (64, 5.0), (60_000, 5.0)])
 @pytest.mark.parametrize("link", ["queue_size: 10", "queue_size: 10, queue_policy: backpressure"])
 def test_a_cut_of_a_bypass_loses_nothing_that_is_not_counted(
@@ -200,6 +202,7 @@ def test_a_cut_of_a_bypass_loses_nothing_that_is_not_counted(
     assert dropped == 0 or "backpressure" not in link
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 60_000])
 def test_a_killed_node_leaves_its_bypass_and_the_next_process_gets_another(
     system: Spread, size: int

@@ -85,6 +85,7 @@ def kill(system: Spread, dataflow: str, node: str, word: str) -> None:
     said_by(system, dataflow, node, f"{word} ", times + 1)
 
 
+@pytest.mark.slow
 def test_receivers_on_another_machine_get_the_newest_messages(system: Spread) -> None:
     system.write(flow("{depth: 2, survive_restart: true}"))
     dataflow = system.start("maps.yml")

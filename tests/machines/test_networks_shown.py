@@ -106,6 +106,7 @@ def share_of(found: dict[str, Any], output: str) -> float:
     return float(next(item["share"] for item in found["outputs"] if item["output"] == output))
 
 
+@pytest.mark.slow
 def test_an_output_that_takes_nearly_all_of_a_network_is_named(system: Spread, figure: Any) -> None:
     with running(system, 64_000, 30) as dataflow:
         found: dict[str, Any] = {}
@@ -137,6 +138,7 @@ def test_an_output_that_takes_nearly_all_of_a_network_is_named(system: Spread, f
     )
 
 
+@pytest.mark.slow
 def test_an_output_that_fits_is_not_named(system: Spread, figure: Any) -> None:
     with running(system, 64_000, 5) as dataflow:
         found: dict[str, Any] = {}
@@ -154,6 +156,7 @@ def test_an_output_that_fits_is_not_named(system: Spread, figure: Any) -> None:
     assert "took up to" not in network_report(system.result(dataflow))
 
 
+@pytest.mark.slow
 def test_a_loss_of_packets_is_shown(system: Spread, figure: Any) -> None:
     with running(system, 64_000, 10, loss=0.02) as dataflow:
         wait_until(lambda: from_robot(system)["figures"]["packets"] > 1500, "packets")
@@ -165,6 +168,7 @@ def test_a_loss_of_packets_is_shown(system: Spread, figure: Any) -> None:
     assert loss is not None and 0.005 < loss < 0.06
 
 
+@pytest.mark.slow
 def test_a_cut_is_shown_and_counted(system: Spread) -> None:
     robot = system.hosts["robot"]
     with running(system, 1000, 10) as dataflow:

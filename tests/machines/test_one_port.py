@@ -76,6 +76,7 @@ def await_messages(system: Spread, dataflow: str) -> None:
     wait_until(lambda: got() > before + 1, lambda: system.logs(dataflow))
 
 
+@pytest.mark.slow
 def test_two_dataflows_have_one_port_of_each_machine(system: Spread) -> None:
     start_daemons(system)
     hosts = [system.hosts[name] for name in ("left", "right")]
@@ -99,6 +100,7 @@ def test_two_dataflows_have_one_port_of_each_machine(system: Spread) -> None:
         assert endpoint in system.dora("cluster", "status")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only_dials", ["left", "right"])
 def test_a_machine_without_a_port_sends_and_receives(system: Spread, only_dials: str) -> None:
     """`Counted` sends from `left` to `right` and back; whichever name comes first would dial first."""
@@ -116,6 +118,7 @@ def test_a_machine_without_a_port_sends_and_receives(system: Spread, only_dials:
     counted.loses_nothing()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("robot", ["left", "right"])
 def test_a_robot_behind_a_router_sends_and_receives(
     make_hosts: Callable[..., dict[str, Host]], tmp_path: Path, robot: str
@@ -136,6 +139,7 @@ def test_a_robot_behind_a_router_sends_and_receives(
     counted.loses_nothing()
 
 
+@pytest.mark.slow
 def test_two_machines_without_a_port_are_an_error(system: Spread) -> None:
     start_daemons(system, left=0, right=0)
     printed = system.dora("start", "first.yml", status=1)
@@ -147,6 +151,7 @@ def test_two_machines_without_a_port_are_an_error(system: Spread) -> None:
     await_messages(system, alone)
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_ends_the_start_with_a_remedy(system: Spread) -> None:
     right = system.hosts["right"]
     taken = right.popen([sys.executable, "-m", "http.server", "7000"])
@@ -163,6 +168,7 @@ def test_a_port_that_is_taken_ends_the_start_with_a_remedy(system: Spread) -> No
     assert right.listening() == {7000}
 
 
+@pytest.mark.slow
 def test_a_default_port_that_is_taken_is_replaced(system: Spread) -> None:
     right = system.hosts["right"]
     right.popen([sys.executable, "-m", "http.server", str(DEFAULT_LINK_PORT)])
@@ -173,6 +179,7 @@ def test_a_default_port_that_is_taken_is_replaced(system: Spread) -> None:
     assert f"port {DEFAULT_LINK_PORT} is taken, so links have another one" in system.said("right")
 
 
+@pytest.mark.slow
 def test_links_go_on_while_the_daemon_of_a_machine_hangs(system: Spread) -> None:
     """Their connections are the gateways'; only a new one would have to wait for the daemon."""
     start_daemons(system)
@@ -188,6 +195,7 @@ def test_links_go_on_while_the_daemon_of_a_machine_hangs(system: Spread) -> None
         os.kill(daemon.pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_a_machine_moves_with_its_port(system: Spread) -> None:
     start_daemons(system)
     counted = Counted(system)
@@ -201,6 +209,7 @@ def test_a_machine_moves_with_its_port(system: Spread) -> None:
     counted.loses_nothing()
 
 
+@pytest.mark.slow
 def test_a_machine_that_moves_listens_once_its_port_is_free_there(system: Spread) -> None:
     """Only `left` could dial otherwise, so without the port no message would pass."""
     start_daemons(system, left=0, right=7000)

@@ -113,6 +113,7 @@ def wait_for_the_daemons_to_notice(system: Spread) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seconds",
     [
@@ -143,6 +144,7 @@ def test_nodes_whose_links_work_outlive_a_cut_to_the_coordinator(system: Spread,
     assert f"took {sent} ['INPUT_CLOSED'" in logs, logs
 
 
+@pytest.mark.slow
 def test_a_dataflow_is_stopped_after_a_cut_to_the_coordinator(system: Spread) -> None:
     dataflow, running = start(system)
     system.first.cut()
@@ -167,6 +169,7 @@ def stopping(system: Spread, dataflow: str) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_a_dataflow_that_is_stopped_meanwhile_ends_when_the_machine_is_back(system: Spread) -> None:
     dataflow, _ = start(system)
     right = system.hosts["right"]
@@ -182,6 +185,7 @@ def test_a_dataflow_that_is_stopped_meanwhile_ends_when_the_machine_is_back(syst
     assert system.status(dataflow) == "Finished"
 
 
+@pytest.mark.slow
 def test_a_stop_says_that_a_machine_is_out_of_reach_when_that_is_noticed(system: Spread) -> None:
     dataflow, _ = start(system)
     right = system.hosts["right"]
@@ -194,6 +198,7 @@ def test_a_stop_says_that_a_machine_is_out_of_reach_when_that_is_noticed(system:
     assert "out of reach" not in printed, "it says so once"
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_given_up_ends_its_nodes_when_it_is_back(system: Spread) -> None:
     dataflow, _ = start(system)
     right = system.hosts["right"]
@@ -208,6 +213,7 @@ def test_a_machine_that_is_given_up_ends_its_nodes_when_it_is_back(system: Sprea
     assert system.status(dataflow) == ("Failed" if killed else "Finished")
 
 
+@pytest.mark.slow
 def test_a_new_coordinator_takes_over_what_ran_meanwhile(system: Spread) -> None:
     dataflow, running = start(system)
     system.first.cut()
@@ -223,6 +229,7 @@ def test_a_new_coordinator_takes_over_what_ran_meanwhile(system: Spread) -> None
     system.dora("stop", dataflow)
 
 
+@pytest.mark.slow
 def test_without_a_coordinator_the_daemon_ends_its_nodes(system: Spread) -> None:
     start(system)
     system.first.cut()

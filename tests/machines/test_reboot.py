@@ -68,6 +68,7 @@ def ends_with_exact_counts(counted: Counted, restarts: int) -> None:
         assert host.run(["ls", "/dev/shm"]) == "", name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reboots", [1, pytest.param(FEW, marks=[pytest.mark.stress, pytest.mark.timeout(1200)])]
 )
@@ -100,6 +101,7 @@ def test_reboots_on_a_slow_network_leave_exact_counts(namespaces: None, tmp_path
         ends_with_exact_counts(counted, FEW)
 
 
+@pytest.mark.slow
 def test_what_a_rebooted_machine_missed_is_counted(system: Spread) -> None:
     """It counts from the last message of which the other machine knows that it was taken."""
     counted = Counted(system, "restarted.yml")
@@ -116,6 +118,7 @@ def test_what_a_rebooted_machine_missed_is_counted(system: Spread) -> None:
     assert link.count(RESTART_LOSS) == lost
 
 
+@pytest.mark.slow
 def test_a_dataflow_stops_with_a_machine_if_the_file_says_so(system: Spread) -> None:
     counted = Counted(system, "needed.yml")
     system.hosts["right"].kill_all()
@@ -131,6 +134,7 @@ def kill(system: Spread, machine: str, program: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_links_to_a_restarted_node_survive_a_late_report_of_its_end(system: Spread) -> None:
     """It comes through the coordinator. The new process may receive before it arrives."""
     system.write({"later.yml": RESTARTED.replace(POLICY, f"{POLICY}\n        restart_delay: 0.1")})
@@ -146,6 +150,7 @@ def test_links_to_a_restarted_node_survive_a_late_report_of_its_end(system: Spre
     ends_with_exact_counts(counted, 1)
 
 
+@pytest.mark.slow
 def test_the_part_of_a_killed_worker_is_started_again(system: Spread) -> None:
     counted = Counted(system, "restarted.yml")
     kill(system, "right", "agent.worker")
@@ -153,6 +158,7 @@ def test_the_part_of_a_killed_worker_is_started_again(system: Spread) -> None:
     ends_with_exact_counts(counted, 1)
 
 
+@pytest.mark.slow
 def test_a_daemon_that_is_killed_and_started_again_starts_its_nodes_again(system: Spread) -> None:
     counted = Counted(system, "restarted.yml")
     daemon = system.processes["right"]
@@ -163,6 +169,7 @@ def test_a_daemon_that_is_killed_and_started_again_starts_its_nodes_again(system
     ends_with_exact_counts(counted, 1)
 
 
+@pytest.mark.slow
 def test_nodes_that_are_restarted_meanwhile_find_the_machine_when_it_is_back(system: Spread) -> None:
     again = RESTARTED.replace("path: count.py,", "path: count.py, restart_policy: on-failure,")
     system.write({"again.yml": again})
@@ -180,6 +187,7 @@ def test_nodes_that_are_restarted_meanwhile_find_the_machine_when_it_is_back(sys
     assert len(re.findall("restarting now", logs)) == 1, logs
 
 
+@pytest.mark.slow
 def test_a_machine_comes_back_to_a_coordinator_that_was_restarted(system: Spread) -> None:
     counted = Counted(system, "restarted.yml")
     system.hosts["right"].kill_all()
@@ -194,6 +202,7 @@ def test_a_machine_comes_back_to_a_coordinator_that_was_restarted(system: Spread
     ends_with_exact_counts(counted, 1)
 
 
+@pytest.mark.slow
 def test_the_machine_of_the_coordinator_reboots(system: Spread) -> None:
     system.write({"desk.yml": RESTARTED.replace("machine: right", "machine: desk")})
     counted = Counted(system, "desk.yml")
@@ -206,6 +215,7 @@ def test_the_machine_of_the_coordinator_reboots(system: Spread) -> None:
     ends_with_exact_counts(counted, 1)
 
 
+@pytest.mark.slow
 def test_a_machine_that_was_given_up_starts_its_nodes_again(namespaces: None, tmp_path: Path) -> None:  # noqa: ARG001
     """Its former part, which goes on without the coordinator, is ended first."""
     limit = {"DORA_UNREACHABLE_AFTER": "0.5"}
@@ -231,6 +241,7 @@ SOURCE = f"""
 """
 
 
+@pytest.mark.slow
 def test_a_part_that_was_given_up_sends_nothing_more(namespaces: None, tmp_path: Path) -> None:  # noqa: ARG001
     """Its links work, so it goes on. The numbers of its last messages are used again after it."""
     limit = {"DORA_UNREACHABLE_AFTER": "0.5"}
@@ -274,6 +285,7 @@ MAPS = f"""
 """
 
 
+@pytest.mark.slow
 def test_a_machine_that_was_given_up_has_the_saved_states_again(namespaces: None, tmp_path: Path) -> None:  # noqa: ARG001
     limit = {"DORA_UNREACHABLE_AFTER": "0.5"}
     with network("desk", "left", "right") as hosts, spread_over(hosts, tmp_path, limit) as system:
@@ -288,6 +300,7 @@ def test_a_machine_that_was_given_up_has_the_saved_states_again(namespaces: None
         system.dora("stop", dataflow)
 
 
+@pytest.mark.slow
 def test_a_rebooted_machine_gets_latched_messages_and_saved_states_again(system: Spread) -> None:
     system.write({"serve.py": SERVE, "listen.py": LISTEN, "maps.yml": MAPS})
     dataflow = system.start("maps.yml")

@@ -115,6 +115,7 @@ def request(system: Spread, flow: str, **body: Any) -> Any:
     return ask(system, "POST", f"api/dataflows/{flow}/requests", body)
 
 
+@pytest.mark.slow
 def test_the_page_shows_previews_figures_and_parameters_of_all_machines(system: Spread, flow: str) -> None:
     with live(system, flow) as connection:
         page = Page(connection)
@@ -141,6 +142,7 @@ def test_the_page_shows_previews_figures_and_parameters_of_all_machines(system: 
     assert not observers(system.hosts["right"])
 
 
+@pytest.mark.slow
 def test_a_page_that_is_opened_later_sees_a_machine_that_has_joined(system: Spread) -> None:
     text = "nodes: [{id: camera, path: camera.py, outputs: [numbers], deploy: {machine: left}}]"
     system.write({"alone.yml": text, "tail.yml": TAIL})
@@ -183,6 +185,7 @@ def test_the_api_changes_nodes_of_all_machines(system: Spread, flow: str) -> Non
         page.follow(lambda: "far/more" not in page.links, "the end of the link")
 
 
+@pytest.mark.slow
 def test_a_disconnected_machine_is_shown_and_comes_back(system: Spread, flow: str) -> None:
     right = system.hosts["right"]
     with live(system, flow) as connection:
@@ -199,6 +202,7 @@ def test_a_disconnected_machine_is_shown_and_comes_back(system: Spread, flow: st
         page.follow(lambda: page.previews and not page.trouble, "previews again")
 
 
+@pytest.mark.slow
 def test_a_page_that_reads_nothing_costs_nothing(system: Spread, flow: str) -> None:
     with live(system, flow) as connection:
         page = Page(connection)
@@ -228,6 +232,7 @@ def _resident(system: Spread, command: str) -> int:
     return total
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_end_of_the_dataflow(system: Spread) -> None:
     dataflow = system.start("flow.yml")
     system.wait_for(dataflow, "Running")

@@ -111,6 +111,7 @@ def wait_for_no_observers(host: Host) -> None:
 PLACES = ["left", pytest.param("right", marks=pytest.mark.stress), "desk"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_observers_on_all_machines_show_the_same(system: Spread, flow: str, place: str) -> None:
     def dora(*arguments: str, status: int = 0) -> str:
@@ -142,6 +143,7 @@ def test_observers_on_all_machines_show_the_same(system: Spread, flow: str, plac
     assert "did you mean `camera/numbers`?" in wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_nodes_are_inspected_and_changed_from_any_machine(system: Spread, flow: str, place: str) -> None:
     def dora(*arguments: str, status: int = 0) -> str:
@@ -173,6 +175,7 @@ def test_nodes_are_inspected_and_changed_from_any_machine(system: Spread, flow: 
     assert nodes["sink"]["inputs"][0]["received_hz"] > 1 and nodes["far"]["inputs"][0]["received_hz"] > 1
 
 
+@pytest.mark.slow
 def test_inputs_closed_for_silence_are_named_from_everywhere(system: Spread) -> None:
     system.write(
         {
@@ -248,6 +251,7 @@ def looking(system: Spread, flow: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_a_cut_ends_an_observer_with_a_reason(system: Spread, flow: str) -> None:
     right = system.hosts["right"]
     process = looking(system, flow)
@@ -270,6 +274,7 @@ def test_a_cut_ends_an_observer_with_a_reason(system: Spread, flow: str) -> None
     assert system.status(flow) == "Running"
 
 
+@pytest.mark.slow
 def test_a_cut_of_its_own_machine_ends_a_command_with_a_sentence(system: Spread, flow: str) -> None:
     desk = system.hosts["desk"]
     process = looking(system, flow)
@@ -324,6 +329,7 @@ def test_nodes_are_restarted_and_stopped_from_elsewhere(system: Spread, flow: st
     )
 
 
+@pytest.mark.slow
 def test_observers_report_the_end_of_the_dataflow(system: Spread) -> None:
     system.write({"other.yml": FLOW})
     dataflow = system.start("other.yml")

@@ -32,6 +32,7 @@ def counted(system: Spread) -> Counted:
     return Counted(system)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [2, pytest.param(10, marks=[pytest.mark.stress, pytest.mark.timeout(600)])]
 )
@@ -47,6 +48,7 @@ def test_links_follow_machines_that_change_their_addresses(counted: Counted, cha
     counted.loses_nothing()
 
 
+@pytest.mark.slow
 def test_a_daemon_tries_all_addresses_of_its_coordinator(system: Spread) -> None:
     desk, second = system.first, system.another_address()
     system.background(desk, "coordinator", "coordinator", "--interface", "0.0.0.0")

@@ -89,6 +89,7 @@ def ticks(tmp_path: Path) -> Path:
     return tmp_path / "ticks"
 
 
+@pytest.mark.slow
 def test_a_dataflow_runs_on_a_machine_without_this_dora(robot: Robot, numbers: Path) -> None:
     robot.write_program("dora", "echo an old one; exit 1")
     printed = robot.dora(numbers)
@@ -130,6 +131,7 @@ def test_a_signal_stops_the_dataflow_as_that_of_a_local_run(
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_kills_the_nodes(robot: Robot, tmp_path: Path) -> None:
     write_dataflow(tmp_path / "flow", {"ticks.py": STUBBORN}, ONE)
     process = robot.start(tmp_path / "flow", "--grace-duration", "10m")
@@ -170,6 +172,7 @@ def test_a_killed_ssh_ends_the_run_on_both_machines(robot: Robot, ticks: Path, s
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_killed_run_on_the_robot_is_reported(robot: Robot, ticks: Path) -> None:
     process = robot.start(ticks)
     read_until(process, "tick /")
@@ -183,6 +186,7 @@ def test_a_killed_run_on_the_robot_is_reported(robot: Robot, ticks: Path) -> Non
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_cut_cable_stops_the_dataflow_on_the_robot(robot: Robot, ticks: Path) -> None:
     process = robot.start(ticks)
     read_until(process, "tick /")
@@ -196,6 +200,7 @@ def test_a_cut_cable_stops_the_dataflow_on_the_robot(robot: Robot, ticks: Path) 
     robot.wait_until_nothing_is_left(120.0)
 
 
+@pytest.mark.slow
 def test_a_short_cut_is_survived(robot: Robot, ticks: Path) -> None:
     process = robot.start(ticks, "--stop-after", "8s")
     read_until(process, "tick /")
@@ -210,6 +215,7 @@ def test_a_short_cut_is_survived(robot: Robot, ticks: Path) -> None:
     assert process.returncode == 0 and "stopped" in printed
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_stopped_does_not_stop_the_dataflow(robot: Robot, tmp_path: Path) -> None:
     flood = TICKS.replace('print("tick"', 'print("x" * 50_000); print("tick"')
     write_dataflow(tmp_path / "flow", {"ticks.py": flood}, ONE)
@@ -272,6 +278,7 @@ def test_the_page_of_a_run_is_reached_from_the_desk(robot: Robot, ticks: Path) -
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_saved_file_is_reloaded_on_the_robot(robot: Robot, ticks: Path) -> None:
     process = robot.start(ticks, "--hot-reload")
     read_until(process, "tick /")
@@ -292,6 +299,7 @@ def test_a_terminal_shows_a_status_line_of_its_width(robot: Robot, ticks: Path) 
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_nodes_for_the_local_machine_run_on_the_desk(robot: Robot, tmp_path: Path) -> None:
     folder = tmp_path / "both"
     where = 'import os\nprint("runs at", os.environ["HOME"])\n'
@@ -310,6 +318,7 @@ def test_nodes_for_the_local_machine_run_on_the_desk(robot: Robot, tmp_path: Pat
     assert printed.startswith("error: node `sink` runs here") and printed.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("port", "listening"), [("7000", {7000}), ("0", set())])
 def test_the_robot_has_the_wanted_port_for_links(
     robot: Robot, tmp_path: Path, port: str, listening: set[int]
@@ -332,6 +341,7 @@ def test_the_robot_has_the_wanted_port_for_links(
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_port_for_links_that_the_robot_lacks_is_reported(robot: Robot, tmp_path: Path) -> None:
     nodes = [ONE[0], {**ONE[0], "id": "here", "deploy": {"machine": "local"}}]
     write_dataflow(tmp_path / "both", {"ticks.py": TICKS}, nodes)
@@ -341,6 +351,7 @@ def test_a_port_for_links_that_the_robot_lacks_is_reported(robot: Robot, tmp_pat
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_killed_ssh_ends_the_nodes_of_both_machines(robot: Robot, tmp_path: Path) -> None:
     nodes = [ONE[0], {**ONE[0], "id": "here", "deploy": {"machine": "local"}}]
     write_dataflow(tmp_path / "both", {"ticks.py": TICKS}, nodes)
@@ -354,6 +365,7 @@ def test_a_killed_ssh_ends_the_nodes_of_both_machines(robot: Robot, tmp_path: Pa
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_end_of_the_command_ends_the_nodes_of_both_machines(
     robot: Robot, tmp_path: Path, number: signal.Signals

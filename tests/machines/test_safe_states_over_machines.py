@@ -59,6 +59,7 @@ def wait_for(system: Spread, dataflow: str, wanted: list[str]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_receiver_on_another_machine_gets_the_safe_value(system: Spread) -> None:
     system.write({"planner.py": PLANNER, "motor.py": MOTOR, "flow.yml": FLOW})
     dataflow = system.start("flow.yml")
@@ -75,6 +76,7 @@ def test_the_receiver_on_another_machine_gets_the_safe_value(system: Spread) -> 
     system.wait_for(dataflow, "Failed")
 
 
+@pytest.mark.slow
 def test_the_receiver_gets_the_safe_value_while_the_sender_is_started_again(system: Spread) -> None:
     flow = FLOW.replace(", deadline: 500ms", "").replace(
         "path: planner.py",

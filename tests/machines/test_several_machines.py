@@ -107,6 +107,7 @@ def system(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield system
 
 
+@pytest.mark.slow
 def test_messages_and_ends_cross_in_order(system: Spread) -> None:
     system.write({"both.yml": counting(3000, 0.0, 100, "queue_size: 5, queue_policy: backpressure")})
     dataflow = system.start("both.yml")
@@ -116,6 +117,7 @@ def test_messages_and_ends_cross_in_order(system: Spread) -> None:
     assert logs.index("INPUT_CLOSED numbers") < logs.index("STOP ALL_INPUTS_CLOSED")
 
 
+@pytest.mark.slow
 def test_requests_and_kept_messages_are_not_pushed_out_of_a_full_queue(system: Spread) -> None:
     system.write(
         {
@@ -185,6 +187,7 @@ def test_large_messages_there_and_back(system: Spread) -> None:
     assert "got 60" in system.logs(dataflow)
 
 
+@pytest.mark.slow
 def test_a_restarted_source_continues_and_a_stop_reaches_all_machines(system: Spread) -> None:
     system.write(
         {
@@ -359,6 +362,7 @@ def enough(system: Spread, dataflow: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, pytest.param(SECONDS, marks=pytest.mark.stress)])
 def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float) -> None:
     steady = """
@@ -383,6 +387,7 @@ def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float)
     system.wait_for_log(dataflow, f"got {number}, the last is {number - 1}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "pause"),
     [(2_500, 0.25), (18_000, 0.005), (131_072, 0.03), pytest.param(524_288, 0.1, marks=pytest.mark.stress)],
@@ -437,6 +442,7 @@ def test_a_cut_blocks_no_sender_and_every_message_is_accounted_for(
     system.wait_for_log(dataflow, f"got or dropped {number} and the last is {number - 1}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [False, True])
 def test_large_and_small_messages_keep_their_order(system: Spread, cut: bool) -> None:
     mixed = """
@@ -478,6 +484,7 @@ def test_large_and_small_messages_keep_their_order(system: Spread, cut: bool) ->
     assert f"in order: {number}\n" in system.wait_for_log(dataflow, "in order")
 
 
+@pytest.mark.slow
 def test_no_log_entry_is_lost_in_a_cut(system: Spread) -> None:
     system.write(
         {
@@ -511,6 +518,7 @@ def test_no_log_entry_is_lost_in_a_cut(system: Spread) -> None:
     assert spoken == [str(each) for each in range(number)]
 
 
+@pytest.mark.slow
 def test_credit_lost_in_a_cut_is_restored(system: Spread) -> None:
     system.write(
         {
@@ -548,6 +556,7 @@ def test_credit_lost_in_a_cut_is_restored(system: Spread) -> None:
     assert taken() == 30
 
 
+@pytest.mark.slow
 def test_foreign_connections_do_not_block_nodes(system: Spread) -> None:
     crowd = counting(1_000_000, 0.01, 1, "queue_size: 10", "begins.py")
     crowd = crowd.replace("outputs: [out]", "outputs: [out]\n            restart_policy: always")
@@ -578,6 +587,7 @@ def test_foreign_connections_do_not_block_nodes(system: Spread) -> None:
     system.dora("stop", dataflow, "--force", status=None)
 
 
+@pytest.mark.slow
 def test_nodes_end_with_their_dead_daemon(system: Spread) -> None:
     system.write({"dies.yml": counting(1000000, 0.001, 1, "queue_size: 10")})
     dataflow = system.start("dies.yml")
@@ -596,6 +606,7 @@ def test_nodes_end_with_their_dead_daemon(system: Spread) -> None:
     system.wait_for_machines("left", "right")
 
 
+@pytest.mark.slow
 def test_certificates_keep_strangers_out(
     namespaces: None,  # noqa: ARG001
     tmp_path: Path,

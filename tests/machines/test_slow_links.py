@@ -153,6 +153,7 @@ WIRELESS = {"rate": 50e6, "delay": 0.005, "jitter": 0.03, "in_order": True, "los
 MIB = 1 << 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("link", "picture"), [(FAST, MIB), (SLOW, 64_000)], ids=["50 Mbit", "10 Mbit"])
 def test_control_does_not_wait_for_pictures(
     system: Spread, link: Any, picture: int, figure: Figure
@@ -184,6 +185,7 @@ def test_control_does_not_wait_for_pictures_on_any_link(system: Spread, figure: 
                 assert found.age("control", 0.5) < 60
 
 
+@pytest.mark.slow
 def test_the_connection_of_control_messages_is_marked(system: Spread) -> None:
     marks: list[int] = []
 
@@ -203,6 +205,7 @@ def test_the_connection_of_control_messages_is_marked(system: Spread) -> None:
     assert sum(marks) == 1, "the connections of other messages are not marked"
 
 
+@pytest.mark.slow
 def test_bulk_goes_behind_other_large_messages(system: Spread, figure: Figure) -> None:
     shown: dict[str, str] = {}
     pictures: dict[str, float] = {}  # for each map
@@ -226,6 +229,7 @@ def test_bulk_goes_behind_other_large_messages(system: Spread, figure: Figure) -
     assert pictures["bulk"] < 0.85 * pictures["normal"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("congestion", ["cubic", "bbr"])
 def test_after_a_cut_no_old_picture_comes(system: Spread, congestion: str, figure: Figure) -> None:
     robot = system.hosts["robot"]

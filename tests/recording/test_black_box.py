@@ -108,6 +108,7 @@ def has_black_box() -> bool:
         return _keeps_black_box(subject)
 
 
+@pytest.mark.slow
 def test_a_failure_is_saved_and_the_report_names_the_file(folder: Folder) -> None:
     process = folder.start("run", folder.flow(FLOW.replace("sink.py", "failing.py")), "--stop-after", "8s")
     _, errors = process.communicate(timeout=TIMEOUT)
@@ -173,6 +174,7 @@ def test_a_run_that_is_killed_is_saved(folder: Folder, everything: bool) -> None
         assert recording.end is not None
 
 
+@pytest.mark.slow
 def test_a_user_saves_with_a_note_and_few_files_stay(folder: Folder) -> None:
     process = running(folder, "black_box: {files: 2}\n" + FLOW.replace("\n    ", "\n"))
     assert has_black_box()
@@ -194,6 +196,7 @@ def test_a_user_saves_with_a_note_and_few_files_stay(folder: Folder) -> None:
     said(process)
 
 
+@pytest.mark.slow
 def test_saves_at_the_same_time_get_a_file_each(folder: Folder) -> None:
     process = running(folder, FLOW)
     save(folder)
@@ -288,6 +291,7 @@ def test_a_folder_that_cannot_be_made_is_named_and_the_run_goes_on(folder: Folde
     said(process)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_nothing_and_the_run_goes_on(
     folder: Folder, small_disk: Path
 ) -> None:

@@ -179,6 +179,7 @@ def run_mutations(recording: Path, count: int, seed: int) -> None:
     assert done.stdout.split()[-1] == str(count - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_no_changed_byte_crashes_a_command(recording: Path) -> None:
     run_mutations(recording, 50, 1)

@@ -53,6 +53,7 @@ FLOW = """
 """
 
 
+@pytest.mark.slow
 def test_nodes_that_work_are_not_stopped(folder: Folder) -> None:
     for name, text in (("source.py", SOURCE), ("slow.py", SLOW), ("echo.py", ECHO)):
         folder.program(name, text)

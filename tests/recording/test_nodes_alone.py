@@ -41,6 +41,7 @@ def folder(recorded: AloneFolder) -> Iterator[AloneFolder]:
     recorded.restore()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node_id", [*FAILING, "server", "sane"])
 def test_a_node_alone_sends_what_it_has_sent_and_fails_where_it_has_failed(
     folder: AloneFolder, node_id: str
@@ -53,6 +54,7 @@ def test_a_node_alone_sends_what_it_has_sent_and_fails_where_it_has_failed(
     assert (report.failure is not None) == (node_id in FAILING) == node.failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node_id", FAILING)
 def test_a_small_recording_fails_in_100_of_100_runs_plain_and_forked(
     folder: AloneFolder, node_id: str

@@ -88,6 +88,7 @@ def test_a_recording_goes_on_while_new_code_takes_over(folder: Folder) -> None:
         assert found == list(range(1, len(found) + 1))
 
 
+@pytest.mark.slow
 def test_attached_until_ctrl_c(folder: Folder, engine: str) -> None:  # noqa: ARG001
     folder.run()
     recorder = folder.attach("-o", "a.mcap", "--topics", "camera/image")
@@ -117,6 +118,7 @@ def test_attached_until_the_dataflow_ends(folder: Folder) -> None:
         assert set(recording.topics) == {"camera/image", "camera/spare"}
 
 
+@pytest.mark.slow
 def test_stop_from_elsewhere(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("-o", "a.mcap")
@@ -126,6 +128,7 @@ def test_stop_from_elsewhere(folder: Folder) -> None:
     assert "lab is not being recorded" in folder.dora("record", "--stop", status=1)
 
 
+@pytest.mark.slow
 def test_a_ring_is_saved_on_demand(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("--last", "1s", "-o", "a.mcap")
@@ -155,6 +158,7 @@ def test_a_ring_is_saved_when_a_node_fails(folder: Folder) -> None:
         assert recording.complete
 
 
+@pytest.mark.slow
 def test_a_ring_is_saved_when_a_node_fails_again(folder: Folder) -> None:
     folder.program("camera.py", FAILING)
     flow = FLOW.replace(
@@ -166,6 +170,7 @@ def test_a_ring_is_saved_when_a_node_fails_again(folder: Folder) -> None:
             assert recording.end is not None and recording.end.failed == ["camera"]
 
 
+@pytest.mark.slow
 def test_the_exit_status_is_that_of_the_dataflow_too(folder: Folder) -> None:
     folder.program("camera.py", FAILING)
     text = folder.dora("record", folder.flow(), "-o", "a.mcap", status=1)
@@ -174,6 +179,7 @@ def test_the_exit_status_is_that_of_the_dataflow_too(folder: Folder) -> None:
         assert recording.complete, "every message is there"
 
 
+@pytest.mark.slow
 def test_a_killed_recorder_leaves_a_readable_file(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("-o", "a.mcap")
@@ -203,6 +209,7 @@ def _written(folder: Folder, topic: str) -> list[int]:
         return []  # not even its beginning
 
 
+@pytest.mark.slow
 def test_missed_messages_are_reported(folder: Folder) -> None:
     folder.program("camera.py", CAMERA.replace("3000", "30_000").replace('"width": 50', '"width": 500'))
     folder.run(FAST)
@@ -246,6 +253,7 @@ def _sent() -> int:
         board.close()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_recording_and_not_the_dataflow(folder: Folder) -> None:
     dataflow = folder.run(FAST)
     recorder = folder.attach(
@@ -266,6 +274,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_dataflow(folder: Folder) -> 
     end(dataflow)
 
 
+@pytest.mark.slow
 def test_files_and_names_that_cannot_be(folder: Folder) -> None:
     (folder.directory / "a.mcap").write_text("precious")
     path = folder.flow()
@@ -291,6 +300,7 @@ def test_files_and_names_that_cannot_be(folder: Folder) -> None:
     assert "no running dataflow is called `nobody`" in folder.dora("record", "-d", "nobody", status=1)
 
 
+@pytest.mark.slow
 def test_outputs_that_come_later_are_recorded_too(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("-o", "a.mcap")
@@ -341,6 +351,7 @@ def _in_use(folder: Folder) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_killed_node_is_no_loss(folder: Folder) -> None:
     folder.run(FLOW.replace("path: camera.py", "path: camera.py\n        restart_policy: always"))
     recorder = folder.attach("-o", "a.mcap")
@@ -379,6 +390,7 @@ LATE = """
 """
 
 
+@pytest.mark.slow
 def test_messages_of_an_ended_node_wait_for_the_recorder(folder: Folder) -> None:
     folder.program("late.py", LATE)
     folder.run(FLOW + "\n      - {id: late, path: late.py, outputs: [out]}\n")

@@ -61,6 +61,7 @@ def check(path: Path) -> None:
     assert when > times[0]
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_recording_has_states_parameters_and_marks(folder: Folder) -> None:
     folder.program("helper.py", "LIMIT = 30\n")

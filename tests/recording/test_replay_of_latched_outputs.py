@@ -63,6 +63,7 @@ FLOW: dict[str, object] = {
 }
 
 
+@pytest.mark.slow
 def test_a_replay_latches_and_goes_on_after_repeated_messages(tmp_path: Path, runtime_root: str) -> None:
     assert runtime_root
     lab = Lab(tmp_path)
@@ -118,6 +119,7 @@ LATE = """
 """
 
 
+@pytest.mark.slow
 def test_a_late_recording_has_what_was_latched_before(folder: Folder) -> None:
     folder.program("server.py", MAP_SERVER)
     folder.program("planner.py", PLANNER)

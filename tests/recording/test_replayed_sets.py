@@ -82,6 +82,7 @@ FLOW = """
 """
 
 
+@pytest.mark.slow
 def test_a_replay_gives_the_same_sets(folder: Folder) -> None:
     folder.program("sensor.py", SENSOR)
     folder.program("fusion.py", FUSION)

@@ -181,6 +181,7 @@ def lab(recorded: Lab) -> Iterator[Lab]:
         recorded.program(name, text)
 
 
+@pytest.mark.slow
 def test_a_replay_at_full_speed_sends_the_same(lab: Lab) -> None:
     done = lab.dora("replay", "a.mcap", "--speed", "0", "-o", "full.mcap", "--force")
     assert "from the recording: camera, gyro; running again: fusion, poller, hands" in done.stderr
@@ -189,12 +190,14 @@ def test_a_replay_at_full_speed_sends_the_same(lab: Lab) -> None:
     assert len(lab.values("a.mcap", "camera/image")) == 20
 
 
+@pytest.mark.slow
 def test_a_replay_of_a_replay_in_real_time_sends_the_same(lab: Lab) -> None:
     lab.dora("replay", "a.mcap", "-o", "real.mcap", "--force")
     lab.dora("replay", "real.mcap", "--speed", "4", "-o", "again.mcap", "--force")
     lab.dora("diff", "a.mcap", "again.mcap")
 
 
+@pytest.mark.slow
 def test_changed_code_shows(lab: Lab) -> None:
     lab.program("fusion.py", FUSION.replace("* 0.5", "* 0.6"))
     lab.dora("replay", "a.mcap", "--speed", "0", "-o", "changed.mcap", "--force")
@@ -203,6 +206,7 @@ def test_changed_code_shows(lab: Lab) -> None:
     assert "The recordings differ in 1 of 6 topics." in done.stdout
 
 
+@pytest.mark.slow
 def test_a_part(lab: Lab) -> None:
     with open_recording(str(lab.folder / "a.mcap")) as recording:
         times = [(each.time_ns - recording.first_ns) / 1e9 for each in recording.messages(["gyro/rate"])]
@@ -212,6 +216,7 @@ def test_a_part(lab: Lab) -> None:
     assert len(lab.values("part.mcap", "hands/b/out")) <= 20
 
 
+@pytest.mark.slow
 def test_other_nodes_can_be_replaced(lab: Lab) -> None:
     done = lab.dora(
         "replay", "a.mcap", "--replace", "camera,gyro,fusion", "--speed", "0", "-o", "other.mcap", "--force"
@@ -235,6 +240,7 @@ def test_variables_reach_the_nodes(lab: Lab) -> None:
     assert "mode quick" in done.stdout
 
 
+@pytest.mark.slow
 def test_another_dataflow(lab: Lab) -> None:
     flow = {
         "nodes": [
@@ -255,6 +261,7 @@ def test_another_dataflow(lab: Lab) -> None:
     assert "new got 60" in done.stdout
 
 
+@pytest.mark.slow
 def test_free_order_delivers_all_at_full_speed(lab: Lab) -> None:
     lab.dora("replay", "a.mcap", "--free", "--speed", "0", "-o", "free.mcap", "--force")
     assert lab.values("free.mcap", "gyro/rate") == lab.values("a.mcap", "gyro/rate")
@@ -341,6 +348,7 @@ def test_a_node_that_hangs_is_not_waited_for(lab: Lab) -> None:
     assert "so this node is stopped" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_cut_recording_is_replayed_up_to_the_cut(lab: Lab) -> None:
     whole = (lab.folder / "a.mcap").read_bytes()
     (lab.folder / "cut.mcap").write_bytes(whole[: whole.index(b"dora.end") - 100])
@@ -389,6 +397,7 @@ def test_a_recording_that_cannot_be_replayed_is_refused(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_recording_of_a_running_dataflow_is_replayed_from_its_middle(folder: Folder) -> None:
     folder.program(
         "sum.py",

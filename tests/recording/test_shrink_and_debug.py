@@ -57,6 +57,7 @@ def run_tests(folder: AloneFolder, status: int) -> str:
 # ------------------------------------------------------------------------------ shrink
 
 
+@pytest.mark.slow
 def test_the_test_is_red_until_the_node_is_repaired(folder: AloneFolder) -> None:
     folder.dora("shrink", "a.mcap", "matcher")
     text = (folder.folder / "tests" / "test_matcher_value_error.py").read_text()
@@ -71,6 +72,7 @@ def test_the_test_is_red_until_the_node_is_repaired(folder: AloneFolder) -> None
     run_tests(folder, 0)
 
 
+@pytest.mark.slow
 def test_a_test_in_another_folder_finds_the_program(folder: AloneFolder, tmp_path: Path) -> None:
     folder.dora("shrink", "a.mcap", "hands", "-o", str(tmp_path / "deep" / "tests"))
     assert {path.name for path in (tmp_path / "deep" / "tests").iterdir()} == {
@@ -87,6 +89,7 @@ def test_a_test_in_another_folder_finds_the_program(folder: AloneFolder, tmp_pat
     assert "KeyError: 'thirty-five'" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_small_recording_is_one_like_any_other(folder: AloneFolder) -> None:
     folder.dora("shrink", "a.mcap", "asker")
     small = "tests/test_asker_runtime_error.mcap"
@@ -113,6 +116,7 @@ def test_the_failure_of_an_earlier_process_is_found(folder: AloneFolder) -> None
     assert "left: 1 of 26 events, with 1 message" in output
 
 
+@pytest.mark.slow
 def test_an_existing_test_is_not_overwritten_without_force(folder: AloneFolder) -> None:
     folder.dora("shrink", "a.mcap", "matcher")
     output = folder.dora("shrink", "a.mcap", "matcher", status=1)
@@ -207,6 +211,7 @@ def with_sources(folder: AloneFolder, name: str, **sources: str) -> None:
         writer.finish()
 
 
+@pytest.mark.slow
 def test_code_that_has_changed_is_named_with_both_fingerprints(folder: AloneFolder) -> None:
     then = hashlib.sha256((folder.folder / "matcher.py").read_bytes()).hexdigest()
     with_sources(folder, "b.mcap", **{"matcher.py": then, "caller.py": "0" * 64})
@@ -278,6 +283,7 @@ def test_programs_that_cannot_run_here_are_named(folder: AloneFolder, fields: st
     assert any(part in error_of(output) for part in said.split("|"))
 
 
+@pytest.mark.slow
 def test_a_dataflow_whose_folder_is_gone_asks_for_its_file(folder: AloneFolder, tmp_path: Path) -> None:
     moved = folder.folder.with_name(folder.folder.name + "-moved")
     os.rename(folder.folder, moved)
@@ -375,6 +381,7 @@ def test_breakpoints_stay_when_it_goes_back(folder: AloneFolder) -> None:
     assert "'stopped at'" in output
 
 
+@pytest.mark.slow
 def test_without_a_moment_it_runs_to_the_end_and_shows_what_differs(folder: AloneFolder) -> None:
     assert "sent: 60 messages, as recorded" in folder.dora("debug", "a.mcap", "sane")
     program = (folder.folder / "sane.py").read_text()

@@ -209,6 +209,7 @@ LIES: list[dict[str, str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_every_page_of_every_port_is_refused(running: Running) -> None:
     ports = listening(running)
     ui = int(running.address.split(":")[2].split("/")[0])

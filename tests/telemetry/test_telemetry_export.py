@@ -46,6 +46,7 @@ EYE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_spans_metrics_and_logs_reach_the_collector(flow: Flow, collector: Collector) -> None:
     flow.write(dataflow=FLOW, camera=CAMERA, eye=EYE)
@@ -86,6 +87,7 @@ def test_spans_metrics_and_logs_reach_the_collector(flow: Flow, collector: Colle
     assert set(memory) == {"camera", "eye"} and min(memory.values()) > 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_collector_that_is_not_there_does_not_hold_up_the_end(flow: Flow, collector: Collector) -> None:
     collector.close()

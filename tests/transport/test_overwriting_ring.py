@@ -52,6 +52,7 @@ def test_the_newest_entries_are_kept_in_order(ring: tuple[str, OverwritingRing])
     assert len(found) > 40, "most of the room is in use"
 
 
+@pytest.mark.slow
 def test_a_ring_that_grows_holds_more(ring: tuple[str, OverwritingRing]) -> None:
     path, owner = ring
     writer = OverwritingWriter(path)

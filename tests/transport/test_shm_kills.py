@@ -67,6 +67,7 @@ def occupied(bench: Bench) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kills", [15, pytest.param(10 * ROUNDS, marks=[pytest.mark.stress, pytest.mark.timeout(3600)])]
 )

@@ -100,6 +100,7 @@ def test_the_debug_log_of_a_run_has_events_with_their_commands(folder, monkeypat
     assert told[ended].endswith("Finish()")
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_parts_can_be_chosen(folder, monkeypatch):
     told = diagnostics(folder, monkeypatch, "off,dora_daemon::spawn=debug", "run", "a.yml")
@@ -107,6 +108,7 @@ def test_parts_can_be_chosen(folder, monkeypatch):
     assert diagnostics(folder, monkeypatch, "info", "run", "a.yml") == []
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_wrong_value_is_only_a_warning(folder, monkeypatch):
     told = diagnostics(folder, monkeypatch, "loud", "run", "a.yml")

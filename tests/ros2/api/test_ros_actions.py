@@ -177,6 +177,7 @@ def test_nothing_is_kept_of_a_goal_whose_result_has_failed(serving_robot: Robot)
     assert (client._asked, client._feedback) == ({}, {})
 
 
+@pytest.mark.slow
 def test_feedback_that_nobody_takes_is_dropped_with_a_warning(
     serving_robot: Robot, caplog: pytest.LogCaptureFixture
 ) -> None:

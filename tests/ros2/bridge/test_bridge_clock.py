@@ -75,6 +75,7 @@ def start_to_record(flow: RosFlow) -> None:
     flow.lines("heard", 50)
 
 
+@pytest.mark.slow
 def test_nodes_of_ros_follow_the_time_of_a_replay(flow: RosFlow) -> None:
     flow.ros2("clock", BLOCK, inputs={"tick": "dora/timer/20ms"})
     start_to_record(flow)
@@ -84,6 +85,7 @@ def test_nodes_of_ros_follow_the_time_of_a_replay(flow: RosFlow) -> None:
     check_replay(flow)
 
 
+@pytest.mark.slow
 def test_a_clock_that_was_not_recorded_moves_with_the_messages_of_a_replay(flow: RosFlow) -> None:
     start_to_record(flow)
     flow.stop()

@@ -66,6 +66,7 @@ def answer_to(publisher: Ros2Publisher, value: Any, subscription: Ros2Subscripti
     return found[0]
 
 
+@pytest.mark.slow
 def test_messages_go_from_one_dataflow_node_to_another_through_ros(flow: RosFlow) -> None:
     flow.node("talker", TALKER, inputs={"tick": "dora/timer/20ms"}, outputs=["text"])
     # On a busy machine more of them wait somewhere than a queue has room for by default.
@@ -83,6 +84,7 @@ def test_messages_go_from_one_dataflow_node_to_another_through_ros(flow: RosFlow
     assert "Traceback" not in flow.log()
 
 
+@pytest.mark.slow
 def test_a_bad_message_is_reported_with_its_field_and_the_next_ones_pass(flow: RosFlow) -> None:
     flow.node(
         "talker",
@@ -160,6 +162,7 @@ def test_several_topics_belong_to_one_ros_node_with_its_name_and_namespace(flow:
     flow.stop()
 
 
+@pytest.mark.slow
 def test_images_arrive_as_flat_bytes_and_leave_as_messages(flow: RosFlow) -> None:
     image = {"topic": "/image", "message_type": "sensor_msgs/Image"}
     flow.ros2("from_ros", {**image, "format": "image"}, outputs=["image"])
@@ -412,6 +415,7 @@ def test_a_dataflow_node_works_on_goals_of_ros_until_they_are_canceled(serving_f
     flow.stop()
 
 
+@pytest.mark.slow
 def test_a_recording_of_what_comes_from_ros_becomes_a_bag_with_the_same_messages(flow: RosFlow) -> None:
     """The bridge sends its messages on without an array of each; a recording has them as any others."""
     from rosbags.highlevel import AnyReader
