@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import functools
 from pathlib import Path
 
 import pytest
@@ -98,33 +98,37 @@ def is_pure(path: Path) -> bool:
     return name_of(path).startswith(tuple(f"{folder}/" for folder in PURE))
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield every absolute name that a module imports, wherever in it, with the line."""
+@functools.cache
+def imports(path: Path) -> tuple[tuple[str, int], ...]:
+    """Return every absolute name that a module imports, wherever in it, with the line."""
+    found = []
     for item in ast.walk(ast.parse(path.read_text())):
         if isinstance(item, ast.Import):
-            for alias in item.names:
-                yield alias.name, item.lineno
+            found += [(alias.name, item.lineno) for alias in item.names]
         elif isinstance(item, ast.ImportFrom):
             assert item.level == 0, f"{path}:{item.lineno}: a relative import"
             assert item.module is not None
-            for alias in item.names:
-                yield f"{item.module}.{alias.name}", item.lineno
+            found += [(f"{item.module}.{alias.name}", item.lineno) for alias in item.names]
+    return tuple(found)
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_imports_point_downward(path: Path) -> None:
-    wing = wing_of(path)
-    if wing in ENTRIES:
-        return
-    for name, line in imports(path):
-        if not name.startswith("dora."):
+# Each test goes through all modules and names every fault: a test for each module would be 2,000 of them.
+def test_imports_point_downward() -> None:
+    wrong = []
+    for path in modules():
+        wing = wing_of(path)
+        if wing in ENTRIES:
             continue
-        other = name.split(".")[1]
-        is_module = (ROOT / other).exists() or (ROOT / f"{other}.py").exists()
-        if other == wing or other in ENTRIES or not is_module:  # a name of the package `dora` itself
-            continue
-        assert (wing, other) not in STRANGERS, f"{path}:{line} imports {name}"
-        assert height_of(other) < height_of(wing), f"{path}:{line} imports {name}, which is not below it"
+        for name, line in imports(path):
+            if not name.startswith("dora."):
+                continue
+            other = name.split(".")[1]
+            is_module = (ROOT / other).exists() or (ROOT / f"{other}.py").exists()
+            if other == wing or other in ENTRIES or not is_module:  # a name of the package `dora` itself
+                continue
+            if (wing, other) in STRANGERS or height_of(other) > height_of(wing):
+                wrong.append(f"{path}:{line} imports {name}, which is not below it")
+    assert not wrong, "\n".join(wrong)
 
 
 def room_of(path: Path) -> tuple[str, str]:
@@ -197,33 +201,39 @@ def test_no_modules_import_each_other() -> None:
     assert not circle, f"these import each other: {', '.join(sorted(circle))}"
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in modules() if name_of(path).startswith(f"{SUPERVISOR}/")], ids=name_of
-)
-def test_the_supervisor_knows_the_protocol_and_the_dataflow_only(path: Path) -> None:
-    for name, line in imports(path):
-        allowed = not name.startswith("dora.") or name.startswith(SUPERVISOR_IMPORTS)
-        assert allowed, f"{path}:{line} imports {name}"
+def test_the_supervisor_knows_the_protocol_and_the_dataflow_only() -> None:
+    wrong = [
+        f"{path}:{line} imports {name}"
+        for path in (ROOT / SUPERVISOR).rglob("*.py")
+        for name, line in imports(path)
+        if name.startswith("dora.") and not name.startswith(SUPERVISOR_IMPORTS)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", [path for path in modules() if is_pure(path)], ids=name_of)
-def test_the_pure_parts_do_not_reach_out(path: Path) -> None:
-    if name_of(path) in REACHES_OUT:
-        return
-    found = {name.split(".")[0] for name, _ in imports(path)} & OUTWARD
-    assert not found, f"{path} imports {', '.join(sorted(found))}"
+def test_the_pure_parts_do_not_reach_out() -> None:
+    wrong = [
+        f"{path}:{line} imports {name}"
+        for path in modules()
+        if is_pure(path) and name_of(path) not in REACHES_OUT
+        for name, line in imports(path)
+        if name.split(".")[0] in OUTWARD
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_no_module_grows_too_large(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
-    assert lines <= MAX_LINES, f"{path} has {lines} lines; split it by ideas"
+def test_no_module_grows_too_large() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in modules()}
+    wrong = [
+        f"{path}: {count} lines; split it by ideas" for path, count in lines.items() if count > MAX_LINES
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_every_module_has_a_docstring(path: Path) -> None:
-    text = path.read_text()
-    assert not text or ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+def test_every_module_has_a_docstring() -> None:
+    # The docstring is the first thing in a module, so there is no need to parse all of it.
+    wrong = [str(path) for path in modules() if (text := path.read_text()) and not text.startswith('"""')]
+    assert not wrong, f"no docstring: {', '.join(wrong)}"
 
 
 def test_helpers_of_tests_have_names_of_their_own() -> None:
