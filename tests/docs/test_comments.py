@@ -21,6 +21,8 @@ def comments_of(code: str) -> set[int]:
 
 def locks_without_comment(code: str) -> Iterator[int]:
     """Yield the lines on which a lock is made, with no comment there or on the line before."""
+    if not any(f"{lock}(" in code for lock in LOCKS):
+        return  # nearly all modules have none, and need not be parsed
     commented = comments_of(code)
     for node in ast.walk(ast.parse(code)):
         if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Call):
