@@ -36,6 +36,15 @@ def test_a_ring_keeps_the_last_seconds() -> None:
     assert (times(ring), ring.bytes) == ([], 0)
 
 
+def test_a_chunk_stays_as_long_as_its_newest_message() -> None:
+    ring = Ring(3.0, 1 << 30)
+    ring.add(chunk(10)._replace(first=2 * SECOND), 10 * SECOND)
+    ring.drop_old(13 * SECOND)
+    assert times(ring) == [10]
+    ring.drop_old(13 * SECOND + 1)
+    assert times(ring) == []
+
+
 def test_memory_has_a_limit() -> None:
     ring = Ring(1000.0, 5000)
     for second in range(10):
@@ -115,3 +124,23 @@ def test_a_store_without_memory_reports_the_error() -> None:
     assert isinstance(failing.failure, DoraError)
     assert "MemoryError: none left" in str(failing.failure)
     assert pool.used == 0
+
+
+def test_after_a_failure_nothing_more_is_stored() -> None:
+    stored: list[int] = []
+
+    def store(chunk: CompressedChunk) -> None:
+        stored.append(chunk.first)
+        if chunk.first == 2:
+            raise DoraError("the disk is gone")
+
+    pool = ChunkPool(64 << 20)
+    thread = WriteThread(pool, "none", store)
+    for number in range(1, 5):
+        filled = pool.take(100)
+        assert filled is not None
+        filled.add_data(1, 1, number, b"data")
+        thread.put(filled)
+    thread.close()
+    assert stored == [1, 2], "a file has no gap that its end does not tell of"
+    assert str(thread.failure) == "the disk is gone" and pool.used == 0

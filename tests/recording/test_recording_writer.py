@@ -33,15 +33,16 @@ from dora.recording.mcap.chunk import (
     ChunkPool,
     ChunkSpan,
     Compression,
+    WriteThread,
     compress,
     detached,
     room_for,
 )
 from dora.recording.mcap.format import End, RecordingStart, from_record, restore
-from dora.recording.mcap.writer import DiskFull, RecordingWriter
+from dora.recording.mcap.writer import DiskFull, MessageWriter, RecordingWriter
 from dora.recording.opening import open_recording
-from dora.recording.recorder.options import RecordingOptions
-from dora.recording.recorder.sinks import FileSink
+from dora.recording.recorder.options import RecordingOptions, Saved
+from dora.recording.recorder.sinks import Expected, FileSink, RingSink
 from dora.wire.decode import decode_arrow
 
 START = RecordingStart(dora="1", dataflow_id="id", started=5, nodes=["a"], topics=["a/x"])
@@ -123,6 +124,77 @@ def test_a_long_recording_takes_little_memory_for_each_chunk(tmp_path: Path) -> 
     assert grown < 600, "bytes for a chunk of 20 outputs, of which 300 are in its index"
     assert writer.spans()["a/7"].messages == 3500
     writer.finish(END)
+
+
+def test_times_are_those_of_the_first_and_the_last_message_in_whatever_order_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dora.recording.mcap.writer, "_REMOVABLE", 2)
+    channels = ChannelTable()
+    writer = RecordingWriter(str(tmp_path / "a.mcap"), channels)
+    writer.begin(START, b"{}")
+    for numbers in ([50, 60], [8, 3, 9], [20], [30], [40]):
+        chunk = Chunk(1 << 20)
+        for number in numbers:
+            message = message_of(b"x", {}, number, 1000 + number)
+            channel, form = channels.of_message("a/x", message)
+            chunk.add(channel, number, message.time_ns, prefix_of(message, form), message)
+        writer.write(compress(chunk, "none"))
+    writer.finish(END)
+    with (tmp_path / "a.mcap").open("rb") as file:
+        summary = make_reader(file).get_summary()
+    assert summary is not None and summary.statistics is not None
+    assert (summary.statistics.message_start_time, summary.statistics.message_end_time) == (1003, 1060)
+    assert [(index.message_start_time, index.message_end_time) for index in summary.chunk_indexes] == [
+        (1050, 1060),
+        (1003, 1009),
+        (1020, 1020),
+        (1030, 1030),
+        (1040, 1040),
+    ]
+
+
+def test_a_system_that_takes_a_part_at_a_time_gets_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.mcap", 2).finish(END)
+    written: list[int] = []
+
+    def writev(fd: int, parts: list[memoryview]) -> int:
+        assert len(written) < 1000
+        written.append(os.write(fd, parts[0][:100]))
+        return written[-1]
+
+    monkeypatch.setattr(os, "writev", writev)
+    write(tmp_path / "b.mcap", 2).finish(END)
+    assert (tmp_path / "b.mcap").read_bytes() == (tmp_path / "a.mcap").read_bytes()
+
+
+def test_messages_of_several_chunks_are_written_once(tmp_path: Path) -> None:
+    writer = RecordingWriter(str(tmp_path / "a.mcap"), ChannelTable())
+    writer.begin(START, b"{}")
+    messages = MessageWriter(writer)
+    sizes = [CHUNK_SIZE // 4] * 6 + [3 * CHUNK_SIZE, 10, 3 * CHUNK_SIZE]
+    for number, size in enumerate(sizes, 1):
+        messages.add("a/x", 1000 + number, message_of(bytes(size), {}, number, 1000 + number))
+    messages.flush()
+    messages.flush()
+    writer.finish(END)
+    assert messages.spans == {"a/x": ChunkSpan(1, 9, 9)}
+    with open_recording(writer.path) as recording:
+        found = [(each.sequence, each.message.body_size) for each in recording.messages()]
+    assert found == list(enumerate(sizes, 1))
+
+
+def test_numbers_of_more_than_32_bits_are_restored(tmp_path: Path) -> None:
+    channels = ChannelTable()
+    writer = RecordingWriter(str(tmp_path / "a.mcap"), channels)
+    writer.begin(START, b"{}")
+    writer.write(compress(chunk_of(channels, [b"x"], 2**32 + 1), "none"))
+    writer.finish(END)
+    with open_recording(writer.path) as recording:
+        (found,) = recording.messages()
+    assert (found.sequence, found.message.sequence) == (1, 2**32 + 1)
 
 
 def test_messages_of_a_topic_can_be_limited_to_a_time_range(tmp_path: Path) -> None:
@@ -312,6 +384,106 @@ def test_a_pipe_has_no_disk_to_wait_for(tmp_path: Path, disk: Disk) -> None:
     assert (saved.complete, saved.problem) == (True, "")
 
 
+def test_a_disk_is_asked_for_what_is_new_and_only_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = write(tmp_path / "a.mcap", 1)
+    before = writer.size
+    asked: list[int] = []
+
+    def sync(_: int) -> None:
+        asked.append(writer.size)
+        if len(asked) == 1:  # the write thread goes on meanwhile
+            writer.write(compress(chunk_of(writer.channels, [b"x"], 3), "none"))
+
+    monkeypatch.setattr("dora.recording.mcap.writer._sync_data", sync)
+    for _ in range(4):
+        writer.sync()
+    assert asked == [before, writer.size]
+    writer.close()
+
+
+def test_a_disk_is_asked_for_what_takes_the_place_of_a_chunk_that_was_removed(
+    tmp_path: Path, disk: Disk
+) -> None:
+    writer = write(tmp_path / "a.mcap", 1)
+    writer.sync()
+    assert writer.drop_last()
+    writer.write(compress(chunk_of(writer.channels, [b"y" * 1000, pa.array(["text"])]), "none"))
+    writer.sync()
+    assert disk.content == (tmp_path / "a.mcap").read_bytes()
+    writer.close()
+
+
+def test_a_recording_without_its_end_is_not_complete(tmp_path: Path) -> None:
+    settings = RecordingOptions(path=str(tmp_path / "a.mcap"))
+    sink = FileSink(settings, ChannelTable(), ChunkPool(1), START, b"{}")
+    with room(sink._writer.size):
+        saved = sink.finish("asked", {}, [])
+    assert "no room left" in saved.problem
+    assert not saved.complete
+
+
+def open_files(path: Path) -> list[str]:
+    """Return the descriptors of this process that are files in a folder."""
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return [link for link in links if os.path.lexists(link) and os.readlink(link).startswith(f"{path}/")]
+
+
+def test_a_recording_that_fails_leaves_no_file_open(tmp_path: Path, disk: Disk) -> None:
+    parts: Any = ChannelTable(), ChunkPool(1), START, b"{}"
+    with room(100), pytest.raises(DiskFull):
+        FileSink(RecordingOptions(path=str(tmp_path / "a.mcap")), *parts)
+    sink = sink_with_a_chunk(tmp_path / "b.mcap")
+    wait_until(lambda: sink._writer.size > 1000, "the chunk")
+    with room(600):  # the end has no room, even without the chunk
+        assert "no room left" in sink.finish("asked", {}, []).problem
+    disk.fault = errno.EIO
+    assert "Input/output error" in sink_with_a_chunk(tmp_path / "c.mcap").finish("asked", {}, []).problem
+    ring = RingSink(RecordingOptions(path=str(tmp_path / "d.mcap"), last_seconds=1.0), *parts)
+    saved: list[Saved] = []
+    with room(100):
+        ring.save({}, (), saved.append)
+        ring.close()
+    assert "no room left" in saved[0].problem
+    assert open_files(tmp_path) == []
+
+
+def test_a_recording_that_has_ended_asks_its_disk_for_nothing_more(tmp_path: Path) -> None:
+    sink = sink_with_a_chunk(tmp_path / "a.mcap")
+    sink.finish("asked", {}, [])
+    assert not sink._disk_sync._thread.is_alive()
+
+
+def test_a_disk_that_is_full_at_the_end_is_the_reason_in_the_file(tmp_path: Path) -> None:
+    channels = ChannelTable()
+    settings = RecordingOptions(path=str(tmp_path / "a.mcap"))
+    sink = FileSink(settings, channels, ChunkPool(1 << 30), START, b"{}")
+    sink.write_thread.put(chunk_of(channels, [os.urandom(5000)]))
+    wait_until(lambda: sink._writer.size > 5000, "the chunk in the file")
+    with room(sink._writer.size + 100):
+        saved = sink.finish("asked", {"a/x": Expected(0, 1)}, [])
+    assert (saved.lost, saved.complete) == (1, False), "the chunk makes room for the end"
+    with open_recording(saved.path) as recording:
+        assert recording.end is not None
+        assert (recording.end.reason, recording.end.complete) == ("disk full", False)
+
+
+def test_the_first_failure_is_the_reason(tmp_path: Path) -> None:
+    sink = sink_with_a_chunk(tmp_path / "a.mcap")
+    sink.write_thread.failure = DoraError("there is no room left")
+    sink._fail(DoraError("the disk is gone"))
+    assert sink.finish("asked", {}, []).problem == "there is no room left"
+
+
+def test_a_file_that_was_there_stays_if_its_replacement_cannot_begin(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    path.write_bytes(bytes(2000))
+    with room(100), pytest.raises(DiskFull):
+        FileSink(RecordingOptions(path=str(path), force=True), ChannelTable(), ChunkPool(1), START, b"{}")
+    assert path.exists()
+
+
 def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     path.write_text("precious")
@@ -367,3 +539,38 @@ def test_room_for_is_the_size_of_a_message() -> None:
     chunk = Chunk(1000)
     chunk.add(1, 1, 5, prefix, message)
     assert chunk.size == room_for(len(prefix), 100)
+
+
+def test_a_burst_gives_its_memory_back() -> None:
+    pool = ChunkPool(100 * CHUNK_SIZE)
+    taken = [pool.take(10) for _ in range(10)]
+    huge = pool.take(10 * CHUNK_SIZE)
+    burst = [chunk for chunk in (*taken, huge) if chunk is not None]
+    pool.release(burst)
+    again = [pool.take(10) for _ in range(11)]
+    assert sum(chunk in burst for chunk in again) == 4, "a few are kept"
+    assert huge not in again
+
+
+def test_a_chunk_for_which_there_is_no_memory_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    pool = ChunkPool(3 * CHUNK_SIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr("dora.recording.mcap.chunk.Chunk", fail)
+        assert [pool.take(10) for _ in range(5)] == [None] * 5
+    assert pool.used == 0 and pool.take(10) is not None
+
+
+def test_chunks_that_pile_up_are_not_compressed() -> None:
+    stored: list[str] = []
+    for limit in (64 << 20, 8 << 20):
+        pool = ChunkPool(limit)
+        thread = WriteThread(pool, "zstd", lambda chunk: stored.append(chunk.compression))
+        chunk = pool.take(10_000)
+        assert chunk is not None
+        chunk.add_data(1, 1, 1, bytes(10_000))
+        thread.put(chunk)
+        thread.close()
+    assert stored == ["zstd", ""]

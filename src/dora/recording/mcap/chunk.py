@@ -223,7 +223,7 @@ def prepare(compression: Compression) -> None:
 
 def detached(chunk: CompressedChunk) -> CompressedChunk:
     """Return a copy that owns its memory."""
-    return chunk._replace(contents=bytes(chunk.contents), entries=dict(chunk.entries))
+    return chunk._replace(contents=bytes(chunk.contents))
 
 
 @cache

@@ -338,6 +338,7 @@ class RecordingWriter:
         self.size += size
 
     def _cut(self) -> None:
+        self._synced = min(self._synced, self.size)  # the disk does not know what comes in its place
         try:
             os.ftruncate(self._fd, self.size)
             os.lseek(self._fd, self.size, os.SEEK_SET)

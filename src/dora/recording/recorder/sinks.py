@@ -183,7 +183,7 @@ class FileSink:
                 self._writer.finish(end)
                 break
             except DiskFull as error:
-                problem, reason = problem or error, "disk full"
+                problem, reason, complete = problem or error, "disk full", False
                 if not self._writer.drop_last():
                     self._writer.close()
                     break
