@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from recorded_files import bytes_of, message_of
 from waiting import TIMEOUT
 
 from dora.daemon import black_box
@@ -23,12 +26,15 @@ from dora.dataflow.layout import RunContext
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.plan import plan
 from dora.recording import save_black_box
+from dora.recording.mcap.channels import PARAMETERS_CHANNEL
 from dora.recording.mcap.writer import RecordingFailed, RecordingWriter
-from dora.recording.save_black_box import carry_out
-from dora.transport.board import Board
+from dora.recording.opening import open_recording
+from dora.recording.save_black_box import KeptBox, carry_out
+from dora.transport.board import SENT, WORDS, Board
 from dora.transport.shm import overwriting_ring
-from dora.wire.black_box import RUN, SavedBlackBox, SaveOrder
+from dora.wire.black_box import LARGE, RUN, START, SavedBlackBox, SaveOrder
 from dora.wire.daemon_protocol import Inspection
+from dora.wire.event_log import EntryKind, entries, pack_entry
 from dora.wire.node_protocol import WriteEventLog
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a black box is for Linux")
@@ -186,6 +192,91 @@ def test_the_next_save_removes_what_a_killed_one_has_left(rig: Rig) -> None:
         os.path.basename(saved.path),
         "written-now.mcap.part",
     }
+
+
+def slot_of(rig: Rig) -> int:
+    (output,) = KeptBox(rig.box.folder).start.outputs
+    return output.slot
+
+
+def keep(rig: Rig, sequence: int, seconds_ago: float = 0.0, *, large: bool = False) -> None:
+    """Put a message of the only output into its ring, and count it, as the node does."""
+    slot = slot_of(rig)
+    message = message_of(b"x", {}, sequence, time.time_ns() - int(seconds_ago * 1e9))
+    writer = overwriting_ring.OverwritingWriter(f"{rig.box.folder}/{slot}{LARGE if large else ''}")
+    writer.write(bytes_of(message))
+    rig.board.words[slot * WORDS + SENT] = sequence
+
+
+def kept_numbers(saved: SavedBlackBox) -> list[int]:
+    with open_recording(saved.path) as recording:
+        return [each.sequence for each in recording.messages()]
+
+
+def test_small_and_large_messages_of_the_last_seconds_are_saved(rig: Rig) -> None:
+    for number, seconds_ago in ((1, 100), (2, 61), (3, 40), (5, 20)):
+        keep(rig, number, seconds_ago)
+    keep(rig, 4, 30, large=True)
+    saved = carry_out(SaveOrder(rig.box.folder))
+    assert (kept_numbers(saved), saved.messages, saved.lost) == ([3, 4, 5], 3, 0)
+
+
+def test_a_run_that_sent_nothing_is_saved_for_a_user_only(rig: Rig) -> None:
+    assert carry_out(SaveOrder(rig.box.folder)) == SavedBlackBox()
+    assert not rig.files.exists()
+    assert carry_out(SaveOrder(rig.box.folder, asked=True)).path
+
+
+@pytest.mark.parametrize("board", [True, False])
+def test_messages_that_were_overwritten_are_counted_as_lost(rig: Rig, board: bool) -> None:
+    keep(rig, 3)
+    rig.board.words[slot_of(rig) * WORDS + SENT] = 5
+    rig.box._write_state()
+    if not board:  # it went with the daemon, and the last state has its words
+        os.unlink(KeptBox(rig.box.folder).start.board)
+    saved = carry_out(SaveOrder(rig.box.folder))
+    assert (saved.messages, saved.lost) == (1, 2)
+
+
+def test_parameters_at_the_begin_are_those_that_were_set_last_before(rig: Rig) -> None:
+    for gain in (1, 2, 3, 3, 4):
+        rig.journal.parameters("a", {"gain": gain})
+    _, second, third, *_ = [entry.time_ns for entry in KeptBox(rig.box.folder).journal][-5:]
+    box = KeptBox(rig.box.folder, second + 1 + 60 * 10**9)
+    found = [(time_ns, data) for item, time_ns, data in box.context() if item is PARAMETERS_CHANNEL]
+    assert [msgspec.json.decode(data)["values"]["gain"] for _, data in found] == [2, 3, 4]
+    assert [time_ns for time_ns, _ in found[:2]] == [second + 1, third]
+
+
+def test_the_order_of_events_begins_with_the_inputs_and_is_saved_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(save_black_box, "_ORDER_PIECE", 1000)
+    writer = overwriting_ring.OverwritingWriter(f"{rig.box.folder}/order/a")
+    now = time.time_ns()
+    times = [now - 10**11, *range(now, now + 20)]
+    for number, time_ns in enumerate(times):
+        writer.write(pack_entry(EntryKind.MESSAGE, 0, time_ns, number, bytes(100)))
+    pieces = list(KeptBox(rig.box.folder, now + 100).orders())
+    found = [entry for _, _, data in pieces for entry in entries(data)]
+    assert [(entry.kind, entry.number) for entry in found] == [
+        (EntryKind.BEGIN, 0),
+        *((EntryKind.MESSAGE, number) for number in range(1, 21)),
+    ]
+    assert len(pieces) > 1
+    assert [time_ns for _, time_ns, _ in pieces] == sorted(time_ns for _, time_ns, _ in pieces)
+
+
+@pytest.mark.processes
+def test_a_killed_run_that_another_process_saves_is_left_to_it(rig: Rig) -> None:
+    keep(rig, 1)
+    order = msgspec.json.encode(SaveOrder(rig.box.folder, reason="killed", dead=True)).decode()
+    with open(f"{rig.box.folder}/{START}", "rb") as start:
+        fcntl.flock(start, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "dora.recording.save_black_box", order]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=TIMEOUT)
+    assert done.stdout == b""
+    assert not rig.files.exists() and os.path.isdir(rig.box.folder)
 
 
 @pytest.mark.processes

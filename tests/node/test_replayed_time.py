@@ -58,6 +58,17 @@ def test_a_program_that_waits_for_long_sees_time_pass(monkeypatch: pytest.Monkey
     assert replayed.time_ns() == T0 + 1000
     real[0] = 3 * SECOND
     assert replayed.time_ns() == T0 + 2 * SECOND + 2000
+    assert replayed.time_ns() == T0 + 2 * SECOND + 3000, "once"
+    replayed.advance(T0 + 5 * SECOND)
+    real[0] = 4 * SECOND
+    assert replayed.time_ns() == T0 + 5 * SECOND + 1000, "it works on another event"
+
+
+def test_a_program_cannot_sleep_the_time_back() -> None:
+    replayed = ReplayedTime(T0, speed=0.0)
+    with pytest.raises(ValueError, match="non-negative"):
+        replayed.sleep(-1)
+    assert replayed.stamp() == T0
 
 
 def test_other_threads_do_not_move_the_clock() -> None:
@@ -79,9 +90,12 @@ def test_the_replay_clock_serves_the_program_and_its_messages(monkeypatch: pytes
     for name in ("time", "time_ns", "sleep"):
         monkeypatch.setattr(time, name, getattr(time, name))  # put back at the end
     monkeypatch.setattr(output, "_now", output._now)
+    real = time.time, time.time_ns, time.sleep, output._now
     replayed = ReplayedTime(T0, speed=0.0)
     replayed.install()
     assert time.time() == pytest.approx(T0 / 1e9)
     assert time.time_ns() == T0 + 2000
     time.sleep(10)
     assert output._now() == T0 + 10 * SECOND + 2000
+    replayed.remove()
+    assert (time.time, time.time_ns, time.sleep, output._now) == real

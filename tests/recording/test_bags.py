@@ -135,6 +135,45 @@ def test_files_of_a_bag_are_merged_by_time(tmp_path: Path) -> None:
     )
 
 
+def test_facts_about_a_bag_are_of_all_its_files(tmp_path: Path) -> None:
+    early, late = MESSAGES[:2], MESSAGES[2:]
+    parts = [write_bag(tmp_path / f"part{number}", part) for number, part in enumerate((late, early, []))]
+    with open_recording(str(join_bags(tmp_path / "drive", *parts))) as opened:
+        assert opened.topics["chatter"].messages == 2
+        assert (opened.first_ns, opened.last_ns) == (time_of(MESSAGES[0]), time_of(MESSAGES[-1]))
+        assert opened.reached_ns == 0
+        for _ in opened.messages(end_ns=time_of(MESSAGES[3])):
+            pass
+        assert opened.reached_ns == time_of(MESSAGES[2])
+
+
+def test_a_damage_that_only_reading_finds_is_told_afterwards(tmp_path: Path) -> None:
+    many = [
+        Sent("/image", number / 100, "sensor_msgs/msg/Image", {"data": bytes([number]) * 60_000})
+        for number in range(100)
+    ]
+    bag = write_bag(tmp_path / "drive", many)
+    (file,) = bag.glob("*.mcap")
+    data = bytearray(file.read_bytes())
+    place = data.index(bytes([50]) * 60_000)
+    data[place - 300 : place] = b"\xff" * 300  # the head of the message, in a chunk of the middle
+    file.write_bytes(data)
+    with open_recording(str(bag)) as opened:
+        assert not opened.damage
+        assert 20 < len(list(opened.messages())) <= 50
+        assert opened.damage
+
+
+def test_the_tenth_file_comes_after_the_ninth(tmp_path: Path) -> None:
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    for number in (9, 10):  # without metadata: the recorder was killed
+        word = Sent("/chatter", 0.5, "std_msgs/msg/String", {"data": str(number)})
+        (file,) = write_bag(tmp_path / str(number), [word]).glob("*.mcap")
+        file.rename(drive / f"drive_{number}.mcap")
+    assert [value[0]["data"] for _, _, value in contents(drive)] == ["9", "10"]
+
+
 def test_a_part_of_the_time_and_of_the_topics(bag: Path) -> None:
     for path in (bag, write_bag(bag.with_name("other"), storage=SQLITE)):
         with open_recording(str(path)) as opened:
@@ -430,6 +469,7 @@ def test_a_bag_that_was_cut_is_read_up_to_the_cut(
     with open_recording(str(bag)) as opened:
         assert not opened.complete
         assert opened.count >= len(found)
+        assert opened.first_ns == found[0][1] < found[-1][1] <= opened.last_ns
     assert run_command_line(["info", str(bag)]) == 0
     assert "Complete      no: a part cannot be read: " in capsys.readouterr().out
     error = failed(capsys, "export", bag, "--parquet", tmp_path / "out")

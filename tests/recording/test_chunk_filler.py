@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from dora.errors import ConnectError, DoraError, TransportError
 from dora.observe.topics import Topic
 from dora.recording.mcap.channels import ChannelItem, ChannelTable
 from dora.recording.mcap.chunk import CHUNK_SIZE, Chunk, ChunkPool
+from dora.recording.recorder import chunk_filler
 from dora.recording.recorder import taps as recorder_taps
 from dora.recording.recorder.chunk_filler import MAX_AGE, ChunkFiller, RecordedTopic
-from dora.recording.recorder.taps import RecorderTaps, found_here
+from dora.recording.recorder.taps import LatchedTap, RecorderTaps, found_here
 from dora.transport.board import BEGUN, RECORDED, SENT, WORDS
 from dora.wire.daemon_protocol import Inspection, NodeView, OutputView
 from dora.wire.message import Message
@@ -125,6 +128,67 @@ def test_progress_is_published_of_messages_that_waited_for_memory() -> None:
     stage.filler.poll()
     assert not stage.filler.waits_for_memory
     assert stage.words[RECORDED] == 5
+
+
+def test_a_busy_output_does_not_keep_the_recorder_from_the_others() -> None:
+    stage = Stage()
+    for number in range(1, 1000):
+        stage.send(0, b"x", number)
+    stage.send(1, b"x", 1)
+    stage.filler.poll()
+    assert len(stage.taps[0].waiting) > 500 and not stage.taps[1].waiting
+
+
+def test_an_output_is_complete_from_its_first_message_if_its_tap_came_late() -> None:
+    stage = Stage()
+    topic = stage.filler.topics[0]
+    topic.from_start, topic.before = False, 5
+    topic.publish_progress()
+    assert stage.words[RECORDED] == 5
+    stage.send(0, b"x", 5)  # counted before the tap was open, and sent after that
+    stage.send(0, b"x", 6)
+    stage.filler.poll()
+    assert (topic.before, topic.seen, stage.words[RECORDED]) == (4, 6, 6)
+
+
+def test_what_was_latched_before_the_recording_is_at_its_begin() -> None:
+    stage = Stage()
+    topic = stage.filler.topics[0]
+    topic.latched_to, topic.begun_ns = 2, 1_002_500
+    stage.words[SENT] = 3
+    for number in (1, 2, 3):
+        stage.taps[0].waiting.append(message_of(b"x", {}, number, 1_000_000 + 1000 * number))
+    stage.filler.poll()
+    stage.filler.flush()
+    (entries,) = stage.chunks[0].index.values()
+    assert [time_ns for time_ns, _ in struct.iter_unpack("<QQ", entries)] == [1_002_500] * 2 + [1_003_000]
+
+
+def test_the_age_of_a_chunk_counts_from_its_first_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(chunk_filler.time, "monotonic", lambda: now)
+    stage = Stage()
+    for number in (1, 2):
+        stage.send(0, b"x", number)
+        stage.filler.poll()
+        stage.filler.flush_old(now + MAX_AGE / 2)
+        assert len(stage.chunks) == number - 1
+        now += MAX_AGE
+        stage.filler.flush_old(now)
+        assert len(stage.chunks) == number
+
+
+def test_a_message_that_waited_for_memory_can_be_given_up() -> None:
+    stage = Stage(limit=2 * CHUNK_SIZE)
+    for number in range(1, 6):
+        stage.send(0, np.zeros(1 << 20, np.uint8), number)
+    stage.filler.poll()
+    assert stage.filler.waits_for_memory
+    stage.filler.drop_held()
+    assert not stage.filler.waits_for_memory
+    stage.pool.release(stage.chunks)
+    stage.filler.poll()
+    assert stage.filler.messages == 4
 
 
 def test_a_number_that_a_killed_process_counted_but_did_not_send_is_not_lost() -> None:
@@ -245,3 +309,52 @@ def test_an_added_output_that_cannot_be_tapped_is_missing_and_tried_again(
     assert taps.untapped() == {"2/out": 6}, "the end of the dataflow is no fault"
     taps.follow(begun)
     assert not taps.untapped(), "the output is gone"
+
+
+def test_a_late_recorder_expects_what_is_sent_once_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_taps, "TapLease", Lease)
+    monkeypatch.setattr(recorder_taps, "AVAILABLE", False)  # of ring buffers
+    monkeypatch.setattr(recorder_taps, "_SETTLING", 0.0)
+    monkeypatch.setattr(Lease, "renew", lambda lease: lease.words.__setitem__(SENT, 5))
+    run: Any = None
+    late = RecorderTaps(run, inspection("a"), (), together=False, begun_ns=0)
+    (topic,) = late.topics
+    assert (topic.before, topic.from_start) == (5, False)
+    words = cast("Any", late._lease).words
+    assert words[RECORDED] == 5, "so a sender that ends does not wait for a recorder of what it has sent"
+
+
+def test_an_output_that_cannot_be_tapped_leaves_neither_lease_nor_ring_buffers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    closed: list[str] = []
+
+    class Refusing(Lease):
+        def tap(self, _output: OutputView, _size: int) -> Tap:
+            raise TransportError("no memory")
+
+        def close(self) -> None:
+            closed.append("lease")
+
+    monkeypatch.setattr(recorder_taps, "TapLease", Refusing)
+    monkeypatch.setattr(recorder_taps, "_PLACE", str(tmp_path))
+    node = NodeView("0", "Running", outputs=[OutputView("out", 0)])
+    run: Any = None
+    with pytest.raises(TransportError):
+        RecorderTaps(
+            run,
+            Inspection("id", None, "iceoryx2", "", "", "", [node], [], ""),
+            (),
+            together=True,
+            begun_ns=0,
+        )
+    assert closed == ["lease"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_latched_message_that_comes_through_the_tap_too_is_taken_once() -> None:
+    tap = Tap()
+    latched = [message_of(b"x", {}, number, number) for number in (3, 4)]
+    tap.waiting.extend(message_of(b"x", {}, number, number) for number in (2, 3, 4, 5))
+    late = LatchedTap(latched, tap)
+    assert [message.sequence for message in iter(late.receive, None)] == [3, 4, 5]

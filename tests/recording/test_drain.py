@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from unittest.mock import MagicMock
 
 import pytest
 
 from dora.recording.recorder import recorder
+from dora.recording.recorder.control import ControlClient, RecorderRequest
 from dora.recording.recorder.recorder import Recorder
-from dora.recording.recorder.sinks import topic_ends
+from dora.recording.recorder.sinks import RingSink, topic_ends
 
 
 def test_a_recorder_whose_taps_stay_half_full_serves_its_clients() -> None:
@@ -80,3 +82,152 @@ def test_an_output_that_fell_silent_before_its_tap_does_not_hold_up_the_end_whil
     ending._filler.poll = poll
     Recorder._drain(ending)
     assert busy.seen < 10
+
+
+def ending_with(*topics: MagicMock) -> MagicMock:
+    """Return a recorder at its end, whose dataflow goes on."""
+    ending = MagicMock(_saved_failures=0)
+    ending._taps.topics = topics
+    ending._taps.untapped.return_value = {}
+    ending._context.configure_mock(failed=set(), failures=0)
+    ending._run.ended = ending._sink.write_thread.failure = None
+    ending._filler.configure_mock(waits_for_memory=False, memory_in_use=False)
+    return ending
+
+
+def topic_of(name: str, **values: int) -> MagicMock:
+    topic = MagicMock(before=0, unsent=[], node_id=name.partition("/")[0], **values)
+    topic.name = name
+    return topic
+
+
+def test_one_message_that_a_killed_node_counted_is_not_lost_and_two_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder, "_LAST_PATIENCE", 0.0)
+    topics = [
+        topic_of("killed/one", sent=5, seen=4),
+        topic_of("killed/two", sent=5, seen=3),
+        topic_of("alive/one", sent=5, seen=4),
+    ]
+    ending = ending_with(*topics)
+    ending._context.failed = {"killed"}
+    found = Recorder._drain(ending)
+    assert {name: item.unsent for name, item in found.items()} == {
+        "killed/one": (5,),
+        "killed/two": (),
+        "alive/one": (),
+    }
+
+
+def test_an_output_that_was_removed_and_added_again_is_expected_twice() -> None:
+    ending = ending_with(topic_of("a/x", sent=5, seen=5), topic_of("a/x", sent=3, seen=3))
+    assert Recorder._drain(ending)["a/x"].last == 8
+
+
+def test_a_slow_disk_is_no_reason_to_give_messages_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def poll() -> None:
+        assert now < 100
+        if now > 30:  # the disk has taken a chunk
+            topic.seen = 5
+            ending._filler.waits_for_memory = False
+
+    monkeypatch.setattr(recorder.time, "sleep", sleep)
+    monkeypatch.setattr(recorder.time, "monotonic", lambda: now)
+    topic = topic_of("a/x", sent=5, seen=2)
+    ending = ending_with(topic)
+    ending._filler.configure_mock(waits_for_memory=True, memory_in_use=True, poll=poll)
+    Recorder._drain(ending)
+    assert topic.seen == 5
+
+
+def test_a_message_that_is_given_up_does_not_keep_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_LAST_PATIENCE", 0.0)
+    ending = ending_with(topic_of("a/x", sent=5, seen=2))
+    Recorder._drain(ending)
+    ending._filler.drop_held.assert_called_once_with()
+
+
+def test_the_last_context_waits_for_memory() -> None:
+    ending = ending_with()
+    added = iter([False, False, True])
+    ending._filler.configure_mock(memory_in_use=True, add_context=lambda _: next(added))
+    Recorder._drain(ending)
+    assert list(added) == []
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_failure_that_comes_with_the_end_is_saved(is_known: bool) -> None:
+    ending = ending_with()
+    ending._sink = MagicMock(spec=RingSink, write_thread=MagicMock(failure=None))
+    ending._run.ended = MagicMock(failed=["a"])
+    if is_known:  # and saved
+        ending._context.failed = {"a"}
+    Recorder._drain(ending)
+    assert ending._sink.save.call_count == (not is_known)
+
+
+def test_a_ring_saves_a_failure_once_and_the_next_one_in_a_file_of_its_own() -> None:
+    ring = MagicMock(_saved_failures=0, _save_due=None, _next_save=0.0, _sink=MagicMock(spec=RingSink))
+    ring._settings.last_seconds = 10.0
+
+    def saves(failures: int, now: float) -> int:
+        ring._context.failures = failures
+        Recorder._do_housekeeping(ring, now)
+        count: int = ring._save_ring.call_count
+        return count
+
+    assert [saves(1, now) for now in (100.0, 100.9, 101.0, 104.0)] == [0, 0, 1, 1]
+    assert [saves(2, now) for now in (105.0, 110.9, 111.0, 200.0, 300.0)] == [1, 1, 2, 2, 2]
+
+
+def test_old_chunks_are_stored_and_the_lease_is_renewed_while_messages_come() -> None:
+    busy = MagicMock(_stop=True)
+    busy._sink.write_thread.failure = None
+    busy._wait = lambda _: False
+    assert Recorder._record(busy) == "asked"
+    busy._filler.flush_old.assert_called_once()
+    busy._taps.renew.assert_called_once_with()
+
+
+def test_a_command_that_goes_away_is_forgotten() -> None:
+    mine, its = socket.socketpair()
+    client = ControlClient(mine)
+    recording = MagicMock(_clients=[client])
+    Recorder._serve(recording, client)
+    assert recording._clients == [client], "nothing has come"
+    its.close()
+    Recorder._serve(recording, client)
+    assert recording._clients == [] and mine.fileno() == -1
+
+
+def test_the_end_of_a_recorder_closes_its_clients() -> None:
+    pairs = [socket.socketpair() for _ in range(2)]
+    waiting, stopping = (ControlClient(mine) for mine, _ in pairs)
+    Recorder._close(MagicMock(_clients=[waiting], _stopping=[stopping]))
+    for _, its in pairs:
+        its.setblocking(False)
+        assert its.recv(1) == b""
+        its.close()
+
+
+def test_a_request_has_a_limit() -> None:
+    mine, its = socket.socketpair()
+    client = ControlClient(mine)
+    its.sendall(b'{"do":')
+    assert client.read() is None, "the rest comes later"
+    its.sendall(b'"save"}\n')
+    assert client.read() == RecorderRequest("save")
+    client = ControlClient(mine)
+    with pytest.raises(ConnectionError):
+        for _ in range(100):
+            its.sendall(bytes(10_000))
+            client.read()
+    client.close()
+    its.close()

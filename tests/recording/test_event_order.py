@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from dora.node.interceptors.event_log import EventLog
 from dora.recording.mcap.event_order import OrderTail, Translation, first_numbers
-from dora.recording.mcap.process_folder import make_folder
+from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_entry
 from dora.wire.node_config import NodeConfig
 
@@ -57,6 +58,31 @@ def test_numbers_are_translated() -> None:
         (EntryKind.LOCAL, 1),
         (EntryKind.LOCAL, 3),
     ]
+
+
+def test_what_was_latched_comes_first_and_once() -> None:
+    translation = Translation(
+        lambda _, number: number - 2, 0, 99, from_start=True, latched={"x": [2, 3, 4]}
+    )
+    found = list(entries(b"".join(translation.of(BEGIN + message(5) + BEGIN + message(6)))))
+    assert [(entry.kind, entry.number) for entry in found] == [
+        (EntryKind.BEGIN, 0),
+        (EntryKind.MESSAGE, 1),
+        (EntryKind.MESSAGE, 2),
+        (EntryKind.MESSAGE, 3),
+        (EntryKind.BEGIN, 0),
+        (EntryKind.MESSAGE, 4),
+    ]
+
+
+def test_a_set_whose_leading_message_is_not_sent_is_left_out() -> None:
+    translation = Translation(lambda _, number: number - 5, 0, 99, from_start=True)
+    without, with_it = (
+        pack_entry(EntryKind.SYNC, 0, 10, 0, message(first) + message(second))
+        for first, second in ((5, 7), (7, 5))
+    )
+    _, found = entries(b"".join(translation.of(BEGIN + without + with_it)))
+    assert (found.kind, [member.number for member in entries(found.content)]) == (EntryKind.SYNC, [2])
 
 
 def test_a_whole_recording_keeps_the_numbers_of_values() -> None:
@@ -121,6 +147,31 @@ def test_the_folder_of_a_killed_process_is_removed(tmp_path: Path, monkeypatch: 
         folder.mkdir(0o700)
     again = Path(make_folder("order"))
     assert (mine.exists(), again.exists(), other.exists(), left.exists()) == (True, True, True, False)
+
+
+def test_a_folder_that_another_container_uses_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = make_folder("order")
+    used = Path(made).rename(tmp_path / f"dora-order-{2**22 + 1}-abcdefgh")  # no such process is here
+    make_folder("order")
+    assert used.exists(), "its process holds a lock"
+    used.rename(made)
+    remove_folder(made)
+    Path(made).mkdir(0o700)
+    unlocked = Path(made).rename(used)
+    make_folder("order")
+    assert not unlocked.exists()
+
+
+def test_a_folder_that_is_removed_is_not_kept_open(tmp_path: Path) -> None:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("finds open files in /proc")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        remove_folder(make_folder("order", str(tmp_path)))
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("node_id", ["a", "a.b-c_d"])

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from recording_flows import FLOW, Folder
@@ -15,7 +16,7 @@ from waiting import TIMEOUT
 from dora.daemon.load_dataflow import load_for_run
 from dora.daemon.options import FileRunOptions
 from dora.recording.mcap.file import McapFile
-from dora.recording.recorder.context import fingerprints
+from dora.recording.recorder.context import RecordingContext, fingerprints
 
 FAILING = """
     from helper import LIMIT
@@ -88,3 +89,12 @@ def test_files_that_were_saved_later_have_no_fingerprint(tmp_path: Path) -> None
     dataflow = load_for_run(str(tmp_path / "flow.yml"), FileRunOptions())
     assert set(fingerprints(dataflow)) == {"a.py", "b.py"}
     assert fingerprints(dataflow, before_ns=0) == {}
+
+
+@pytest.mark.parametrize(("waiting", "reads"), [(10_000, 1), (10_001, 0)])
+def test_logs_stay_in_their_files_while_the_recorder_waits_for_its_disk(waiting: int, reads: int) -> None:
+    context = MagicMock(_items=[None] * waiting)
+    context._closing.wait.side_effect = [False, True]
+    RecordingContext._work(context)
+    assert context._read.call_count == reads
+    context._ask.assert_called_once_with()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,10 @@ from dora.observe.preview.topic import describe
 from dora.recording.history import history as module
 from dora.recording.history.history import History
 from dora.recording.history.requests import Moment
-from dora.recording.mcap.channels import PARAMETERS_CHANNEL, ChannelTable
+from dora.recording.mcap import file as file_module
+from dora.recording.mcap.channels import PARAMETERS_CHANNEL, ChannelItem, ChannelTable
+from dora.recording.mcap.chunk import Chunk, compress
+from dora.recording.mcap.file import McapFile
 from dora.recording.mcap.format import End, NotARecording, RecordingStart
 from dora.recording.mcap.indexed import IndexedFile
 from dora.recording.mcap.writer import MessageWriter, RecordingWriter
@@ -139,6 +142,93 @@ def test_a_query_stops_at_its_budget_and_says_from_when_on_it_is_complete(
         assert 1 < len(found.items) < 50
         assert found.complete_from_ns < found.items[0].time_ns
         assert found.items[-1].time_ns == at(9.9)
+
+
+def write_chunks(path: Path, chunks: list[list[tuple[str, int]]]) -> None:
+    """Write a file with these chunks of channels and times."""
+    channels = ChannelTable()
+    writer = RecordingWriter(str(path), channels)
+    writer.begin(RecordingStart(dora="1", dataflow_id="id", started=1), b"{}")
+    numbers: dict[str, int] = {}
+    for messages in chunks:
+        chunk = Chunk(1 << 20)
+        for topic, time_ns in messages:
+            if topic not in numbers:
+                numbers[topic] = channels.add(ChannelItem(topic, "", {}, "json"))
+            chunk.add_data(numbers[topic], 1, time_ns, b"{}" * 100)
+        writer.write(compress(chunk, "zstd"))
+    writer.finish(End(complete=True, stopped=1, reason="asked"))
+
+
+OVERLAPPING = [
+    [("y", 5), ("x", 50), ("x", 90)],
+    [("x", 10), ("x", 20)],
+    [("y", 30), ("x", 40)],
+    [("x", 15), ("y", 95)],
+]
+
+
+@pytest.mark.parametrize("topics", ["x", "y", "xy"])
+def test_messages_are_found_in_chunks_that_overlap(topics: str, tmp_path: Path) -> None:
+    write_chunks(tmp_path / "a.mcap", OVERLAPPING)
+    times = sorted(time_ns for chunk in OVERLAPPING for topic, time_ns in chunk if topic in topics)
+    with IndexedFile(str(tmp_path / "a.mcap")) as file:
+        wanted = [id_ for id_, channel in file.channels.items() if channel.topic in topics]
+        assert file.edges(wanted) == (times[0], times[-1])
+        for now in range(100):
+            newest, following = file.newest(wanted, now), file.next(wanted, now)
+            until = [time_ns for time_ns in times if time_ns <= now]
+            after = [time_ns for time_ns in times if time_ns > now]
+            assert (newest and newest.time_ns) == (until[-1] if until else None)
+            assert (following and following.time_ns) == (after[0] if after else None)
+            assert [place.time_ns for place in file.places(wanted, now, 1000)] == after
+
+
+def test_the_chunks_that_were_read_last_stay_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_chunks(tmp_path / "a.mcap", [[("x", number)] for number in range(4)])
+    with IndexedFile(str(tmp_path / "a.mcap")) as file:
+        size = len(file.contents(0))
+        monkeypatch.setattr("dora.recording.mcap.indexed.CACHE", 2 * size)
+        for number in (1, 0, 2, 0, 2, 3, 2, 3):
+            file.contents(number)
+        assert file.unpacked == 4 * size, "each once"
+        file.contents(0)
+        assert file.unpacked == 5 * size
+
+
+def test_the_last_message_is_found_without_the_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = [[("x", 10 * number), ("x", 10 * number + 5)] for number in range(1, 50)]
+    chunks += [[("x", 600), ("y", 700)], [("x", 480), ("y", 680)], [("y", 650)]]
+    write_chunks(tmp_path / "a.mcap", chunks)
+    read: list[int] = []
+    real = file_module._read
+
+    def counted(file: BinaryIO, index: Any) -> bytes:
+        read.append(index.chunk_start_offset)
+        return real(file, index)
+
+    monkeypatch.setattr(file_module, "_read", counted)
+    file = McapFile(str(tmp_path / "a.mcap"))
+    file.index(lambda channel: channel.topic == "x")
+    assert (file.first_ns, file.last_ns) == (10, 600)
+    assert len(read) < 5
+
+
+def test_messages_of_one_time_are_in_the_order_of_the_file(tmp_path: Path) -> None:
+    write_chunks(tmp_path / "a.mcap", [[("z", 1), ("y", 5), ("x", 5)], [("z", 5), ("y", 5)], [("x", 5)]])
+    file = McapFile(str(tmp_path / "a.mcap"))
+    file.index(lambda _: True)
+
+    def found(begin_ns: int, end_ns: int) -> str:
+        return "".join(channel.topic for channel, _ in file.messages(lambda _: True, begin_ns, end_ns))
+
+    assert found(0, 9) == "zyxzyx"
+    assert found(5, 6) == "yxzyx", "from the time on"
+    assert found(0, 5) == "z", "and before the other"
 
 
 # ------------------------------------------------------------------------------ about the run

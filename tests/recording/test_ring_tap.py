@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from pathlib import Path
@@ -234,3 +235,16 @@ def test_ring_buffers_use_a_share_of_the_memory_and_end_with_the_recording(
     without = RingTaps(1)
     queue = Queue()
     assert without.directory == "" and without.with_ring_buffer(queue, 7) is queue
+
+
+def test_without_room_for_a_ring_buffer_the_queue_is_enough(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(recorder_taps, "_PLACE", str(tmp_path))
+    monkeypatch.setattr(recorder_taps, "RingBuffer", fail)
+    ring_buffers, queue = RingTaps(1), Queue()
+    assert ring_buffers.with_ring_buffer(queue, 7) is queue
+    ring_buffers.close()
