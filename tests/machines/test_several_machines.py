@@ -221,6 +221,43 @@ def test_a_restarted_source_continues_and_a_stop_reaches_all_machines(system: Sp
     assert "got STOP MANUAL" in system.logs(dataflow)
 
 
+def test_a_source_that_has_ended_and_is_started_again_goes_on(system: Spread) -> None:
+    system.write(
+        {
+            "count_on.py": """
+                from dora import Node
+
+                received = 0
+                for event in Node():
+                    if event["type"] != "INPUT":
+                        print("got", event["type"], event.get("id") or "", flush=True)
+                    elif event["id"] == "numbers":
+                        received += 1
+                        print("received", received, flush=True)
+            """,
+            "again.yml": """
+                nodes:
+                  - id: count
+                    path: count.py
+                    args: "5 0 1"
+                    deploy: {machine: left}
+                    outputs: [out]
+                  - id: listens
+                    path: count_on.py
+                    deploy: {machine: right}
+                    inputs:
+                      numbers: {source: count/out, queue_size: 100}
+                      tick: dora/timer/secs/1
+            """,
+        }
+    )
+    dataflow = system.start("again.yml")
+    system.wait_for_log(dataflow, "got INPUT_CLOSED numbers")
+    system.dora("node", "restart", "count", "-d", dataflow)
+    assert "got NODE_RESTARTED count" in system.wait_for_log(dataflow, "received 10")
+    system.dora("stop", dataflow)
+
+
 def test_a_stop_releases_a_sender_that_waits_for_another_machine(system: Spread) -> None:
     """It cleans up, and the receiver, which began to read only then, has lost nothing that was sent."""
     os.mkfifo(system.folder / "cleaned-up")

@@ -90,6 +90,13 @@ def test_a_restart_counts_and_keeps_the_outputs_open() -> None:
     assert run.failures == [], "a requested end is no failure"
 
 
+def test_the_outputs_of_a_closed_node_stay_open_while_its_restart_waits() -> None:
+    run = started(A, B, C)
+    run(on.MessageReceived("a", Closing()))
+    run.ask("a", "restart", grace=60.0)
+    assert sent(run.after(30), "b") == []
+
+
 def test_a_node_that_has_ended_can_be_started_again() -> None:
     run = started(A, B, node("k", outputs=("o",)))
     run.end("a")
@@ -308,6 +315,22 @@ def test_a_replacement_is_dropped_when_its_client_disconnects() -> None:
     assert applied(run.become(A, B, C, node("d", inputs=("a/x",))))
 
 
+def test_a_replacement_that_was_dropped_has_no_time_limit() -> None:
+    run = started(A, msgspec.structs.replace(B, startup_timeout=3.0), C)
+    run.replace(msgspec.structs.replace(NEW, startup_timeout=3.0))
+    run(on.ClientDisconnected(7))
+    assert run.after(100) == []
+
+
+def test_a_replacement_that_has_begun_does_not_need_its_client() -> None:
+    run = started(A, B, C)
+    run.replace(NEW)
+    run.stand_by("b", 1)
+    assert run(on.ClientDisconnected(7)) == []  # the old program is about to end
+    run.end("b")
+    assert run.state.nodes["b"].spec.path == "new.py"
+
+
 def test_a_node_can_be_stopped_while_it_is_replaced() -> None:
     run = started(A, B, C)
     run.replace(NEW)
@@ -341,6 +364,16 @@ def test_a_node_that_has_ended_is_replaced_at_once() -> None:
     assert spawned(commands) == [("b", 1)]
     assert not answers(commands), "the answer comes when there is a process"
     assert answers(run(on.Spawned("b", 5))) == [Ok()]
+
+
+def test_a_node_that_is_replaced_during_its_back_off_is_started_once() -> None:
+    restarting = RestartOptions("on-failure", delay=60.0)
+    run = started(A, msgspec.structs.replace(B, restart=restarting), C)
+    run.end("b", 1)
+    assert spawned(run.replace(msgspec.structs.replace(NEW, restart=restarting))) == [("b", 1)]
+    run(on.Spawned("b", 5))
+    run.join("b", incarnation=1)
+    assert spawned(run.after(100)) == []
 
 
 def test_a_program_without_a_process_does_not_replace_a_node_that_has_ended() -> None:

@@ -341,6 +341,25 @@ def test_code_saved_between_a_crash_and_the_exit_is_started() -> None:
     assert spawned(run.end("a", 1)) == [("a", 1)]
 
 
+def test_a_process_with_the_saved_code_gets_no_replacement() -> None:
+    run = started()
+    run(on.MessageReceived("a", Closing()))
+    run(SAVED)
+    run.end("a", 1)
+    assert not any(isinstance(command, do.SpawnReplacement) for command in run.join("a", incarnation=1))
+
+
+def test_a_node_that_is_restarted_by_hand_has_the_saved_code() -> None:
+    run = started(node("a", restart=RestartOptions("on-failure")))
+    run.end("a", 1)
+    run.after(1)
+    run.register("a", incarnation=1)
+    run(SAVED)  # the process may or may not have read it
+    run.ask("a", "restart")
+    run.end("a", signal=SIGTERM)
+    assert not any(isinstance(command, do.SpawnReplacement) for command in run.join("a", incarnation=2))
+
+
 def test_code_saved_during_the_back_off_is_started_at_once() -> None:
     run = started(node("a", restart=RestartOptions("on-failure", max_restarts=1, delay=60.0)))
     run.end("a", 1)

@@ -13,7 +13,7 @@ from supervision import Supervised, answers, described, node, sent, signals, spa
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.status import PeerStatus
-from dora.dataflow.model import NodeSpec
+from dora.dataflow.model import NodeSpec, RestartOptions
 from dora.wire.daemon_protocol import (
     ApplyChange,
     CheckChange,
@@ -207,6 +207,15 @@ def test_a_machine_that_has_missed_more_than_one_change_kills_a_node_that_is_gon
     commands = run.apply("right")
     assert signals(commands) == [("b", 9)]
     assert list(run.runs["right"].state.nodes) == ["a", "c", "d"]
+
+
+def test_who_stops_a_node_that_is_gone_is_answered() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    assert answers(run.runs["right"].ask("b", "stop")) == []
+    run.commit(A, node("c"), placed=PLACED)
+    run.commit(A, node("c"), node("d"), placed={**PLACED, "d": "left"})
+    assert Rejected("the dataflow is being stopped") in answers(run.apply("right"))
 
 
 def replace(run: Fleet, revision: int, program: int, *more: NodeSpec) -> list[do.Command]:
@@ -423,6 +432,15 @@ def test_a_machine_that_joins_late_knows_earlier_additions_and_ends() -> None:
     assert third.state.nodes["d"].generation == 1
     assert third.state.nodes["c"].inputs_closed == {"b/y"}
     assert [failure.node_id for failure in third.state.failures] == ["d"]
+
+
+def test_a_change_brings_no_lost_machine_back() -> None:
+    run = Fleet([A, msgspec.structs.replace(B, restart=RestartOptions("always")), C])
+    run.start()
+    run("left", on.OtherMachineLost("right", "its daemon is gone", True))
+    run.commit(*run.nodes, node("d"), placed={"d": "left"})
+    run.apply("left")
+    assert run.runs["left"].state.nodes["b"].awaits_machine
 
 
 def test_a_machine_without_nodes_is_released() -> None:

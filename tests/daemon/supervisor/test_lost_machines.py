@@ -142,3 +142,25 @@ def test_a_dynamic_node_can_join_again_when_its_machine_is_back() -> None:
     run.commands["right"] += run.runs["right"].join("visitor", dynamic=True)
     run.exchange_status()
     assert NodeRestartedFrame("visitor") in run.received("taker")
+
+
+def test_failures_are_announced_by_a_machine_that_is_back_as_by_the_former_one() -> None:
+    visitor = node("visitor", path="dynamic", outputs=("v",))
+    taker = node("taker", inputs=("visitor/v", "timer/"))
+    placed = {"visitor": "right", "b": "right", "taker": "left"}
+    run = Machines(visitor, node("b", restart=RestartOptions("always")), taker, placed=placed)
+    run.begin()
+    run.join("b")
+    run.join("taker")
+    run.exchange_status()
+    for _ in range(2):
+        run.commands["right"] += run.runs["right"].join("visitor", dynamic=True)
+        run.exchange_status()
+        run.received("taker")
+        run("right", on.Disconnected("visitor"))
+        run.exchange_status()
+        assert NodeFailedFrame in [type(message) for message in run.received("taker")]
+        run.lose("right")
+        run.bring_back("right")
+        run.join("b")
+        run.exchange_status()

@@ -18,7 +18,7 @@ from dora.wire.daemon_protocol import (
     Rejected,
     SetParameter,
 )
-from dora.wire.node_protocol import ParamDeletedFrame, ParamUpdateFrame, SetOwnParameters, Started
+from dora.wire.node_protocol import ParamDeletedFrame, ParamUpdateFrame, Ready, SetOwnParameters, Started
 from dora.wire.operations import OperationResult
 
 
@@ -209,3 +209,15 @@ def test_a_replacement_has_the_parameters_of_its_yaml_or_the_present_ones(
     (admit,) = [command for command in commands if isinstance(command, (do.Admit, do.AdmitReplacement))]
     (rewire,) = [command for command in commands if isinstance(command, do.ApplyDataflow)]
     assert admit.parameters == values(run) == rewire.dataflow.node("a").parameters == then
+
+
+def test_a_replacement_is_sent_the_parameters_that_changed_while_it_stood_by() -> None:
+    run = Supervised(node("a", parameters={"gain": 0.5, "mode": "slow"}), watched=frozenset("a"))
+    run.start()
+    run(on.CodeChanged("a"))
+    run.stand_by("a", 1)
+    run(request(DeleteParameter("a", "gain")))
+    run.end("a")
+    started, deleted = sent(run(on.MessageReceived("a", Ready())), "a")
+    assert isinstance(started, Started)
+    assert deleted == ParamDeletedFrame("gain")

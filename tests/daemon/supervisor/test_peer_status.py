@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from signal import SIGKILL
 from typing import Any
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from several_supervisors import PLACED, A, B, C, Machines
+from supervision import node, signals
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.state import DEFAULT_FINISH_GRACE
+from dora.daemon.supervisor.status import NodeStatus, Peers, PeerStatus
 from dora.dataflow.model import RestartOptions
 from dora.wire.node_protocol import (
     InputsClosed,
@@ -108,6 +112,78 @@ def test_a_restart_reopens_inputs_on_other_machines() -> None:
     assert run.received("c") == [NodeRestartedFrame("b")]
 
 
+def test_each_broken_connection_of_a_dynamic_node_is_announced_on_other_machines() -> None:
+    visitor = node("visitor", path="dynamic", outputs=("v",))
+    taker = node("taker", inputs=("visitor/v", "timer/"))
+    placed = {"visitor": "right", "b": "right", "taker": "left"}
+    run = Machines(visitor, node("b"), taker, placed=placed)
+    run.begin()
+    run.join("b")
+    run.join("taker")
+    run.exchange_status()
+    for _ in range(2):
+        run.commands["right"] += run.runs["right"].join("visitor", dynamic=True)
+        run.exchange_status()
+        run.received("taker")
+        run("right", on.Disconnected("visitor"))
+        run.exchange_status()
+        assert [type(message) for message in run.received("taker")] == [NodeFailedFrame, InputsClosed]
+
+
+def test_a_node_that_is_started_again_after_its_end_is_back_on_other_machines() -> None:
+    run = Machines(A, B, C)
+    run.start()
+    run.end("a")
+    run.exchange_status()
+    run.received("b")
+    run.commands["left"] += run.runs["left"].ask("a", "restart")
+    run.exchange_status()
+    run.join("a", incarnation=1)
+    run.exchange_status()
+    assert run.received("b") == [NodeRestartedFrame("a")]
+    run.end("b")
+    run.end("c")
+    run.exchange_status()
+    assert not any(each.state.done for each in run.runs.values())
+    run.end("a")
+    run.exchange_status()
+    assert all(each.state.done for each in run.runs.values())
+
+
+def test_what_happens_to_a_node_between_two_statuses_is_not_lost() -> None:
+    run = Machines(A, B, C)
+    run.start()
+    run.end("a")
+    run.exchange_status()
+    run.received("b")
+    run.commands["left"] += run.runs["left"].ask("a", "restart")
+    run.join("a", incarnation=1)
+    run.end("a", 3)
+    run.exchange_status()
+    *earlier, last = (type(message) for message in run.received("b"))
+    assert set(earlier) == {NodeRestartedFrame, NodeFailedFrame}
+    assert last is InputsClosed
+    assert run.runs["right"].failures == [("a", "exit")]
+
+
+def test_a_node_that_outlives_its_source_on_another_machine_is_ended_unless_that_is_started_again() -> None:
+    run = Machines(A, B, placed={"a": "left", "b": "right"})
+    run.start()
+    right = run.runs["right"]
+    for incarnation in (1, 2):
+        run.end("a")
+        run.exchange_status()
+        assert right.after(DEFAULT_FINISH_GRACE - 1) == []
+        run.commands["left"] += run.runs["left"].ask("a", "restart")
+        run.exchange_status()
+        assert right.after(2 * DEFAULT_FINISH_GRACE) == []  # it takes long to start
+        run.join("a", incarnation=incarnation)
+        run.exchange_status()
+    run.end("a")
+    run.exchange_status()
+    assert signals(right.after(DEFAULT_FINISH_GRACE)) == [("b", SIGKILL)]
+
+
 def test_inputs_with_a_safe_state_hear_of_each_failed_process_on_another_machine() -> None:
     safe = {"y": OutputRules(safe_state=SafeState((0,), "int64", ("failed",)))}
     restarting = msgspec.structs.replace(
@@ -124,6 +200,21 @@ def test_inputs_with_a_safe_state_hear_of_each_failed_process_on_another_machine
         run.commands["right"] += run.runs["right"].after(0.1 * 2**incarnation)
         run.join("b", incarnation=incarnation + 1)
         run.exchange_status()
+
+
+def test_a_status_is_sent_when_it_changes_with_what_was_sent_before() -> None:
+    statuses: list[PeerStatus] = []
+    peers = Peers(statuses.append)
+    running, failed = NodeStatus("running"), NodeStatus("backoff", failed_processes=1)
+    closed = NodeStatus("running", outputs_closed=("x",))
+    status = PeerStatus({"a": running, "b": failed, "c": closed})
+    for number in (5, 6):
+        peers.send_changes(status, lambda _, number=number: {"x": number})  # type: ignore[misc]
+    assert [{key: each.sent for key, each in status.nodes.items()} for status in statuses] == [
+        {"a": {}, "b": {"x": 5}, "c": {"x": 5}}
+    ]
+    peers.send_changes(PeerStatus({"a": closed}), lambda _: {"x": 7})
+    assert statuses[1].nodes["a"].sent == {"x": 7}
 
 
 def test_a_start_that_breaks_on_one_machine_breaks_on_all() -> None:

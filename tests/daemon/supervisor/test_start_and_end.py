@@ -312,6 +312,17 @@ def test_a_node_that_gave_up_waiting_may_register_once_more() -> None:
 # ----------------------------------------------------------------------------- dynamic nodes
 
 
+def test_a_node_that_has_registered_once_more_is_not_closed() -> None:
+    run = Supervised(node("a", health_check_timeout=3.0), node("b"))
+    run(on.Begin())
+    run.join("a")
+    run(on.MessageReceived("a", Closing()))
+    run(on.Disconnected("a"))
+    run.join("a")
+    run.join("b")
+    assert signals(run.after(3)) == [("a", SIGKILL)]
+
+
 def test_dynamic_nodes_do_not_hold_the_barrier_and_join_leave_and_rejoin() -> None:
     run = Supervised(
         node("d", path="dynamic", outputs=("x",)), node("b", inputs=("d/x", "timer/")), node("c")
@@ -385,6 +396,38 @@ def test_a_node_that_goes_on_after_its_inputs_closed_is_ended_once_all_others_ar
     assert run.failures == [("b", "grace")]
 
 
+def test_a_node_whose_source_is_started_again_is_not_ended() -> None:
+    run = Supervised(*PAIR, finish_grace=5.0)
+    run.start()
+    run.end("a")
+    run.ask("a", "restart")
+    assert signals(run.after(10)) == []  # it takes long to start
+    run.join("a", incarnation=1)
+    assert signals(run.after(10)) == []
+    run.end("a")
+    assert signals(run.after(5)) == [("b", SIGKILL)]
+
+
+def test_a_node_whose_dynamic_source_is_back_is_not_ended() -> None:
+    run = Supervised(
+        node("d", path="dynamic", outputs=("x",)), node("b", inputs=("d/x",)), finish_grace=5.0
+    )
+    run.start()
+    run.join("d", dynamic=True)
+    run(on.Disconnected("d"))
+    run.after(1)
+    run.join("d", dynamic=True)
+    assert signals(run.after(100)) == []
+
+
+def test_a_node_is_killed_once_whatever_reasons_there_are() -> None:
+    run = Supervised(PAIR[0], node("b", inputs=("a/x",), health_check_timeout=3.0), finish_grace=1.0)
+    run.start()
+    assert signals(run.after(3)) == [("b", SIGKILL)]
+    run(on.Progress("b"))  # it came before the kill
+    assert signals(run.end("a") + run.after(5)) == []
+
+
 def test_the_straggler_guard_can_be_set_per_node_or_switched_off() -> None:
     run = Supervised(PAIR[0], node("b", inputs=("a/x",), finish_grace=5.0), finish_grace=None)
     run.start()
@@ -410,3 +453,14 @@ def test_undeclared_outputs_are_counted_in_the_result() -> None:
     run.start()
     run(on.MessageReceived("a", Closing({"y": 3})))
     assert run.supervisor.result("id").undeclared == {"a": {"y": 3}}
+
+
+def test_undeclared_outputs_of_all_processes_of_a_node_are_counted() -> None:
+    run = Supervised(node("a", restart=RestartOptions("always")))
+    run.start()
+    run(on.MessageReceived("a", Closing({"x": 2})))
+    run.end("a")
+    run.after(1)
+    run.join("a", incarnation=1)
+    run(on.MessageReceived("a", Closing({"x": 3})))
+    assert run.supervisor.result("id").undeclared == {"a": {"x": 5}}

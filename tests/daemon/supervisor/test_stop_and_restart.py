@@ -226,6 +226,21 @@ def test_outputs_stay_open_while_a_node_may_be_restarted() -> None:
     assert sent(run.end("b"), "c") == [InputsClosed(["b/z"])]
 
 
+def test_outputs_that_a_process_is_done_with_are_open_for_the_next_one() -> None:
+    run = Supervised(
+        node("a", outputs=("x",)),
+        node("b", inputs=("a/x",), outputs=("y",), restart=RestartOptions(policy="always")),
+        node("c", inputs=("b/y",)),
+    )
+    run.start()
+    run(on.MessageReceived("b", OutputsClosed(["y"])))
+    run.end("b")
+    run.after(1)
+    run.join("b", incarnation=1)
+    assert sent(run.end("a"), "c") == []  # the second process may still send
+    assert sent(run.end("b"), "c") == [InputsClosed(["b/y"])]
+
+
 def test_a_node_that_fails_before_it_is_ready_gets_its_restarts_before_the_start_breaks() -> None:
     policy = RestartOptions(policy="on-failure", max_restarts=1)
     run = Supervised(node("a", restart=policy), node("b"))
@@ -286,4 +301,11 @@ def test_health_is_not_checked_after_a_node_closed() -> None:
     run.start()
     run(on.MessageReceived("a", Closing()))
     run(on.Progress("a"))
+    assert signals(run.after(100)) == []
+
+
+def test_health_is_not_checked_after_a_connection_has_ended() -> None:
+    run = Supervised(node("a", health_check_timeout=3.0))
+    run.start()
+    run(on.Disconnected("a"))
     assert signals(run.after(100)) == []

@@ -14,7 +14,13 @@ import signal
 from typing import assert_never
 
 from dora.daemon.supervisor import commands as do
-from dora.daemon.supervisor.closing import end_node, end_operation, take_out, try_finish
+from dora.daemon.supervisor.closing import (
+    end_node,
+    end_operation,
+    review_stragglers,
+    take_out,
+    try_finish,
+)
 from dora.daemon.supervisor.events import OperationRequest
 from dora.daemon.supervisor.handover import end_handover
 from dora.daemon.supervisor.result import NodeFailure
@@ -120,6 +126,7 @@ def finish_operation(
     run.count_restart(node)
     run.close_receivers(node)
     run.spawn(node)
+    review_stragglers(run)  # those that it feeds have something to wait for again
 
 
 def finish_dynamic_removal(run: RunState, node: NodeState, operation: PendingOperation) -> None:

@@ -20,6 +20,7 @@ from dora.daemon.supervisor.closing import (
     close_outputs,
     end_node,
     reopen_outputs,
+    review_stragglers,
     try_finish,
     with_root_cause,
 )
@@ -92,6 +93,9 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     node.awaits_machine = False
     if (missed := status.restarts - len(node.restarts)) > 0:
         run.count_restart(node, missed)
+        if node.phase == "ended":  # somebody has started it again
+            node.phase = "starting"
+            review_stragglers(run)  # those that it feeds have something to wait for again
     if node.phase == "ended":
         return
     is_back = status.reopen_count > node.reopen_count
@@ -124,6 +128,7 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
             run.failures.append(with_root_cause(run, status.failure))
         node.absent = status.failure is None and not run.opened
         break_start_if_closed(run, node)
+        review_stragglers(run)  # its outputs may have closed before, when it was still at work
         try_finish(run)
 
 
