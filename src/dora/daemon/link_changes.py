@@ -23,7 +23,7 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import plan
 from dora.transport.board import CLOSED, LINKS_VERSION, STATE, UNCONNECTED, Board
 from dora.transport.doorbell import Doorbell
-from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
+from dora.wire.node_config import ChannelConfig, InputConfig, LinkConfig, NodeConfig, OutputConfig
 from dora.wire.node_protocol import (
     AttachInput,
     AttachLink,
@@ -81,20 +81,29 @@ class LinkChanges:
         for node_id, before, now in _both(former, plan):
             for was, is_ in _outputs(before, now):
                 known = {link.slot for link in was.links}
+                channels = [*was.overflow_channels]  # that the sender has
                 for link in is_.links:
                     if link.slot not in known:
-                        self._attach_link(node_id, was, is_, link, services[link.slot])
+                        self._attach_link(node_id, channels, is_, link, services[link.slot])
         pending = self._attach_inputs(former, plan, on_applied)
         self._detach(former, plan)
         if not pending:
             on_applied("")
 
     def _attach_link(
-        self, node_id: str, was: OutputConfig, output: OutputConfig, link: LinkConfig, service: str
+        self,
+        node_id: str,
+        known: list[ChannelConfig],
+        output: OutputConfig,
+        link: LinkConfig,
+        service: str,
     ) -> None:
+        """Send a sender its new link, with the channel of the link if that is new; ``known`` gets it."""
         channel = next((item for item in output.overflow_channels if item.service == service), None)
-        if channel in was.overflow_channels:
-            channel = None  # the sender has it
+        if channel in known:
+            channel = None  # another one would take the place of the one that is there
+        elif channel is not None:
+            known.append(channel)
         change = self._next_change(output.slot)
         self._send(node_id, output.slot, AttachLink(output.id, link, change, output.credit_bell, channel))
 
