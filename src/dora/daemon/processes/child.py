@@ -222,7 +222,7 @@ class Child:
             output.owed -= len(data)
             for line in output.splitter.feed(data):
                 self._on_line(output.stream, line)
-            if self._done or time.monotonic() >= end:
+            if time.monotonic() >= end:
                 return
 
     def _end_of_stream(self, fd: int) -> None:
