@@ -15,7 +15,8 @@ import pytest
 from system import System
 from waiting import wait_until
 
-from dora.daemon.logs.process_log import BAD_REQUESTS, LIMIT, LimitedLines, limit_lines
+from dora.daemon.logs import process_log
+from dora.daemon.logs.process_log import BAD_REQUESTS, LIMIT, LimitedLines, ProcessLog, limit_lines
 from dora.transport.tokens import find_token
 
 HOST = b"Host: 127.0.0.1\r\n"
@@ -210,3 +211,19 @@ def test_a_request_with_a_nul_is_refused_and_ends_no_daemon(system: System) -> N
     assert answer.status == 400 and b"the request holds a NUL character" in answer.read()
     connection.close()
     assert len(system.client.status().daemons) == 1
+
+
+def test_a_full_log_file_that_cannot_be_copied_is_emptied_and_leaves_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(process_log, "rotate", fail)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # the output of the tests stays where it is
+    log = ProcessLog(str(tmp_path / "log.txt"), limit=10)
+    (tmp_path / "log.txt").write_bytes(bytes(11))
+    log.check()
+    assert os.listdir(tmp_path) == ["log.txt"]
+    assert (tmp_path / "log.txt").read_bytes() == b""
+    os.close(log._file)

@@ -35,6 +35,7 @@ from dora.transport.shm import overwriting_ring
 from dora.wire.black_box import LARGE, RUN, START, SavedBlackBox, SaveOrder
 from dora.wire.daemon_protocol import Inspection
 from dora.wire.event_log import EntryKind, entries, pack_entry
+from dora.wire.journal import Mark
 from dora.wire.node_protocol import WriteEventLog
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a black box is for Linux")
@@ -49,7 +50,7 @@ class Rig:
         prefix = f"dora_{uuid.uuid4().hex[:12]}_"
         dataflow = Dataflow((NodeSpec("a", path="a.py", outputs=("x",)),), str(folder))
         context = RunContext("id", str(folder), prefix, str(folder / "board"))
-        layout = plan(dataflow, context)
+        self.layout = layout = plan(dataflow, context)
         self.board = Board.create(context.board, layout.lines)
         self.loop = Loop()
         self.supervisor = Supervisor(dataflow)
@@ -91,6 +92,63 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 # ----------------------------------------------------------------------------- the daemon
+
+
+def test_the_rings_together_take_no_more_than_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(black_box, "MEMORY", 2 << 20)
+    rig = Rig(tmp_path)
+    rings = sorted(rig.box._rings.values(), key=lambda ring: not ring.large)
+    for ring in rings:
+        for _ in range(8):
+            rig.box._grow(ring, 2 << 20)
+    assert sum(ring.ring.room for ring in rings) <= 2 << 20
+    first = os.sysconf("SC_PAGE_SIZE")  # which the ring for large messages has from the start
+    assert sum(ring.ring.room for ring in rings if ring.large) <= (3 << 19) + first
+    rig.close()
+
+
+def test_a_file_that_is_asked_for_has_the_present_state(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(rig.box, "_write_state", lambda: done.append("state"))
+    monkeypatch.setattr(rig.box, "_start_saver", lambda *_: done.append("saver"))
+    rig.box.save("", "", lambda _: None)
+    assert done == ["state", "saver"]
+
+
+def test_each_new_message_of_an_output_that_saves_is_noted_once(rig: Rig) -> None:
+    slot = rig.layout.configs["a"].outputs[0].slot
+    rig.box._saving = [("a/x", slot)]
+    for sent, notes in ((0, 0), (1, 1), (1, 1), (3, 2), (3, 2)):
+        rig.board.set(slot, SENT, sent)
+        rig.box._tick()
+        entries = rig.journal.entries(1).entries
+        assert sum(isinstance(entry.content, Mark) for entry in entries) == notes
+
+
+def test_a_failure_before_all_nodes_were_ready_makes_no_file(rig: Rig) -> None:
+    rig.box._is_open = lambda: False
+    rig.fail("a")
+    assert rig.box._due is None
+
+
+def test_a_file_at_a_path_of_the_user_is_none_of_the_run(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "mine.mcap"
+    saved.write_bytes(b"")
+    monkeypatch.setattr(rig.box, "_start_saver", lambda _, answer: answer(SavedBlackBox(path=str(saved))))
+    rig.box.save(str(saved), "", lambda _: None)
+    assert rig.box.saved == []
+    rig.box.save("", "", lambda _: None)
+    assert rig.box.saved == [str(saved)]
+
+
+def test_of_a_run_only_the_files_of_its_black_box_are_read(rig: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(b"secret")
+    assert rig.box.read_saved(str(path), 0) is None
 
 
 def test_a_failure_soon_after_a_file_is_saved_at_the_end_of_the_pause_or_of_the_run(

@@ -64,3 +64,10 @@ def test_a_folder_of_another_user_stays(box: Path, tmp_path: Path, monkeypatch: 
     box.chmod(0o777)  # others can write to it
     remove_stale(str(tmp_path))
     assert box.exists()
+
+
+def test_a_link_is_no_black_box(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "box").symlink_to(tmp_path / "folder")
+    guardian.save_black_box(str(tmp_path / "box"), str(tmp_path / "kept"))
+    assert sorted(os.listdir(tmp_path)) == ["box", "folder"]

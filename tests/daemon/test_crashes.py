@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 from running import Bench
-from waiting import alive, guardian_of, wait_until
+from waiting import TIMEOUT, alive, guardian_of, wait_until
 
+from dora.daemon.event_loop import Loop
 from dora.daemon.guardian import (
     FORGET,
     describe_group,
@@ -262,3 +264,27 @@ def test_the_waiting_shell_hands_on_the_process_groups_that_are_not_forgotten(li
     command = ["/bin/sh", "-c", _WAIT, "/bin/sh", "echo", "a b"]
     shell = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
     assert shell.stdout.split() == ["a", "b", *groups_of(lines)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_a_guardian_that_replaces_a_killed_one_knows_the_process_groups() -> None:
+    watchdog, loop = Watchdog("no such run"), Loop()
+    with subprocess.Popen(["sleep", "1000"], process_group=0) as process:
+        try:
+            watchdog.watch(loop, print)
+            watchdog.register(process.pid)
+            descriptors = len(os.listdir("/proc/self/fd"))
+            for _ in range(2):
+                guardian = watchdog._process
+                assert guardian is not None
+                guardian.kill()
+                while watchdog._process is guardian:
+                    loop.run_once(time.monotonic() + TIMEOUT)
+            assert len(os.listdir("/proc/self/fd")) == descriptors
+            watchdog.unwatch()
+            watchdog._close_pipe()  # as the end of this process does
+            assert process.wait(TIMEOUT) == -signal.SIGKILL
+        finally:
+            process.kill()
+            watchdog.dismiss()
+            loop.close()

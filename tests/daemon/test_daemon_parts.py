@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 from waiting import TIMEOUT, alive
 
-from dora.daemon.accounting import Accounting
+from dora.daemon.accounting import GATEWAY, Accounting
 from dora.daemon.event_loop import READ, Loop
 from dora.daemon.node_processes import NodeProcesses
 from dora.daemon.options import LocalRunOptions
@@ -32,12 +32,15 @@ from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.dataflow.plan import plan
 from dora.transport import sealing
 from dora.transport.board import (
+    BEGUN,
     CLOSED,
     CONNECTED,
     CONTROL,
     DROPPED,
     FIRST,
+    FORWARDED,
     RECEIVED,
+    RECORDED,
     SENT,
     STATE,
     STOPPED,
@@ -45,7 +48,7 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.doorbell import Doorbell
-from dora.wire.counters import RESTARTS, SILENT, UNSENT
+from dora.wire.counters import FLUSHED, RESTARTS, SILENT, UNSENT
 from dora.wire.excerpt import failure_lines
 from dora.wire.node_config import RemoteConfig, TlsFiles
 from dora.wire.node_protocol import ReloadFrame, StopFrame
@@ -384,6 +387,15 @@ def test_a_part_that_is_started_again_goes_on_counting(tmp_path: Path) -> None:
     right.close()
 
 
+def test_a_part_that_is_started_again_uses_no_number_that_was_given_up(tmp_path: Path) -> None:
+    left = spread(tmp_path, "left")
+    (link,) = (each for each in left._plan.links if str(each) == "b/y -> c/y")
+    left.board.set(link.output_slot, SENT, 70)
+    left.board.set(link.output_slot, BEGUN, 80)  # of the ten before it, nothing will come
+    assert left.part_of("right", PeerStatus({})).sent == {"b/y": 80}
+    left.close()
+
+
 def test_counters_of_removed_nodes_are_in_the_report(accounting: Accounting, tmp_path: Path) -> None:
     both = accounting._plan
     context = RunContext("id", str(tmp_path), "p_", str(tmp_path / "board"))
@@ -427,6 +439,102 @@ def test_the_report_adds_up_and_leaves_out_messages_without_a_receiver(accountin
     board.set(link.output_slot, SENT, 1000)  # after the receiver's end
     (report,) = accounting.report({}, {})
     assert (report.sent, report.received, report.dropped, report.unread) == (80, 50, 10, 20)
+    accounting.close()
+
+
+def test_only_what_was_sent_before_the_first_end_of_a_receiver_is_counted(accounting: Accounting) -> None:
+    (link,) = accounting._plan.links
+    accounting.board.set(link.slot, STATE, CONNECTED)
+    accounting.board.set(link.output_slot, SENT, 5)
+    accounting.close_receivers("b")
+    accounting.board.set(link.output_slot, SENT, 9)
+    accounting.close_receivers("b")  # as when a node closes, and ends later
+    assert accounting.report({}, {})[0].sent == 5
+    accounting.close()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_messages_count_again_once_a_receiver_is_back(accounting: Accounting, elsewhere: bool) -> None:
+    (link,) = accounting._plan.links
+    accounting.board.set(link.slot, STATE, CONNECTED)
+    accounting.board.set(link.output_slot, SENT, 5)
+    accounting.close_receivers("b")
+    if elsewhere:  # then its process does not connect to this board
+        accounting.open_receivers("b")
+    else:
+        accounting.reopen_receivers("b")
+        accounting.board.set(link.slot, STATE, CONNECTED)
+    accounting.board.set(link.output_slot, SENT, 9)
+    assert accounting.board.get(link.slot, STATE) == CONNECTED
+    assert accounting.report({}, {})[0].sent == 9
+    accounting.close()
+
+
+def test_a_link_without_a_receiver_is_not_opened(accounting: Accounting) -> None:
+    (link,) = accounting._plan.links
+    accounting.open_receivers("b")
+    assert accounting.board.get(link.slot, STATE) == UNCONNECTED
+    accounting.close()
+
+
+def test_a_removed_link_is_read_to_its_end_or_to_that_of_its_receiver(
+    accounting: Accounting, tmp_path: Path
+) -> None:
+    (link,) = accounting._plan.links
+    accounting.board.set(link.slot, STATE, CONNECTED)
+    accounting.board.set(link.output_slot, SENT, 5)
+    context = RunContext("id", str(tmp_path), "p_", str(tmp_path / "board"))
+    unlinked = Dataflow((NodeSpec("a", path="a.py", outputs=("x",)), NodeSpec("b", path="b.py")), "/")
+    accounting.change(plan(unlinked, context, accounting._plan))
+    assert not accounting.drained("a")
+    accounting.close_receivers("b")
+    assert accounting.drained("a")
+    assert accounting.board.get(link.slot, STATE) == CLOSED
+    accounting.close()
+
+
+def test_the_gateway_reads_what_goes_to_other_machines_and_is_read_here(tmp_path: Path) -> None:
+    left = spread(tmp_path, "left")
+    links = {str(link): link for link in left._plan.links}
+    there, here = links["a/x -> b/x"], links["b/y -> c/y"]
+    for link in (there, here):
+        left.board.set(link.slot, STATE, CONNECTED)
+        left.board.set(link.output_slot, SENT, 5)
+    assert not left.drained("a")
+    left.board.set(there.output_slot, FORWARDED, 5)
+    assert left.drained("a")
+    assert left.drained(GATEWAY)  # nothing has arrived
+    left.board.set(here.output_slot, FORWARDED, 5)
+    assert not left.drained(GATEWAY)
+    left.board.set(here.slot, RECEIVED, 3)
+    left.board.set(here.slot, DROPPED, 2)
+    assert left.drained(GATEWAY)
+    left.close()
+
+
+def test_an_output_is_recorded_once_all_that_was_sent_is(accounting: Accounting) -> None:
+    (link,) = accounting._plan.links
+    slot = link.output_slot
+    accounting.board.set(slot, SENT, 5)
+    assert accounting.recorded("a", ())  # nobody records it
+    accounting.board.set(slot, RECORDED, 4)
+    assert not accounting.recorded("a", {slot})
+    accounting.board.set(slot, RECORDED, 5)
+    assert accounting.recorded("a", {slot})
+    accounting.close()
+
+
+def test_a_report_of_counts_of_different_moments_adds_up(accounting: Accounting) -> None:
+    (link,) = accounting._plan.links
+    accounting.board.set(link.slot, STATE, CONNECTED)
+    accounting.board.set(link.output_slot, SENT, 5)
+    accounting.close_receivers("b")
+    accounting.board.set(link.slot, RECEIVED, 4)
+    accounting.board.set(link.slot, DROPPED, 3)
+    accounting.board.set(link.slot, FLUSHED.word, 6)  # of the dropped ones
+    (report,) = accounting.report({}, {})
+    assert (report.sent, report.received, report.dropped, report.unread) == (7, 4, 3, 0)
+    assert report.count(FLUSHED) == 3
     accounting.close()
 
 

@@ -57,6 +57,14 @@ class Reading:
         self.loop.close()
 
 
+def test_a_last_line_without_an_end_is_read() -> None:
+    lines: list[str] = []
+    reading = Reading(["printf", "one\\ntwo"], lines.append)
+    reading.until(lambda: reading.ends)
+    assert lines == ["one", "two"]
+    reading.close()
+
+
 def test_a_process_that_prints_on_after_the_end_of_its_node_does_not_hold_up_the_daemon() -> None:
     lines: list[str] = []
     reading = Reading([sys.executable, "-c", LEAVES_A_FAST_WRITER], lines.append)

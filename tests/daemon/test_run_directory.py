@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dora import _paths
 from dora._paths import ROOT_LOCK, ROOT_MARK, choose_root
+from dora.daemon import guardian
 from dora.daemon import run_directory as rundir
 from dora.daemon.run_directory import RunDirectory, check_shared_memory, remove_stale, usable_root
 from dora.errors import DoraError, SharedMemoryFull
@@ -112,6 +114,51 @@ def test_only_a_folder_with_the_lock_of_its_run_is_removed(runtime_root: str, tm
     assert Path(root, elsewhere.name).is_symlink()
     assert not dead.exists()
     assert runtime_root == root
+
+
+def test_the_guardian_removes_only_what_belongs_to_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(guardian, "remove_shared_memory", removed.append)
+    folder = tmp_path / "0123456789ab"
+    folder.mkdir()
+    for prefix in ("", "dora_", "dora_0123456789ac_"):
+        guardian.remove_run_files(str(folder), prefix)
+    assert folder.exists() and not removed
+    guardian.remove_run_files(str(folder), "dora_0123456789ab_")
+    assert not folder.exists()
+    assert removed == ["dora_0123456789ab_"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="shared memory has no files")
+def test_what_shows_that_a_run_is_dead_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clean-up that is broken off is finished by the next start, which finds the lock or the board."""
+    gone: list[str] = []
+
+    def note(function: Callable[[str], None], path: str) -> None:
+        if os.path.lexists(path):
+            function(path)
+            gone.append(os.path.basename(path))
+
+    name = uuid7().replace("-", "")[-12:]
+    folder = tmp_path / name
+    (folder / "folder").mkdir(parents=True)
+    for path in (folder / "lock", folder / "socket", folder / "folder" / "file"):
+        path.touch()
+    objects = [Path(f"/dev/shm/dora_{name}_{end}") for end in ("board", "channel", "foreign")]
+    for path in objects:
+        path.touch()
+    monkeypatch.setattr(guardian, "_try", note)
+    monkeypatch.setattr(guardian, "_is_own", lambda path: not path.endswith("foreign"))
+    try:
+        guardian.remove_run_files(str(folder), f"dora_{name}_")
+        assert gone[:2] == [f"dora_{name}_channel", f"dora_{name}_board"]
+        assert gone[-2:] == ["lock", name]
+        assert [path.exists() for path in objects] == [False, False, True]
+    finally:
+        for path in objects:
+            path.unlink(missing_ok=True)
 
 
 def test_targets_of_links_in_a_dead_run_stay(runtime_root: str, tmp_path: Path) -> None:

@@ -98,6 +98,16 @@ def test_lines_for_a_node_that_has_not_started_are_held_up_to_a_limit() -> None:
     assert run.router.dropped == {link.slot: 5}
 
 
+def test_held_lines_that_a_node_does_not_read_when_it_runs_are_counted_as_lost() -> None:
+    run = captured(send_stdout_as="o")
+    run.taking["b"] = None
+    run.router.line("a", "stdout", "held")
+    run.taking["b"] = False
+    run.router.release("b")
+    (link,) = run.plan.links
+    assert run.router.sent == run.router.dropped == {link.slot: 1}
+
+
 def test_lines_that_a_node_does_not_read_are_counted_as_lost() -> None:
     run = captured(send_stdout_as="o")
     run.taking["b"] = False

@@ -151,6 +151,19 @@ def test_a_full_disk_is_reported_once_and_leaves_whole_lines(tmp_path, full_disk
     assert messages(tmp_path / "log_cam.jsonl") == ["a", "g"]
 
 
+def test_after_a_failure_the_file_that_is_there_then_is_written(tmp_path, full_disk):
+    now = 0.0
+    log = LogFiles(str(tmp_path), clock=lambda: now)
+    for message in "ab":
+        log.write(entry(message))
+    (tmp_path / "log_cam.jsonl").unlink()  # to make room
+    full_disk.room = 10_000
+    now = RETRY_AFTER
+    log.write(entry("c"))
+    log.close()
+    assert messages(tmp_path / "log_cam.jsonl") == ["c"]
+
+
 def test_a_folder_that_cannot_be_made_is_reported_once(tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     trouble = []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+import pytest
+
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.logs.reader import LogReader, read_record
+from dora.daemon.logs.reader import LogReader, RotatedFile, read_record
 from dora.daemon.logs.writer import LogFiles, file_record
 from dora.dataflow.model import LogOptions
 
@@ -81,3 +84,31 @@ def test_nothing_is_lost_and_nothing_read_twice_when_files_rotate(tmp_path: Path
     assert read == [str(number) for number in range(60)]
     assert messages(LogReader(str(tmp_path))) == read
     assert LogReader(str(tmp_path)).nodes() == ["a"]
+
+
+def test_a_file_that_is_rotated_while_it_is_opened_is_read_before_the_next_one(tmp_path: Path) -> None:
+    class Rotating(RotatedFile):
+        is_due = True
+
+        def _later(self) -> Collection[tuple[str, int]]:
+            found = super()._later()
+            if self.is_due:
+                self.is_due = False
+                (tmp_path / "log.jsonl").rename(tmp_path / "log.1.jsonl")
+                (tmp_path / "log.jsonl").write_bytes(b"2\n")
+            return found
+
+    (tmp_path / "log.jsonl").write_bytes(b"1\n")
+    file = Rotating(str(tmp_path / "log"))
+    assert [*file.read(), *file.read()] == [b"1\n", b"2\n"]
+    file.close()
+
+
+@pytest.mark.parametrize(("size", "count"), [(3, 1), (4, 1), (6, 2), (99, 3)])
+def test_near_its_end_a_file_is_read_from_a_whole_line_on(tmp_path: Path, size: int, count: int) -> None:
+    lines = [b"11\n", b"22\n", b"33\n"]
+    (tmp_path / "log.jsonl").write_bytes(b"".join(lines))
+    file = RotatedFile(str(tmp_path / "log"))
+    file.begin_near_end(size)
+    assert list(file.read()) == lines[-count:]
+    file.close()
