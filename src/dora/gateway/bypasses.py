@@ -105,8 +105,6 @@ class Bypasses:
             road = self._roads.get(sending.config.machine) if sending is not None else None
             if sending is None or road is None or not self._is_possible(sending, road):
                 self._end(request)
-            elif request.sending not in (None, sending):
-                self._end(request)  # the output was removed and is there again
             elif request.sending is None and held[road.machine] >= MOST_BYPASSES:
                 continue
             elif request.bypass is None and now >= request.due:

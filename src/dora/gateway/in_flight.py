@@ -105,10 +105,6 @@ class InFlightLimit:
         self._capacity_now = max(self._capacity_now, capacity)
         self.capacity = max(self._capacity_now, self._capacity_before)
 
-    def forget_sample(self) -> None:
-        """End the sample without a result: its messages were lost."""
-        self._number = 0
-
     def _update(self) -> None:
         if self.rate:
             seconds = max(_ROUND_TRIPS * self._round_trip, _SHORTEST)

@@ -179,7 +179,6 @@ class Outgoing:
             self.ready.extendleft(reversed(self._in_flight))
             self._in_flight.clear()
             self.in_flight_bytes = self._shared_in_flight = 0
-            self.limit.forget_sample()
         self._bypassed = 0
 
     def stop(self) -> None:
