@@ -11,10 +11,12 @@ import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,13 +24,14 @@ from hypothesis import strategies as st
 from dora.gateway.bypasses import Bypasses
 from dora.gateway.connection import ConnectionEnded, RoadConnection
 from dora.gateway.meeting import NewBypass
-from dora.gateway.outgoing import CONNECTIONS, OutgoingMessage
+from dora.gateway.outgoing import CONNECTIONS, CONTROL, OutgoingMessage
 from dora.gateway.ports import Memory, Sending
 from dora.gateway.road import WantBypass
 from dora.transport.board import BYPASS, BYPASSED, CONNECTED, FORWARDED, SENT, STATE, Board
-from dora.transport.bypass import LARGEST, MOST, Bypass
+from dora.transport.bypass import LARGEST, MOST, REQUEST, Bypass, socket_of
 from dora.transport.sealing import SealedSocket
 from dora.wire.encode import encode
+from dora.wire.gateway_frame import ASKS_FOR_ACK
 from dora.wire.message import Message, pack_head
 from dora.wire.node_config import InputConfig, LinkConfig, StreamConfig
 from dora.wire.output_rules import Priority
@@ -363,11 +366,13 @@ def test_half_a_frame_ends_the_bypass_and_the_message_comes_over_the_road(folder
     connection = rig.bypass._connection
     assert connection is not None
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)
+    former = rig.far
     assert not rig.send(LARGE)
     for _ in range(3):
         rig.send()
         rig.settle()
     assert rig.received == list(range(1, rig.newest + 1))
+    assert rig.far is not former, "both sides have found out"
     rig.close()
 
 
@@ -479,4 +484,239 @@ def test_a_machine_without_receivers_has_nothing_to_wait_for(folder: Path) -> No
     late = Sending(2, rig.sending.config, rig.sending.receiver, rig.board, str(folder))
     late.skip()
     assert rig.board.get(OUTPUT, FORWARDED) == 1000
+    rig.close()
+
+
+def ask(rig: Rig, slot: int = OUTPUT) -> socket.socket:
+    """Ask for a bypass as a node does; return the socket of the node."""
+    node = socket.socket(socket.AF_UNIX)
+    node.connect(socket_of(rig.bell))
+    node.sendall(REQUEST.pack(slot))
+    for _ in range(2):  # the gateway accepts it, and reads
+        for descriptor in select.select(list(rig.handlers), [], [], 0)[0]:
+            rig.handlers[descriptor]()
+    return node
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_the_next_process_of_a_node_gets_the_bypass_although_the_former_one_is_there(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    former, far = rig.bypass, rig.far
+    assert far is not None
+    with ask(rig):
+        assert is_closed(far.socket)
+        assert len(rig.bypasses._requests) == 1
+    del former
+    rig.close()
+
+
+def test_as_many_bypasses_lead_to_a_machine_as_it_takes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.gateway.bypasses.MOST_BYPASSES", 1)
+    rig = Rig(folder)
+    item = msgspec.structs.replace(rig.sending.config.item, output_slot=STREAM)
+    config = msgspec.structs.replace(rig.sending.config, item=item)
+    other = Sending(2, config, rig.sending.receiver, rig.board, str(folder))
+    other.outgoing.resume(0)
+    streams = rig.road.streams = [rig.sending, other]
+    first, second = ask(rig, OUTPUT), ask(rig, STREAM)
+    for now in (1.0, 10.0):
+        rig.bypasses.tick(now, streams)
+        assert len(rig.dialled) == 1, "the first one has been asked for, and keeps its place"
+        rig.dialled.clear()
+    first.close()
+    (request,) = (each for each in rig.bypasses._requests if each.slot == OUTPUT)
+    rig.handlers[request.node.fileno()]()
+    rig.bypasses.tick(20.0, streams)
+    assert len(rig.dialled) == 1
+    second.close()
+    rig.close()
+
+
+def test_a_bypass_is_dialled_at_most_once_a_second(folder: Path) -> None:
+    rig = Rig(folder)
+    with ask(rig):
+        for now, dialled in ((1.0, 1), (1.5, 1), (2.0, 2)):
+            rig.bypasses.tick(now, [rig.sending])
+            assert len(rig.dialled) == dialled
+    rig.close()
+
+
+def test_an_output_has_no_bypass_while_it_goes_to_two_machines(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    rig.sending.of_output = [rig.sending, rig.sending]
+    rig.look()
+    assert rig.board.get(OUTPUT, BYPASS) == 0
+    rig.look()
+    assert rig.board.get(OUTPUT, BYPASS) == 0
+    rig.close()
+
+
+def test_an_output_has_no_bypass_before_it_is_known_what_has_arrived(folder: Path) -> None:
+    rig = Rig(folder)
+    with ask(rig):
+        rig.outgoing.stop()
+        rig.bypasses.tick(1.0, [rig.sending])
+        assert not rig.dialled
+        rig.outgoing.resume(0)
+        rig.bypasses.tick(2.0, [rig.sending])
+        assert rig.dialled
+    rig.close()
+
+
+def test_an_output_has_no_bypass_while_another_one_goes_before_it(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.road.streams = [rig.sending, SimpleNamespace(outgoing=SimpleNamespace(rank=CONTROL))]
+    with ask(rig):
+        rig.bypasses.tick(1.0, [rig.sending])
+        assert not rig.dialled
+    rig.close()
+
+
+def test_a_connection_for_a_node_that_has_ended_is_closed(folder: Path) -> None:
+    rig = Rig(folder)
+    with ask(rig):
+        rig.bypasses.tick(1.0, [rig.sending])
+    near, far = socket.socketpair()
+    assert rig.bypasses.adopt(NewBypass("right", rig.dialled.pop(), near)), "its end is not known yet"
+    assert is_closed(far)
+    assert rig.board.get(OUTPUT, BYPASS) == 0
+    far.close()
+    near, far = socket.socketpair()
+    assert rig.bypasses.adopt(NewBypass("right", b"left/known", near))
+    assert is_closed(far)
+    far.close()
+    rig.close()
+
+
+def test_a_bypass_that_the_gateway_ends_is_closed_although_the_node_holds_it(folder: Path) -> None:
+    """What the node sends before it looks at the board again must not arrive after later messages."""
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    far, bypass = rig.far, rig.bypasses._requests[0].bypass
+    assert far is not None and bypass is not None
+    rig.bypasses.end([rig.sending])
+    assert is_closed(far.socket)
+    assert bypass.fileno() < 0
+    assert not rig.send()
+    rig.settle()
+    assert rig.received == list(range(1, rig.newest + 1))
+    rig.close()
+
+
+def test_a_new_bypass_takes_no_message_behind_one_that_goes_over_the_road(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    assert rig.send()
+    rig.cut()
+    rig.look()
+    rig.pump()
+    assert [entry.sequence for entry in rig.on_road] == [rig.newest]
+    assert rig.board.get(OUTPUT, BYPASS), "there is another bypass"
+    assert not rig.send()
+    rig.settle()
+    assert rig.send()
+    rig.close()
+
+
+def test_the_gateway_gets_many_messages_after_a_burst(folder: Path) -> None:
+    """It sends many at once, so it is faster while they come at such a rate."""
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    while rig.send():
+        pass
+    last = rig.newest
+    rig.settle()
+    while not rig.send():
+        rig.settle()
+    assert rig.newest - last >= 100
+    rig.close()
+
+
+def test_messages_ask_for_an_acknowledgement_before_the_bypass_is_full(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    for _ in range(MOST):
+        assert rig.send()
+    assert rig.far is not None
+    flags = [flag for _, flag, *_ in rig.far.read()]
+    assert flags == [0] * (MOST // 2) + [ASKS_FOR_ACK] * (MOST // 2)
+    rig.close()
+
+
+def test_a_large_message_asks_for_an_acknowledgement(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    assert rig.send(LARGE)
+    assert rig.far is not None
+    assert [flag for _, flag, *_ in rig.far.read()] == [ASKS_FOR_ACK]
+    rig.close()
+
+
+def test_a_message_that_the_system_does_not_take_uses_up_no_number_of_an_encrypted_bypass(
+    folder: Path,
+) -> None:
+    rig = Rig(folder, is_encrypted=True)
+    rig.open()
+    rig.settle()
+    connection = rig.bypass._connection
+
+    def refuse(*_: Any) -> None:
+        raise BlockingIOError
+
+    rig.bypass._connection = SimpleNamespace(sendmsg=refuse)  # type: ignore[assignment]
+    assert not rig.send()
+    rig.bypass._connection = connection
+    rig.settle()
+    assert rig.send()
+    rig.take_from_bypass()
+    assert rig.arrived == rig.newest
+    rig.close()
+
+
+def test_a_node_without_a_bypass_asks_more_and_more_seldom(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(folder)
+    asked: list[int] = []
+
+    def refuse(*_: Any) -> None:
+        asked.append(sequence)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("dora.transport.bypass.connect_own", refuse)
+    for sequence in range(1, 40_000):
+        assert not rig.bypass.send(sequence, b"")
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert pauses == [64, 128, 256, 512, 1024, 2048, 4096, *[8192] * 3]
+    rig.close()
+
+
+def test_what_arrived_over_a_bypass_counts_although_it_has_ended(folder: Path) -> None:
+    rig = Rig(folder)
+    rig.open()
+    rig.settle()
+    before = rig.outgoing.arrived_bytes
+    assert rig.send()
+    rig.take_from_bypass()
+    rig.bypasses.end([rig.sending])
+    rig.acknowledge()
+    assert rig.outgoing.arrived_bytes - before == len(rig.sent[rig.newest])
     rig.close()

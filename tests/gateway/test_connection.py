@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from dora.gateway.connection import LARGE, ConnectionEnded, RoadConnection, prepare_socket
+from dora.gateway.connection import (
+    _TCP_NOTSENT_LOWAT,
+    LARGE,
+    ConnectionEnded,
+    RoadConnection,
+    prepare_socket,
+)
+from dora.transport.sealing import SealedSocket, Sealer
 from dora.wire.gateway_frame import ACK, DATA, HEADER, TEXT
 
 
@@ -122,3 +131,43 @@ def test_a_connection_is_not_forgotten_by_routers_nor_waited_for_without_end() -
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
+
+
+def test_many_small_frames_that_were_tried_one_by_one_go_in_several_calls(pair: Pair) -> None:
+    """The system takes about a thousand pieces in a call."""
+    pair.near.put(DATA, body=bytes(8 << 20))
+    for number in range(2000):
+        pair.near.put(ACK, 1, number)
+        assert not pair.near.flush()
+    assert [number for kind, _, _, number, _ in pair.carry() if kind == ACK] == list(range(2000))
+
+
+def test_what_was_not_written_is_given_back_at_the_end(pair: Pair) -> None:
+    owner = Room(LARGE)
+    left = weakref.ref(owner)
+    pair.near.put(DATA, body=owner.memory, owner=owner)
+    del owner
+    assert left() is not None
+    pair.near.close()
+    assert left() is None
+
+
+def test_encrypted_records_that_come_together_are_all_read_at_once() -> None:
+    """The system does not say that there is more in the memory of this process."""
+    near, far = socket.socketpair()
+    sealer, frames = Sealer(bytes(32)), b""
+    for number in range(5):
+        frames += b"".join(sealer.seal(HEADER.pack(ACK, 0, 1, number), b""))
+        sealer.number += 1
+    connection = RoadConnection(SealedSocket(far, bytes(32)), lambda _, size: Room(size))
+    near.sendall(frames)
+    assert [number for *_, number, _ in connection.read()] == list(range(5))
+    connection.close()
+    near.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no such option, or another number")
+def test_the_system_holds_little_of_what_waits_for_others() -> None:
+    with socket.socket() as connection:
+        prepare_socket(connection, may_wait=True)
+        assert connection.getsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT) == 128 << 10

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dora.gateway.ages import Ages
+from dora.gateway.ages import REPORT_EVERY, AgeReports, Ages
 from dora.gateway.figures import NetworkFigures, Shares
 from dora.gateway.in_flight import InFlightLimit
 from dora.gateway.tcp_info import packets_of
@@ -19,7 +19,11 @@ from dora.wire.counters import (
     CROWDED,
     CUTS,
     HIGHEST_SHARE,
+    MEDIAN_AGES,
     NETWORK_STATE,
+    P99_AGES,
+    PACKETS,
+    RESENT_PACKETS,
     ROUND_TRIP,
     SENT_BYTES,
     SHARE,
@@ -205,3 +209,98 @@ def test_figures_of_a_former_gateway_go_on() -> None:
         there.connections[2].written = 50
         figures.write(0.0, there, [])
     assert words[SENT_BYTES[2].word] == 100
+
+
+def board() -> memoryview:
+    return memoryview(bytearray(2 * LINE_BYTES)).cast("Q")
+
+
+def test_a_cut_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dora.gateway.figures.packets_of", lambda _: (0, 0))
+    words = board()
+    figures = NetworkFigures(words, 0)
+    for now, there in enumerate((road(), None, road(), road())):
+        figures.write(float(now), there, [])
+    assert words[CUTS.word] == 1
+
+
+def test_packets_are_counted_once_and_those_of_a_former_connection_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr("dora.gateway.figures.packets_of", lambda _: found[-1])
+    words = board()
+    figures, there = NetworkFigures(words, 0), road()
+    for packets in ((10, 1), (10, 1), (15, 3)):
+        found.append(packets)
+        figures.write(float(len(found)), there, [])
+    assert (words[PACKETS.word], words[RESENT_PACKETS.word]) == (3 * 15, 3 * 3)
+    found.append((2, 0))
+    figures.write(9.0, road(), [])
+    assert (words[PACKETS.word], words[RESENT_PACKETS.word]) == (3 * 17, 3 * 3)
+
+
+def test_packets_go_on_after_the_system_begins_to_count_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts them in 32 bits."""
+    found = [(1, 0), ((1 << 32) - 1, 0)]
+    monkeypatch.setattr("dora.gateway.figures.packets_of", lambda _: found[-1])
+    words = board()
+    figures, there = NetworkFigures(words, 0), road()
+    figures.write(0.0, there, [])
+    found.pop()
+    figures.write(1.0, there, [])
+    assert words[PACKETS.word] == 3 * ((1 << 32) + 1)
+
+
+def test_what_waits_for_nobody_fills_no_network() -> None:
+    words, stream = board(), Stream()
+    figures = NetworkFigures(words, 0)
+    stream.waiting, stream.is_wanted = 5, False
+    figures.write(0.0, None, [stream])  # type: ignore[list-item]
+    assert words[WAITING[1].word] == 0
+
+
+def test_an_output_takes_no_share_of_a_network_that_is_cut() -> None:
+    words, stream = board(), Stream()
+    figures, there = NetworkFigures(words, 0), road()
+
+    def run(first: int, last: int, rate: float) -> None:
+        for tick in range(first, last):
+            stream.outgoing.arrived_bytes += round(rate / 10)
+            figures.write(tick / 10, there, [stream])  # type: ignore[list-item]
+
+    run(0, 50, RATE / 2)
+    assert words[stream.figures + SHARE.word] == pytest.approx(500, abs=20)
+    run(50, 120, RATE / 4)
+    assert words[stream.figures + SHARE.word] == pytest.approx(250, abs=20)
+    figures.write(12.1, None, [stream])  # type: ignore[list-item]
+    assert words[stream.figures + SHARE.word] == 0
+    there = road()
+    run(122, 125, RATE / 4)
+    assert words[stream.figures + SHARE.word] == 0, "the seconds before the cut do not count"
+    assert words[stream.figures + HIGHEST_SHARE.word] == pytest.approx(500, abs=20)
+
+
+def test_the_board_has_the_last_ages_that_the_other_machine_has_reported() -> None:
+    words = board()
+    figures, there = NetworkFigures(words, 0), road()
+    for now, ages in enumerate(([(5, 9), (0, 0), (0, 3)], [(0, 0), (7, 8), (0, 0)])):
+        there.ages_there = ages
+        figures.write(float(now), there, [])
+    assert [words[figure.word] for figure in MEDIAN_AGES] == [5, 7, 0]
+    assert [words[figure.word] for figure in P99_AGES] == [9, 8, 3]
+
+
+def test_ages_are_reported_once_a_second_while_messages_come_and_they_change() -> None:
+    said: list[list[tuple[int, int]]] = []
+    reports = AgeReports(said.append)
+    ages = reports.of_connection[1]
+    began = reports._due - REPORT_EVERY
+    for tick in range(100):
+        now = began + tick / 10
+        reports.tick(now)
+        assert ages.wanted == 64
+        if tick < 25:
+            while ages.wanted:
+                ages.add(now, 5 if tick < 15 else 1000)
+    assert said == [[(0, 0), age, (0, 0)] for age in ((5, 5), (1000, 1000))]

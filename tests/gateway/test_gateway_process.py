@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import shutil
@@ -219,6 +220,7 @@ def test_a_link_without_room_in_shared_memory_is_made_when_there_is_some(
 @contextmanager
 def no_free_file() -> Iterator[None]:
     """Allow this process no more files than it has open."""
+    gc.collect()  # or files that earlier tests have left would be closed meanwhile
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)
@@ -273,6 +275,18 @@ def test_as_much_waits_as_the_queue_holds_while_the_daemon_has_closed_the_link(
         gateway._tick(time.monotonic())
         assert sending.outgoing.waiting(1000) == waiting
         assert sending.is_wanted, "the other machine says who is there"
+    for each in far:
+        each.close()
+
+
+def test_the_bypass_of_an_output_ends_with_its_last_link(rig: Rig, gateway: Gateway) -> None:
+    """There may be another link later, and the node must not go on with the former connection."""
+    road, far = road_of(gateway)
+    (sending,) = road.streams
+    ended: list[object] = []
+    gateway._bypasses.end = ended.extend  # type: ignore[method-assign, assignment]
+    gateway._apply(msgspec.structs.replace(rig.config, streams=[]))
+    assert ended == [sending]
     for each in far:
         each.close()
 

@@ -92,7 +92,7 @@ def test_a_program_that_sends_little_does_not_make_a_network_slow() -> None:
     network = Network(50e6, 0.001)
     network.run(10_000, 1.0)
     before = network.limit.bytes
-    network.limit.forget_sample()
+    network.limit.on_ack(network.number, 0, network.now, is_full=False)
     for _ in range(100):
         network.now += 0.1
         network.limit.begin(network.now)
@@ -116,7 +116,7 @@ def test_one_message_at_a_time_ends_a_sample() -> None:
     limit.begin(1.0)
     assert limit.measure(1)
     assert not limit.measure(2)
-    limit.forget_sample()
+    limit.on_ack(1, 100, 1.1, is_full=False)
     assert limit.measure(3)
 
 
@@ -137,3 +137,12 @@ def test_messages_that_begin_alone_fill_a_distant_network(
     network.run(size, 5.0)
     assert network.run(size, 5.0) > 0.9 * rate
     assert network.limit.bytes < 2.5 * rate * round_trip
+
+
+def test_a_message_among_others_shows_what_the_network_carries_if_it_is_full() -> None:
+    limit = InFlightLimit()
+    limit.begin(1.0)
+    for number, is_full, capacity in ((1, False, 0.0), (2, True, 500_000)):
+        limit.measure(number)
+        limit.on_ack(number, 50_000, 1.0 + number / 10, is_full=is_full)
+        assert limit.capacity == pytest.approx(capacity)

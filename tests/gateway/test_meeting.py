@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from certificates import certify
 from link_ports import HERE, ServedPort
-from waiting import wait_until
+from waiting import TIMEOUT, wait_until
 
 from dora.gateway import meeting
 from dora.gateway.connection import ConnectionEnded, RoadConnection
 from dora.gateway.meeting import Meeting, NewBypass, NewRoad
-from dora.gateway.outgoing import CONNECTIONS
+from dora.gateway.outgoing import BULK, CONNECTIONS, CONTROL, NORMAL
 from dora.gateway.ports import Memory
 from dora.wire.gateway_frame import TEXT
 from dora.wire.node_config import RemoteConfig, TlsFiles
@@ -36,10 +39,10 @@ class Side:
     ) -> None:
         self.roads: list[NewRoad] = []
         self.bypasses: list[NewBypass] = []
-        path = str(folder / machine)
-        self.links = ServedPort({FLOW: path})
+        self.path = str(folder / machine)
+        self.links = ServedPort({FLOW: self.path})
         self.remote = RemoteConfig(self.links.endpoint, {}, secret, tls)
-        self.meeting = Meeting(dataflow, machine, self.remote, path, self._on_made)
+        self.meeting = Meeting(dataflow, machine, self.remote, self.path, self._on_made)
 
     def _on_made(self, made: NewRoad | NewBypass) -> None:
         if isinstance(made, NewRoad):
@@ -304,3 +307,132 @@ def test_a_stranger_that_sends_byte_by_byte_has_no_more_time_than_others(monkeyp
     with pytest.raises(TimeoutError):
         meeting._receive_exactly(stranger, 100)
     assert timeouts == [3.0, 1.0]
+
+
+def stranger_at(listener: Side) -> socket.socket:
+    """Dial a side, and return the connection, which is greeted or refused."""
+    stranger = socket.create_connection((HERE, listener.links.port), timeout=TIMEOUT)
+    stranger.sendall(FLOW.encode())
+    wait_until(lambda: select.select([listener.meeting.listener], [], [], 0)[0], "the connection")
+    listener.meeting.accept()
+    return stranger
+
+
+def test_the_proof_of_one_side_is_none_of_the_other_one(make: Callable[..., Side]) -> None:
+    """Else a stranger could send back what it gets."""
+    listener = make("desk")
+    with stranger_at(listener) as stranger:
+        greeting = meeting.Greeting(FLOW, "robot", b"road", 0, os.urandom(16))
+        meeting._send(stranger, msgspec.msgpack.encode(greeting))
+        proof = meeting._receive(stranger)[16:]
+        meeting._send(stranger, proof)
+        with pytest.raises(ValueError, match="closed"):
+            meeting._receive(stranger)
+
+
+def test_a_stranger_holds_a_place_until_it_goes(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "_MOST_GREETINGS", 1)
+    monkeypatch.setattr(meeting, "_GREETING_TIMEOUT", 10 * TIMEOUT)
+    listener = make("desk")
+    with stranger_at(listener), stranger_at(listener) as second:
+        assert second.recv(1) == b""
+    wait_until(lambda: not listener.meeting._greetings, "the end of the greeting")
+
+
+def test_strangers_that_say_nothing_are_closed_after_a_while(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "_GREETING_TIMEOUT", 0.01)
+    listener = make("desk")
+    with stranger_at(listener) as stranger:
+        assert stranger.recv(1) == b""
+    with socket.socket(socket.AF_UNIX) as process:
+        process.settimeout(TIMEOUT)
+        process.connect(listener.path)
+        listener.meeting.accept()
+        assert process.recv(1) == b""
+
+
+def test_those_who_have_proved_who_they_are_hold_no_place(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "_MOST_GREETINGS", CONNECTIONS)
+    listener = make("desk")
+    for machine in ("robot", "arm", "base"):
+        meet(make(machine), listener)
+    assert listener.meeting._greetings == 0
+
+
+def test_roads_that_were_given_up_keep_few_connections(make: Callable[..., Side]) -> None:
+    listener = make("desk")
+    ends = []
+    for number in range(9):
+        near, far = socket.socketpair()
+        far.settimeout(TIMEOUT)
+        ends.append(far)
+        listener.meeting._keep(meeting.Greeting(FLOW, "robot", bytes([number]), 0, b""), near)
+    for far in ends[:4]:
+        assert far.recv(1) == b""
+    for far in ends[4:]:
+        far.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            far.recv(1)
+    for connections in listener.meeting._begun.values():
+        for connection in connections.values():
+            connection.close()
+    for far in ends:
+        far.close()
+
+
+def test_a_machine_is_dialled_again_after_a_while_or_at_once_if_it_has_refused(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Callable[[], None]] = []
+    monkeypatch.setattr(
+        meeting, "_in_thread", lambda _, target, *arguments: started.append(partial(target, *arguments))
+    )
+    now = 100.0
+    monkeypatch.setattr(meeting, "time", SimpleNamespace(monotonic=lambda: now))
+    robot, desk = make("robot"), make("desk")
+    robot.dial(desk)
+    robot.dial(desk)
+    assert len(started) == 1
+    now += meeting.DIAL_EVERY
+    robot.dial(desk)
+    assert len(started) == 2
+    desk.links.call(desk.links.link_port.close)
+    started[0]()
+    robot.dial(desk)
+    assert len(started) == 2, "the later attempt may succeed yet"
+    started[1]()
+    robot.dial(desk)
+    assert len(started) == 3
+
+
+def test_a_gateway_listens_where_one_was_killed(tmp_path: Path) -> None:
+    path = str(tmp_path / "links")
+    meeting.listen_at(path).close()
+    assert os.path.exists(path)
+    with meeting.listen_at(path) as listener:
+        assert os.stat(path).st_mode & 0o777 == 0o600
+        assert meeting.accept_at(listener) is None, "it does not wait"
+
+
+@pytest.mark.parametrize("number", [-1, meeting.BYPASS + 1])
+def test_a_connection_with_a_number_of_no_road_is_closed(make: Callable[..., Side], number: int) -> None:
+    with stranger_at(make("desk")) as stranger:
+        greeting = meeting.Greeting(FLOW, "robot", b"road", number, os.urandom(16))
+        meeting._send(stranger, msgspec.msgpack.encode(greeting))
+        with pytest.raises(ValueError, match="closed"):
+            meeting._receive(stranger)
+
+
+def test_single_messages_are_marked_and_bulk_ones_wait_here(make: Callable[..., Side]) -> None:
+    side = make("desk").meeting
+    side.remote = msgspec.structs.replace(side.remote, dscp=46)
+    options = [side._options(number) for number in (CONTROL, NORMAL, BULK, meeting.BYPASS)]
+    assert [each["dscp"] for each in options] == [46, 0, 0, 46]
+    assert [each["may_wait"] for each in options] == [False, False, True, False]
+    assert [each["patience"] > 0 for each in options] == [False, False, False, True]

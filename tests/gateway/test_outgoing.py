@@ -14,7 +14,9 @@ from dora.gateway.outgoing import (
     CONNECTIONS,
     CONTROL,
     MAX_MESSAGES,
+    MAX_SHARED,
     NORMAL,
+    SMALL,
     Outgoing,
     OutgoingMessage,
 )
@@ -233,6 +235,23 @@ def test_small_messages_have_a_connection_of_their_own_and_keep_their_order() ->
     assert machine.received == [1, 2, 3]
 
 
+def test_a_larger_message_waits_for_the_smaller_ones_and_a_smaller_one_goes_behind_the_larger() -> None:
+    machine = Machine(100)
+    machine.send()
+    machine.pump()
+    machine.send(size=SMALL + 1)
+    assert machine.pump() == [], "it would be in the way of small messages of others"
+    machine.arrive()
+    machine.pump()
+    machine.send()
+    machine.pump()
+    assert machine.on_network[0][0] == machine.on_network[1][0] == NORMAL
+    machine.arrive()
+    machine.send()
+    machine.pump()
+    assert machine.on_network[0][0] == CONTROL
+
+
 @pytest.mark.parametrize(
     ("priority", "size", "connection"),
     [
@@ -326,3 +345,96 @@ def test_no_more_waits_than_the_queue_holds() -> None:
     machine.stream.stop()
     machine.newest = 1000
     assert machine.stream.waiting(machine.newest) == 10
+
+
+def test_receivers_hold_few_messages_in_shared_memory() -> None:
+    machine = Machine(100, priority="normal")
+    machine.send(100, shared=True)
+    assert machine.pump() == list(range(1, MAX_SHARED + 1))
+    machine.arrive()
+    assert len(machine.pump()) == MAX_SHARED, "those that have arrived are given back"
+    machine.cut()
+    machine.stream.resume(machine.received[-1])
+    assert len(machine.pump()) == MAX_SHARED, "and those on a road that was cut are sent again"
+
+
+def test_messages_in_shared_memory_on_a_bypass_count_with_the_others() -> None:
+    machine = Machine(100, priority="control")
+    machine.send(MAX_SHARED, shared=True)
+    machine.stream.note_bypassed(MAX_SHARED)
+    machine.stream.acknowledge(1, 0)
+    machine.send(2, shared=True)
+    assert machine.pump() == [], "the bypass has to be empty first"
+    machine.stream.end_bypass()
+    assert len(machine.pump()) == MAX_SHARED
+    machine.arrive()
+    assert machine.stream.in_flight_bytes == 0
+    machine.send(2, shared=True)
+    machine.stream.note_bypassed(machine.newest)
+    machine.stream.acknowledge(machine.newest, 0)
+    machine.send(2 * MAX_SHARED, shared=True)
+    assert len(machine.pump()) == MAX_SHARED
+
+
+def test_an_acknowledgement_is_asked_for_before_as_much_is_in_flight_as_may_be() -> None:
+    for shared, most in ((True, MAX_SHARED), (False, MAX_MESSAGES)):
+        machine = Machine(1000)
+        machine.send(most, shared=shared)
+        machine.pump()
+        asked = [machine.stream.asks_for_ack(entry) for _, entry in machine.on_network]
+        assert (len(asked), sum(asked)) == (most, 4)
+
+
+def test_what_nobody_wants_any_more_does_not_count_as_arrived_while_messages_are_in_flight() -> None:
+    machine = Machine(10)
+    machine.send(2)
+    machine.pump()
+    machine.send(3)
+    machine.stream.is_hungry = False  # as `Road.pump` has seen them
+    machine.stream.skip()
+    assert machine.stream.arrived == 0
+    assert machine.stream.is_hungry, "a message to come wakes the gateway"
+    machine.arrive()
+    assert machine.stream.arrived == 2
+    machine.stream.skip()
+    assert machine.stream.arrived == 5
+
+
+def test_an_output_goes_first_while_it_has_much_to_send() -> None:
+    machine = Machine(1000)
+    assert not machine.stream.goes_first
+    machine.send()
+    machine.pump()
+    assert not machine.stream.goes_first, "a small message leaves room for others"
+    machine.send()
+    assert machine.stream.goes_first
+    machine.pump()
+    machine.arrive()
+    machine.send(size=LARGE)
+    machine.pump()
+    assert machine.stream.goes_first
+    machine.arrive()
+    assert not machine.stream.goes_first
+
+
+def test_what_a_machine_has_is_what_it_says_or_has_acknowledged_before() -> None:
+    machine = Machine(10)
+    machine.send(5)
+    machine.pump()
+    machine.cut()
+    for said in (5, 3):
+        machine.stream.resume(said)
+        assert machine.stream.arrived == 5
+        machine.cut()
+    machine.stream.resume(5)
+    machine.send()
+    assert machine.pump() == [6]
+
+
+def test_a_bypass_takes_no_later_message_from_a_queue_with_a_gap() -> None:
+    machine = Machine(2)
+    machine.send(4)
+    assert machine.stream.note_bypassed(2) == 0
+    assert machine.pump() == []
+    machine.stream.acknowledge(2, machine.now)
+    assert machine.pump() == [3, 4]
