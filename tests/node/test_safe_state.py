@@ -11,12 +11,13 @@ from fake_daemon import FakeDaemon, StartFlow
 from flows import node
 from waiting import wait_until
 
-from dora import Node
+from dora import BudgetMissed, Node
 from dora.transport.board import FINAL, SENT, STATE
 from dora.wire.counters import IN_SAFE_STATE, SAFE_STATES
 from dora.wire.node_protocol import (
     DetachInput,
     NodeFailedFrame,
+    NodeRestartedFrame,
     SafeStateChanged,
     SafeStateFrame,
     SourceFailed,
@@ -108,6 +109,55 @@ def test_the_next_message_ends_the_safe_state(start_flow: StartFlow, clock: Virt
     wait_until(lambda: len(daemon.heard("b", SafeStateChanged)) == 3, "the daemon hears of it")
 
 
+def test_an_input_whose_sender_is_silent_is_not_empty(start_flow: StartFlow, clock: VirtualClock) -> None:
+    _, _, receiver = start(start_flow, "silent")
+    assert receiver.is_empty()
+    clock.advance(20)
+    assert not receiver.is_empty()
+
+
+def test_a_sender_that_is_back_without_a_message_leads_to_the_safe_value(
+    start_flow: StartFlow, clock: VirtualClock
+) -> None:
+    safe = SafeState((0, 0), "float32", ("silent",), {}, 20_000_000)
+    daemon = start_flow(
+        node("a", outputs="out", output_rules={"out": OutputRules(safe_state=safe)}),
+        node("b", inputs={"in": "a/out", "other": "c/out"}),
+        node("c", outputs="out"),
+    )
+    daemon.node("a")
+    receiver = daemon.node("b")
+    assert receiver.try_recv() is None
+    daemon.close_inputs("b", "in")
+    assert types(receiver) == ["INPUT_CLOSED"]
+    daemon.send("b", NodeRestartedFrame("a"))
+    assert types(receiver) == ["NODE_RESTARTED"]
+    clock.advance(20)
+    assert types(receiver) == IN
+
+
+def is_safe(daemon: FakeDaemon) -> bool:
+    return bool(daemon.board.get(daemon.plan.configs["b"].inputs[0].slot, IN_SAFE_STATE.word))
+
+
+def test_a_closed_input_is_in_no_safe_state(start_flow: StartFlow, clock: VirtualClock) -> None:
+    daemon, _, receiver = start(start_flow, "silent")
+    assert receiver.try_recv() is None
+    clock.advance(20)
+    assert types(receiver) == IN
+    assert is_safe(daemon)
+    receiver.close()
+    assert not is_safe(daemon)
+
+
+def test_the_next_process_of_a_receiver_begins_in_the_ordinary_state(start_flow: StartFlow) -> None:
+    daemon, _, receiver = start(start_flow, "failed")
+    receiver.close()
+    daemon.board.set(daemon.plan.configs["b"].inputs[0].slot, IN_SAFE_STATE.word, 1)  # as a kill leaves it
+    _next = daemon.node("b")  # a node that nobody holds closes
+    assert not is_safe(daemon)
+
+
 def test_messages_from_before_a_failure_do_not_follow_the_safe_value(start_flow: StartFlow) -> None:
     daemon, sender, receiver = start(start_flow, "failed")
     for number in range(3):
@@ -117,6 +167,24 @@ def test_messages_from_before_a_failure_do_not_follow_the_safe_value(start_flow:
     inputs = receiver.statistics()["inputs"]["in"]
     assert (inputs["received"], inputs["dropped"]) == (0, 3)
     sender.send_output("out", b"back")  # as the next process of the node does
+    assert types(receiver) == OUT
+
+
+def test_a_late_message_that_a_failure_has_dropped_says_nothing_about_the_next_one(
+    start_flow: StartFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon, sender, receiver = start(start_flow, "failed", "budget")
+    layer: Any = receiver._session.inbox.ports["in"].find("safe state")
+    poll, missed = layer._port.poll, BudgetMissed(id="in", source="a/out")
+    missed.on_miss = "safe_state"
+    events = [missed]
+    monkeypatch.setattr(layer._port, "poll", lambda: events.pop() if events else poll())
+    sender.send_output("out", b"late")
+    event = receiver.try_recv()
+    assert event is missed
+    lost(daemon)
+    assert types(receiver) == ["NODE_FAILED", *IN]
+    sender.send_output("out", b"back")
     assert types(receiver) == OUT
 
 

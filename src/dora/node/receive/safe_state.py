@@ -133,10 +133,8 @@ class SafeStateInput(WrappingInput):
 
     def _poll_silent(self) -> Event | None:
         """Begin the safe state if no message has come for too long."""
-        if self._is_new:
-            self._is_new = False
-            self._begin_pause()
-        elif self._is_silent():
+        self._begin_first_pause()
+        if self._is_silent():
             self._enter("silent")
             return self._next.popleft()
         return None
@@ -219,10 +217,20 @@ class SafeStateInput(WrappingInput):
         if self._silence_ns is not None and not (self._stopped or self._reason):
             self._silent_at = _monotonic() + self._silence_ns
 
+    def _begin_first_pause(self) -> None:
+        """Watch the pause before the first message from the first look at this input on."""
+        if self._is_new:
+            self._is_new = False
+            self._begin_pause()
+
     def _is_silent(self) -> bool:
         return self._silent_at is not None and _monotonic() >= self._silent_at
 
     # ------------------------------------------------------------------ the rest of a port
+
+    def look_ahead(self) -> None:
+        self._begin_first_pause()  # a program may poll only what is not empty
+        super().look_ahead()
 
     def ready(self) -> bool:
         return super().ready() or self._is_silent()
