@@ -81,6 +81,19 @@ def test_a_value_wakes_a_node_that_waits(daemon: FakeDaemon, plot: Node) -> None
     assert [event["value"] for event in found if event is not None] == [3]
 
 
+def test_a_merge_wakes_a_node_that_waits_for_the_values_from_before(daemon: FakeDaemon, plot: Node) -> None:
+    source = Source()
+    source.put(3)
+    source.queue.set_on_arrival = lambda _: None  # type: ignore[method-assign]  # it reports only new values
+    found = []
+    receiver = threading.Thread(target=lambda: found.append(plot.next()))
+    receiver.start()
+    daemon.wait_for_sleep("plot")
+    plot.merge_external_events(source)
+    receiver.join(TIMEOUT)
+    assert [event["value"] for event in found if event is not None] == [3]
+
+
 def test_a_value_wakes_a_task_that_waits(plot: Node) -> None:
     source = Source()
     plot.merge_external_events(source)

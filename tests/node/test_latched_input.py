@@ -227,3 +227,20 @@ def test_a_stop_leaves_the_messages_of_the_latch(folder: Path) -> None:
     port.stop()
     assert take(port) == [2, 3]
     board.close()
+
+
+def test_a_message_in_the_latch_that_was_on_its_way_to_the_queue_comes_once(
+    folder: Path,
+) -> None:
+    board = fresh_board(folder)
+    sender = Sender(board, 2)
+    sender.queues.append(queue := Queue())
+    sender.step()
+    sender.step()  # numbered and in the latch, and not sent yet
+    port = join(board, sender, queue)
+    assert take(port) == [1]
+    sender.step()
+    sender.send(1)
+    assert take(port) == [2]
+    check_counts(board, 2)
+    board.close()

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from dora.node.events import InputClosed
-from dora.node.receive.link_input import LinkInput
-from dora.transport.board import CONNECTED, DROPPED, FINAL, FIRST, RECEIVED, SENT, STATE, WORDS, Board
+from dora.node.receive.link_input import FLIGHT_LIMIT_NS, LinkInput
+from dora.transport.board import (
+    BEGUN,
+    CLOSED,
+    CONNECTED,
+    CREDIT_WAITING,
+    DROPPED,
+    FINAL,
+    FIRST,
+    RECEIVED,
+    SENT,
+    STATE,
+    WORDS,
+    Board,
+)
+from dora.transport.doorbell import Bell
+from dora.wire.counters import RESTART_LOSS
 from dora.wire.message import Encoding, Message, pack_head
 from dora.wire.node_config import InputConfig
 
@@ -22,6 +37,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
+        self.is_closed = False
 
     def receive(self) -> Message | None:
         if not self.numbers:
@@ -31,7 +47,19 @@ class Queue:
     def has_messages(self) -> bool:
         return bool(self.numbers)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class CountingBell:
+    """A doorbell that counts its rings."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.rings = 0
+
+    def ring(self) -> None:
+        self.rings += 1
 
 
 @pytest.fixture
@@ -125,3 +153,87 @@ def test_a_message_that_was_being_sent_while_another_process_took_over_is_receiv
     queue.numbers += [5, 6]
     assert [port.poll() is not None for _ in range(3)] == [True, True, False]
     assert [board.get(LINK, word) for word in (RECEIVED, DROPPED)] == [6, 0]
+
+
+def config_of(**options: Any) -> InputConfig:
+    return InputConfig("in", "link", "source/out", slot=LINK, output_slot=SENDER, **options)
+
+
+def test_of_what_a_restarted_receiver_misses_only_the_earlier_part_counts_as_lost_by_the_restart(
+    board: Board,
+) -> None:
+    board.set(SENDER, SENT, 6)
+    board.set(LINK, RECEIVED, 4)
+    board.set(LINK, STATE, CONNECTED)
+    queue = Queue()
+    port = LinkInput(config_of(queue_size=1), queue, board, joins_late=False)
+    board.set(SENDER, SENT, 10)
+    queue.numbers.append(10)  # 7 to 9 were pushed out of the new queue
+    assert port.poll() is not None
+    assert [board.get(LINK, word) for word in (RECEIVED, DROPPED, RESTART_LOSS.word)] == [5, 5, 2]
+
+
+def test_a_restarted_receiver_wakes_a_sender_that_waits_for_what_the_former_process_had_queued(
+    board: Board,
+) -> None:
+    board.set(SENDER, SENT, 2)
+    board.set(SENDER, CREDIT_WAITING, 1)
+    board.set(LINK, STATE, CONNECTED)
+    bell = CountingBell("credit")
+    port = LinkInput(
+        config_of(queue_size=2, queue_policy="backpressure", credit_bell="credit"),
+        Queue(),
+        board,
+        joins_late=False,
+        make_bell=lambda _: cast(Bell, bell),
+    )
+    assert bell.rings == 0
+    assert port.poll() is None
+    assert board.get(LINK, DROPPED) == 2
+    assert bell.rings == 1
+
+
+def test_a_closed_input_gives_up_its_queue_and_frees_a_sender_that_waits(board: Board) -> None:
+    bell, queue = CountingBell("credit"), Queue()
+    port = LinkInput(
+        config_of(queue_size=2, queue_policy="backpressure", credit_bell="credit"),
+        queue,
+        board,
+        joins_late=False,
+        make_bell=lambda _: cast(Bell, bell),
+    )
+    port.close()
+    assert queue.is_closed and bell.rings == 1
+    assert board.get(LINK, STATE) == CLOSED
+
+
+def test_a_process_that_hands_over_leaves_the_link_connected(board: Board) -> None:
+    port = LinkInput(config_of(queue_size=2), Queue(), board, joins_late=False)
+    port.release()
+    port.close()
+    assert board.get(LINK, STATE) == CONNECTED
+
+
+def test_what_the_network_will_not_bring_is_no_loss_before_the_first_message_and_one_after_it(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1
+    monkeypatch.setattr("dora.node.receive.link_input._monotonic", lambda: now)
+    queue = Queue()
+    port = LinkInput(config_of(queue_size=9), queue, board, joins_late=True, crosses=True)
+    for count in (SENT, BEGUN):
+        board.set(SENDER, count, 5)
+    port.check_flush()
+    assert (board.get(LINK, FIRST), port.poll()) == (5, None)
+    board.set(SENDER, SENT, 8)
+    queue.numbers.append(6)
+    assert port.poll() is not None
+    board.set(SENDER, BEGUN, 8)
+    port.check_flush()
+    assert port.poll() is None
+    assert board.get(LINK, DROPPED) == 0, "it may still arrive"
+    now = 1 + FLIGHT_LIMIT_NS
+    assert port.wake_at() == now
+    assert port.poll() is None
+    assert [board.get(LINK, word) for word in (FIRST, RECEIVED, DROPPED)] == [5, 1, 2]
+    assert port.wake_at() is None

@@ -228,6 +228,20 @@ def test_an_input_whose_clock_was_set_back_starts_anew_after_a_queue_of_messages
     assert matcher.sides[1].unmatched == 4
 
 
+def test_late_messages_now_and_then_are_no_clock_that_was_set_back() -> None:
+    matcher: Matcher[int] = Matcher([3, 3], tolerance=0)
+    for time in (1000, 500, 1001, 501, 1002, 502):
+        matcher.add(1, time, time, 0)
+    for time in (1000, 1001, 1002):
+        matcher.add(0, time, time, 0)
+    assert [match.members for match in iter(lambda: matcher.next(0), None)] == [
+        [1000, 1000],
+        [1001, 1001],
+        [1002, 1002],
+    ]
+    assert matcher.sides[1].unmatched == 3
+
+
 def test_messages_without_a_leading_one_are_not_kept_once_it_has_ended() -> None:
     matcher: Matcher[int] = Matcher([3, 3], tolerance=0)
     matcher.end(0)

@@ -7,11 +7,12 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_sync_matcher import SORTED_MOSTLY, expected, members_of
 
-from dora.node.events import InputClosed, Synced
+from dora.node.events import InputClosed, SafeStateEntered, Synced
 from dora.node.receive.link_input import LinkInput
 from dora.node.receive.sync_port import SyncPort
 from dora.node.send.output import OutputPort
@@ -47,9 +48,12 @@ class Rig:
             )
             for index, name in enumerate(names)
         ]
-        self.ports = [
-            LinkInput(item, engine.receiver(item, lambda: None), board, joins_late=False) for item in inputs
-        ]
+
+        def make_port(item: InputConfig) -> LinkInput:
+            return LinkInput(item, engine.receiver(item, lambda: None), board, joins_late=False)
+
+        self.connect = lambda index: make_port(inputs[index])
+        self.ports = [make_port(item) for item in inputs]
         self.outputs = []
         for index, name in enumerate(names):
             config = OutputConfig(name, name, 8 + index, [LinkConfig(index, 0, "", f"n/{name}")])
@@ -160,3 +164,51 @@ def test_at_a_stop_an_input_that_was_full_is_read_to_its_end() -> None:
     rig.group.stop()
     sets = [event for event in iter(rig.group.poll, None) if isinstance(event, Synced)]
     assert [[time for _, _, time in members(event)] for event in sets] == [[20, 10, 20], [30, 10, 30]]
+
+
+def test_the_closing_of_an_input_that_is_back_before_the_program_gets_it_is_forgotten() -> None:
+    rig = Rig(2, tolerance=0)
+    rig.send(0, 0, 10)
+    rig.ports[0].source_closed()
+    assert rig.group.poll() is None  # the message may still find its partner
+    assert rig.ports[0].source_back("s")
+    rig.group.reopen("in0")
+    rig.send(1, 0, 10)
+    event = rig.group.poll()
+    assert isinstance(event, Synced)
+    assert members(event) == [(0, 0, 10), (1, 0, 10)]
+    assert rig.group.poll() is None
+    rig.send(0, 1, 20)
+    rig.send(1, 1, 20)
+    assert isinstance(rig.group.poll(), Synced)
+
+
+def test_an_input_that_was_disconnected_and_is_connected_again_is_waited_for() -> None:
+    rig = Rig(2, tolerance=5)
+    rig.send(1, 0, 10)
+    rig.ports[1].detach()
+    assert rig.group.poll() is None  # a leading message may still need its message
+    rig.send(0, 0, 10)
+    assert isinstance(rig.group.poll(), Synced)
+    assert isinstance(rig.group.poll(), InputClosed)
+    rig.group.replace(rig.connect(1))
+    rig.send(1, 1, 20)
+    rig.send(0, 1, 22)
+    assert rig.group.poll() is None, "a message that is nearer may come"
+    rig.send(1, 2, 22)
+    event = rig.group.poll()
+    assert isinstance(event, Synced)
+    assert members(event) == [(0, 1, 22), (1, 2, 22)]
+
+
+def test_events_behind_a_closing_that_waits_for_a_set_come_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(2, tolerance=0)
+    rig.send(1, 0, 10)
+    polled = iter([rig.ports[1].poll(), InputClosed("in1"), SafeStateEntered("in1", "failed")])
+    monkeypatch.setattr(rig.ports[1], "poll", lambda: next(polled, None))
+    assert rig.group.poll() is None
+    rig.send(0, 0, 10)
+    types = [event["type"] for event in iter(rig.group.poll, None)]
+    assert types == ["SYNC", "INPUT_CLOSED", "SAFE_STATE_ENTERED"]

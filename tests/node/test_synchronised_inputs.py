@@ -286,6 +286,23 @@ def test_the_closing_of_an_input_comes_after_its_last_message() -> None:
         assert events[1]["id"] == "left"
 
 
+def test_an_input_that_has_recovered_is_waited_for_again() -> None:
+    queues = {"arm": {"input_timeout": 0.2}}
+    names = ("left", "arm")
+    with VirtualDataflow(flow_of(names, tolerance="5ms", queues=queues), play=[*names, "fusion"]) as flow:
+        fusion, left, arm = flow.node("fusion"), flow.node("left"), flow.node("arm")
+        for source in (left, arm):
+            source.send_output("out", pa.array([0]), at(0))
+        assert [event.type for event in drain(fusion)] == ["SYNC"]
+        flow.advance(0.3)
+        assert [event.type for event in drain(fusion)] == ["INPUT_CLOSED"]
+        arm.send_output("out", pa.array([20]), at(20))
+        left.send_output("out", pa.array([22]), at(22))
+        assert [event.type for event in drain(fusion)] == ["INPUT_RECOVERED"]
+        arm.send_output("out", pa.array([23]), at(23))
+        assert [values(event) for event in drain(fusion)] == [{"left": 22, "arm": 23}]
+
+
 def test_a_stop_decides_what_is_there() -> None:
     with VirtualDataflow(flow_of(("left", "arm"), tolerance="5ms"), play=["left", "arm", "fusion"]) as flow:
         flow.node("left").send_output("out", pa.array([1]), at(2))
@@ -390,6 +407,16 @@ class OneSet:
             return DoraStatus.CONTINUE
         send_output("out", pa.array([1]))
         return DoraStatus.STOP
+
+
+def test_the_stream_ends_once_all_inputs_of_the_only_set_are_closed_here() -> None:
+    names = ("left", "arm")
+    with VirtualDataflow(flow_of(names), play=[*names, "fusion"]) as flow:
+        inbox = flow.node("fusion")._session.inbox
+        inbox.close_inputs(["left"])  # as the runtime does when an operator ends
+        assert not inbox.ended
+        inbox.close_inputs(["arm"])
+        assert inbox.ended
 
 
 def test_an_operator_may_end_between_two_sets_while_others_go_on() -> None:

@@ -61,6 +61,17 @@ class Watcher:
         assert not self._thread.is_alive()
 
 
+def test_messages_that_the_program_has_taken_make_room_for_others(daemon: FakeDaemon) -> None:
+    camera, plot = daemon.node("camera"), daemon.node("plot")
+    watcher = Watcher(plot, "image")
+    for first in (1, 3, 5):
+        for number in (first, first + 1):
+            camera.send_output("image", bytes([number]))
+            watcher.wait_for(number)
+        assert [event["data"] for event in plot.drain()] == [bytes([first]), bytes([first + 1])]
+    watcher.end(plot)
+
+
 def test_the_program_gets_the_newest_messages_and_none_counts_as_dropped(daemon: FakeDaemon) -> None:
     camera, plot = daemon.node("camera"), daemon.node("plot")
     watcher = Watcher(plot, "image")

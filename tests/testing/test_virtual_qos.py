@@ -61,6 +61,7 @@ def test_a_deadline_is_noticed_at_its_moment() -> None:
     ("rule", "stop_after", "expected"),
     [
         ({"max_age": "500ms"}, 20, [(1.0, 6000), (20.0, "STOP")]),
+        ({"max_age": "500ms", "rate": "100hz"}, 20, [(1.0, 6000), (20.0, "STOP")]),
         ({"every": 5000}, 20, [(1.0, 0), (1.0, 5000), (20.0, "STOP")]),
         ({"every": 5000}, 0.95, [(1.0, "STOP"), (1.0, 0), (1.0, 5000)]),
     ],

@@ -139,7 +139,6 @@ class SyncPort(InputPort):
                         break
             self._count_unmatched()
         if match is not None:
-            self._is_new = True  # there may be more
             return self._event(match)
         return self._pass_on() if self._passing else None
 
