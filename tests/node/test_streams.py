@@ -20,6 +20,7 @@ from dora.transport.board import DROPPED, RECEIVED, Board
 from dora.transport.queues import PriorityQueue
 from dora.wire.correlation import PATTERN_QUEUE_SIZE, asks_to_flush, carries_correlation
 from dora.wire.counters import FLUSHED
+from dora.wire.encode import encode
 from dora.wire.message import Encoding, Message, pack_head
 from dora.wire.metadata import encode_metadata
 from dora.wire.node_config import InputConfig
@@ -133,6 +134,19 @@ def test_a_loan_may_flush(start_flow: StartFlow) -> None:
     send(sender, 1, 2)
     with sender.loan("out", 1, "int64", {"flush": True}) as array:
         array[:] = 3
+    assert numbers(receiver) == [3]
+
+
+@pytest.mark.parametrize("size", [1, 10_000], ids=["small", "large"])
+def test_a_flush_of_a_recording_is_one_when_it_is_sent_again(start_flow: StartFlow, size: int) -> None:
+    _, sender, receiver = link(start_flow)
+    payload = encode(pa.array([3] * size))
+    section = encode_metadata({"flush": True})
+    recorded = Message(
+        pack_head(payload.encoding, payload.schema, section, payload.size, 9, 1, payload.to_bytes())
+    )
+    send(sender, 1, 2)
+    sender._session.outputs["out"].resend(recorded, payload, 1, exactly=False)
     assert numbers(receiver) == [3]
 
 

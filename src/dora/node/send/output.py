@@ -331,6 +331,8 @@ class OutputPort:
                 # Last: its receivers on the other machine get the processor as soon as this one waits.
                 bypass = self._bypass  # another thread may replace it
                 bypassed = bypass is not None and bypass.send(sequence, message)
+                if control and asks_to_flush(control):
+                    self._flush(sequence)
             else:
                 head = pack_head(
                     encoding, schema, section, size, sequence, now, b"", origin_ns, origin, trail
@@ -340,8 +342,6 @@ class OutputPort:
                 payload.copy_to(loan.address + len(head))
                 bypassed = self._transmit(loan, len(head) + size, sequence, control)
             self._bytes += size
-            if control and asks_to_flush(control):
-                self._flush(sequence)
         # Outside of the lock: waking a process takes longer than a message, and other threads may send.
         rung = self._ring(bypassed=bypassed)
         # The receivers are waking up; the rest could wait until now.
@@ -388,7 +388,10 @@ class OutputPort:
                 ring.skip()
         bypass = self._bypass
         # Its memory is given to no other message before the next loan of this output.
-        return bypass is not None and bypass.send(sequence, memory)
+        bypassed = bypass is not None and bypass.send(sequence, memory)
+        if control and asks_to_flush(control):
+            self._flush(sequence)
+        return bypassed
 
     def _copies(self, message: int | bytes, size: int) -> list[Loan]:
         """Return a copy of a message, or of what is at an address, for each further channel.
@@ -458,8 +461,6 @@ class OutputPort:
             control = self._control_section(section)
             bypassed = self._transmit(loan, len(head) + size, sequence, control)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
-            if control and asks_to_flush(control):
-                self._flush(sequence)
             if self.black_box is not None:
                 self._ring(bypassed=bypassed)  # first: the copy takes longer than to wake the receivers
                 self.black_box.write_memory(loan.memory[: len(head) + size], _now())
@@ -482,6 +483,7 @@ class OutputPort:
 
         ``exactly``: with the origin and the trail of then; otherwise, the message is an origin.
         """
+        self.apply_link_changes()
         section = message.metadata
         passed: Passed = (time_ns, self._origin, b"")
         if exactly and message.header[ORIGIN]:
