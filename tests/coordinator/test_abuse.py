@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,53 @@ def test_a_waiting_command_keeps_its_connection(served: Serving, monkeypatch: py
         assert answer.readline().startswith(b"HTTP/1.1 200 ")
         assert b'"status":"Running"' in answer.read()  # up to the end of the connection
     daemon.close()
+
+
+def request(connection: HTTPConnection) -> int:
+    """Send a request on a connection, which goes on; return the status of the answer."""
+    connection.request("GET", "/api/status", headers={"Authorization": f"Bearer {TOKEN}"})
+    response = connection.getresponse()
+    response.read()
+    return response.status
+
+
+def test_the_connection_that_was_idle_for_longest_is_closed_for_a_new_one(tmp_path: Path) -> None:
+    with serving(lambda: Store(str(tmp_path / "store.sqlite")), most=2) as served:
+        used, silent = (HTTPConnection("127.0.0.1", served.port, timeout=TIMEOUT) for _ in range(2))
+        for connection in (used, silent, used):
+            assert request(connection) == 200
+        with raw(served):
+            assert is_closed(silent.sock)
+            assert request(used) == 200
+        used.close()
+        silent.close()
+
+
+def test_a_connection_is_closed_once_no_request_has_come_for_a_while(served: Serving) -> None:
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=TIMEOUT)
+    assert request(connection) == 200
+    (end,) = served._server.server_state.connections
+    served.in_loop(lambda: end._check(requests_before=0))
+    sock = connection.sock
+    assert request(connection) == 200 and connection.sock is sock
+    served.in_loop(lambda: end._check(requests_before=2))
+    assert is_closed(sock)
+    connection.close()
+
+
+def test_a_websocket_has_no_request_to_send_in_time(
+    served: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[connections.LimitedConnection] = []
+    schedule = connections.LimitedConnection._schedule_check
+
+    def schedule_check(connection: connections.LimitedConnection) -> None:
+        made.append(connection)
+        schedule(connection)
+
+    monkeypatch.setattr(connections.LimitedConnection, "_schedule_check", schedule_check)
+    with served.websocket():
+        assert {connection._timer for connection in made} == {None}
 
 
 @pytest.mark.parametrize(

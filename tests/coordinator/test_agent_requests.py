@@ -19,11 +19,16 @@ from dora.cluster.agent.identity import Identity
 from dora.cluster.agent.worker_process import MAX_OBSERVERS, Observers, WorkerProcess
 from dora.cluster.protocol import (
     MAX_MESSAGE,
+    AckEnd,
     Answered,
     Collected,
+    DropRecords,
+    Partition,
     RunReport,
+    RunSpec,
     RunUsage,
     SignedCertificate,
+    StartRun,
     ToCoordinator,
 )
 from dora.errors import DoraError
@@ -128,6 +133,34 @@ def test_a_certificate_that_is_of_no_use_keeps_a_machine_from_links_and_from_not
     fault = "cannot be written: No space left" if disk == "full" else "are not a certificate and its key"
     with pytest.raises(DoraError, match=f"machine `arm`: .* {fault}"):
         agent._listen_for_links()
+
+
+@pytest.mark.usefixtures("runtime_root")
+def test_a_dataflow_that_runs_is_neither_forgotten_nor_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The coordinator may speak of a former part, or have missed that this one runs."""
+    released: list[list[str]] = []
+    monkeypatch.setattr("dora.cluster.agent.agent.release", lambda ids, _: released.append(ids))
+
+    async def hear() -> None:
+        agent = Agent(["10.0.0.1"], 6013, Token("t" * 32, "x"), Identity(machine="arm"))
+        run: Any = SimpleNamespace(dataflow_id="d")
+        agent._runs["d"] = run
+        running = RunReport("d", "Running")
+        agent._report(running)
+        spec = RunSpec(name="x", dataflow={"nodes": []})
+        await agent._take(StartRun("d", spec, Partition(machine="arm", secret="")))
+        await agent._take(AckEnd("d"))
+        assert agent._reports == {"d": running}, "the next connection begins with it"
+        await agent._take(DropRecords(("d", "gone")))
+        await asyncio.gather(*agent._tasks)
+        assert released == [["gone"]]
+        del agent._runs["d"]
+        await agent._take(AckEnd("d"))
+        assert agent._reports == {}
+
+    asyncio.run(hear())
 
 
 def test_a_daemon_goes_on_while_it_measures_its_dataflows() -> None:

@@ -24,6 +24,7 @@ from dora.cluster.protocol import (
     Apply,
     Ask,
     DescribeRun,
+    DropRecords,
     Endpoints,
     Hello,
     MachineLost,
@@ -41,7 +42,7 @@ from dora.cluster.protocol import (
 )
 from dora.cluster.refusal import Refusal
 from dora.daemon.supervisor.result import DataflowResult
-from dora.daemon.supervisor.status import PeerStatus
+from dora.daemon.supervisor.status import FormerPart, NodeStatus, PeerStatus
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
 from dora.wire.daemon_protocol import (
@@ -200,17 +201,23 @@ def rejecting(reason: str) -> Callable[[Any], Answered]:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Talking, str]]:
-    """A dataflow on `left` and `right`."""
+async def coordinating(folder: Path) -> AsyncIterator[Coordinator]:
     coordinator = Coordinator(Store(str(folder / "store.sqlite")), lambda: None)
     try:
+        yield coordinator
+    finally:
+        coordinator.close()
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Talking, str]]:
+    """A dataflow on `left` and `right`."""
+    async with coordinating(folder) as coordinator:
         left, right = Talking(coordinator, "left"), Talking(coordinator, "right")
         dataflow_id = coordinator.start(spec()).uuid
         for daemon in (left, right):
             daemon.say(RunReport(dataflow_id, "Running", port=1))
         yield coordinator, left, right, dataflow_id
-    finally:
-        coordinator.close()
 
 
 @pytest.fixture
@@ -385,6 +392,45 @@ def test_a_replacement_that_is_undone_names_the_former_program(folder: Path) -> 
 
 
 JUST_GONE = "has ended during the change: the change is recorded, and that machine makes it when it is back"
+
+
+def test_parameters_that_are_set_during_a_change_are_kept(folder: Path) -> None:
+    async def test() -> None:
+        async with running(folder) as (coordinator, _, right, dataflow_id):
+
+            def prepare(message: Prepare) -> Answered:
+                right.say(ParametersSet(dataflow_id, "b", {"speed": 1}))
+                return Answered(message.ticket, SentCounts({}))
+
+            right.answers[Prepare] = prepare
+            await coordinator.ask("arm", CONNECT)
+            assert coordinator.spec("arm").parameters_of("b") == {"speed": 1}
+
+            def fail(message: Apply) -> Answered:
+                if message.proposal.revision == 2:
+                    right.say(ParametersSet(dataflow_id, "b", {"speed": 2}))
+                return Answered(message.ticket, Rejected("there is no room"))
+
+            right.answers[Apply] = fail
+            await refused(coordinator, ConnectOperation("a/x", "b/further"))
+            assert coordinator.spec("arm").revision == 3, "it was undone"
+            assert coordinator.spec("arm").parameters_of("b") == {"speed": 2}
+
+    asyncio.run(test())
+
+
+def test_a_dataflow_is_not_changed_before_all_its_nodes_run(folder: Path) -> None:
+    async def test() -> None:
+        async with coordinating(folder) as coordinator:
+            left, right = Talking(coordinator, "left"), Talking(coordinator, "right")
+            dataflow_id = coordinator.start(spec()).uuid
+            left.say(RunReport(dataflow_id, "Running", port=1))
+            assert "the dataflow is still starting" in str(await refused(coordinator, CONNECT))
+            assert not left.of(Prepare)
+            right.say(RunReport(dataflow_id, "Running", port=1))
+            await coordinator.ask("arm", CONNECT)
+
+    asyncio.run(test())
 
 
 def test_a_part_that_has_just_ended_refuses_nothing(folder: Path) -> None:
@@ -564,12 +610,28 @@ def test_a_machine_that_does_not_answer_a_request_is_named(
                 504,
                 "machine `right` has not answered within 0.01 s",
             )
+            assert not coordinator.requests._asked, "nothing is left of it"
             coordinator.fleet.disconnect(right.link, silent=True)
             refusal = await refused(coordinator, GetParameters("b"))
             assert (refusal.status, str(refusal)) == (
                 503,
                 "machine `right` is not connected at the moment",
             )
+
+    asyncio.run(test())
+
+
+def test_a_request_does_not_outlive_the_part_that_was_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.cluster.coordinator.requests.POLL_INTERVAL", 0.01)
+
+    async def test() -> None:
+        async with running(folder) as (coordinator, _, right, dataflow_id):
+            crashed = RunReport(dataflow_id, "Failed", reason="it was killed", crashed=True)
+            right.answers[Ask] = lambda _: right.say(crashed)  # type: ignore[func-returns-value]
+            refusal = await refused(coordinator, GetParameters("b"))
+            assert str(refusal) == "the partition on machine `right` has ended during the request"
 
     asyncio.run(test())
 
@@ -673,6 +735,21 @@ def test_a_machine_joins_the_present_dataflow_and_then_applies_changes_like_othe
     asyncio.run(test())
 
 
+def test_a_machine_that_joins_hears_what_happens_meanwhile(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, left, third, dataflow_id):
+            third.answers[StartRun] = lambda _: None
+            adding = asyncio.create_task(coordinator.ask("arm", ADD))
+            await until(lambda: bool(third.of(StartRun)))
+            peer_status = PeerStatus({}, opened=True)
+            left.say(RunReport(dataflow_id, "Running", port=1, peer_status=peer_status))
+            assert third.of(PeerReport) == [PeerReport(dataflow_id, "left", peer_status)]
+            third.say(RunReport(dataflow_id, "Running", port=1))
+            await adding
+
+    asyncio.run(test())
+
+
 def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, _dataflow_id):
@@ -743,6 +820,50 @@ def test_a_machine_that_cannot_join_is_released(folder: Path) -> None:
             )
             assert not left.of(Apply) and coordinator.spec("arm").revision == 0
             assert coordinator.dataflow("arm").machines == ["left", "right"]
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_has_nothing_to_end_any_more_may_be_asked_to_join_again(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, _, third, dataflow_id):
+            failed = RunReport(dataflow_id, "Failed", reason="there is no room")
+            third.answers[ReleasePartition] = lambda _: None  # what has ended cannot be released
+            third.answers[StartRun] = lambda _: third.say(failed)  # type: ignore[func-returns-value]
+            assert "there is no room" in str(await refused(coordinator, ADD))
+            third.answers[StartRun] = lambda _: coordinator.fleet.disconnect(third.link)  # type: ignore[func-returns-value]
+            assert "broke during the change" in str(await refused(coordinator, ADD))
+            third.join()  # of another process, which has no part
+            part_of(third, dataflow_id)
+            await coordinator.ask("arm", ADD)
+
+    asyncio.run(test())
+
+
+def test_no_machine_joins_a_dataflow_that_has_ended_meanwhile(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, _, third, dataflow_id):
+            third.answers[StartRun] = lambda _: None
+            adding = asyncio.create_task(coordinator.ask("arm", ADD))
+            await until(lambda: bool(third.of(StartRun)))
+            for machine in ("left", "right"):
+                finished = RunReport(dataflow_id, "Finished", DataflowResult(dataflow_id))
+                coordinator.handle(coordinator.fleet.connections[machine], finished)
+            with pytest.raises(Refusal, match="the dataflow has ended meanwhile"):
+                await adding
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_joins_is_released_when_nobody_waits_for_the_change(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, _, third, _):
+            third.answers[StartRun] = lambda _: None
+            adding = asyncio.create_task(coordinator.ask("arm", ADD))
+            await until(lambda: bool(third.of(StartRun)))
+            adding.cancel()
+            await until(adding.done)
+            assert len(third.of(ReleasePartition)) == 1
 
     asyncio.run(test())
 
@@ -831,6 +952,102 @@ def test_nodes_of_a_lost_machine_are_removed_before_new_ones_are_added(folder: P
                 coordinator.handle(link, finished)
             assert coordinator.dataflow("arm").status == "Failed"
             assert "machine `third`: " in coordinator.dataflow("arm").reason
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_is_lost_without_nodes_is_nothing_to_the_dataflow(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, left, third, _):
+            await coordinator.ask("arm", ADD)
+            third.answers[ReleasePartition] = lambda _: coordinator.fleet.disconnect(third.link)  # type: ignore[func-returns-value]
+            await coordinator.ask("arm", RemoveOperation("c"))
+            await until(lambda: bool(third.of(ReleasePartition)))
+            third.join()  # of another process, which has no part
+            assert coordinator.dataflow("arm").machines == ["left", "right"]
+            assert not left.of(MachineLost) and coordinator.dataflow("arm").reason == ""
+
+    asyncio.run(test())
+
+
+def test_a_machine_hears_of_a_loss_again_with_the_nodes_that_it_concerns(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, left, third, _):
+            await coordinator.ask("arm", ADD)
+            coordinator.fleet.disconnect(third.link)
+            third.join()  # of another process, which has no part
+            (lost,) = left.of(MachineLost)
+            await coordinator.ask("arm", AddOperation("{id: d, path: d.py, deploy: {machine: left}}"))
+            await until(lambda: len(left.of(MachineLost)) == 2)
+            kinds = [type(each) for each in left.heard if isinstance(each, (Apply, MachineLost))]
+            assert kinds[-2:] == [Apply, MachineLost] and left.of(MachineLost)[-1] == lost
+
+    asyncio.run(test())
+
+
+def test_no_machine_waits_for_one_that_has_left_while_the_coordinator_was_away(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, _, third, dataflow_id):
+            await coordinator.ask("arm", ADD)
+            third.answers[ReleasePartition] = lambda _: None
+            await coordinator.ask("arm", RemoveOperation("c"))
+        async with coordinating(folder) as coordinator:
+            report = RunReport(dataflow_id, "Running", port=1, revision=2)
+            left = Talking(coordinator, "left", report)
+            Talking(coordinator, "right", report)
+            assert not left.of(Endpoints), "`third` has not said whether it is there"
+            Talking(coordinator, "third")
+            assert coordinator.dataflow("arm").machines == ["left", "right"]
+            assert [each.endpoints for each in left.of(Endpoints)] == [{"right": "10.0.0.2:1"}]
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_has_left_hears_when_the_record_goes(folder: Path) -> None:
+    """It has files of the dataflow, too."""
+
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, left, third, dataflow_id):
+            await coordinator.ask("arm", ADD)
+            await coordinator.ask("arm", RemoveOperation("c"))
+            await until(lambda: coordinator.dataflow("arm").machines == ["left", "right"])
+            for machine in ("left", "right"):
+                finished = RunReport(dataflow_id, "Finished", DataflowResult(dataflow_id))
+                coordinator.handle(coordinator.fleet.connections[machine], finished)
+            coordinator.clean()
+            assert left.of(DropRecords) == third.of(DropRecords) == [DropRecords((dataflow_id,))]
+
+    asyncio.run(test())
+
+
+def test_a_part_that_is_started_again_is_recorded_with_its_new_daemon(folder: Path) -> None:
+    async def test() -> None:
+        async with running(folder) as (coordinator, left, right, dataflow_id):
+            failing = RunReport(dataflow_id, "Running", port=1, reason="node `a` has failed")
+            left.say(failing)
+            coordinator.fleet.disconnect(right.link)
+            hello = Hello(__version__, "another", 1, machine="right", protocol=PROTOCOL_VERSION)
+            coordinator.fleet.connect(hello, right.take)
+            loss = left.of(MachineLost)[0].loss
+            part = FormerPart(PeerStatus({"b": NodeStatus("backoff")}))
+            left.say(msgspec.structs.replace(failing, lost={loss: part}))
+            assert len(right.of(StartRun)) == 2
+            record = Store(str(folder / "store.sqlite"))
+            assert record.active()[dataflow_id]["right"] == "another"
+            record.close()
+
+    asyncio.run(test())
+
+
+def test_a_change_is_undone_although_another_machine_is_gone_meanwhile(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, left, third, _):
+            await coordinator.ask("arm", ADD)
+            left.answers[Apply] = lambda _: coordinator.fleet.disconnect(left.link, silent=True)  # type: ignore[func-returns-value]
+            third.answers[Apply] = rejecting("there is no room")
+            assert str(await refused(coordinator, CONNECT)) == "there is no room"
+            assert coordinator.spec("arm").revision == 3
+            assert "b/more" not in coordinator.spec("arm").generations
 
     asyncio.run(test())
 

@@ -21,12 +21,15 @@ from dora.cluster.coordinator.log_store import LogStore, log_store_directory
 from dora.cluster.coordinator.store import Store
 from dora.cluster.http_api import DataflowView, MachineView
 from dora.cluster.protocol import (
+    AckEnd,
     AckLogs,
+    DescribeRun,
     DropRecords,
     Endpoints,
     Hello,
     LogBatch,
     MachineLost,
+    RunDescription,
     RunReport,
     RunSpec,
     StartRun,
@@ -35,6 +38,7 @@ from dora.cluster.protocol import (
 )
 from dora.cluster.refusal import Refusal
 from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import FormerPart, NodeStatus, PeerStatus
 from dora.dataflow.model import LogOptions
 from dora.wire.node_protocol import PROTOCOL_VERSION
@@ -226,6 +230,18 @@ def test_only_folders_with_the_name_of_a_dataflow_are_removed(data_folder: Path)
     directory = log_store_directory("..")
     logs.remove(DataflowView(uuid="..", name="", status="Finished", nodes=[], log_directory=directory))
     assert victim.exists()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_log_files_that_are_removed_are_closed_first() -> None:
+    logs = LogStore(lambda _: {"a": LogOptions()})
+    uuid = "01a23320-de25-7cfa-8dcc-5f666bfc297e"
+    directory = log_store_directory(uuid)
+    logs.write(uuid, directory, [LogEntry(0, "info", "a", "hello")])
+    logs.remove(DataflowView(uuid=uuid, name="", status="Finished", nodes=[], log_directory=directory))
+    opened = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    assert not [path for path in opened if path.startswith(directory)]
+    assert not Path(directory).exists()
 
 
 def test_a_stop_on_a_disconnected_machine_is_refused(data_folder: Path) -> None:
@@ -451,6 +467,8 @@ def test_the_part_of_a_process_that_was_killed_is_started_again_after_a_pause(da
             assert starts_of(back) == [None]
             await Clock().advance(LOST_AFTER + 0.1)
             assert starts_of(back) == [None, PART]
+            kinds = [type(message) for message in back if isinstance(message, (AckEnd, StartRun))]
+            assert kinds == [StartRun, AckEnd, StartRun], "before that it still has the former part"
 
     asyncio.run(crash())
 
@@ -560,3 +578,149 @@ def test_a_machine_hears_again_of_a_stop_that_may_have_been_lost(data_folder: Pa
             assert StopRun(running.dataflow_id, 2.0, False) in heard
 
     asyncio.run(stop())
+
+
+def test_the_end_of_a_former_connection_is_nothing_to_the_present_one(data_folder: Path) -> None:
+    """A daemon may be back before the coordinator knows that it was gone."""
+
+    async def come_back() -> None:
+        async with coordinating(data_folder) as coordinator:
+            clock = Clock()
+            former = join(coordinator, "far", lambda _: None)
+            running = RunReport(coordinator.start(SPEC).uuid, "Running")
+            coordinator.handle(former, running)
+            present = join(coordinator, "far", lambda _: None, running)
+            coordinator.disconnect(former, silent=False)
+            await clock.advance(2 * LOST_AFTER)
+            assert coordinator.fleet.connections == {"far": present}
+            assert coordinator.dataflow("arm").status == "Running"
+
+    asyncio.run(come_back())
+
+
+def test_a_daemon_gets_its_time_to_come_back_each_time_that_it_is_gone(data_folder: Path) -> None:
+    async def come_back() -> None:
+        async with coordinating(data_folder) as coordinator:
+            clock = Clock()
+            link = join(coordinator, "far", lambda _: None)
+            running = RunReport(coordinator.start(SPEC).uuid, "Running")
+            coordinator.handle(link, running)
+            for _ in range(2):
+                coordinator.disconnect(link, silent=False)
+                await clock.advance(0.7 * LOST_AFTER)
+                assert coordinator.dataflow("arm").status == "Running"
+                link = join(coordinator, "far", lambda _: None, running)
+            coordinator.disconnect(link, silent=False)
+            await clock.advance(1.2 * LOST_AFTER)
+            assert coordinator.dataflow("arm").status == "Failed"
+
+    asyncio.run(come_back())
+
+
+def test_a_part_that_ends_without_a_result_is_lost_to_the_others(data_folder: Path) -> None:
+    """They would wait for its nodes for ever. How the nodes ended is known if there is a result."""
+
+    async def end(report: RunReport) -> list[MachineLost]:
+        async with coordinating(data_folder) as coordinator:
+            heard: list[ToDaemon] = []
+            far, near = join(coordinator, "far", lambda _: None), join(coordinator, "near", heard.append)
+            dataflow_id = coordinator.start(SPREAD).uuid
+            for link in (far, near):
+                coordinator.handle(link, RunReport(dataflow_id, "Starting", port=1))
+            coordinator.handle(far, msgspec.structs.replace(report, dataflow_id=dataflow_id))
+            coordinator.handle(near, RunReport(dataflow_id, "Finished", DataflowResult(dataflow_id)))
+            return [msgspec.structs.replace(lost, dataflow_id="id") for lost in lost_of(heard)]
+
+    failed = RunReport("id", "Failed", reason="there is no file a.py")
+    assert asyncio.run(end(failed)) == [MachineLost("id", "far", "there is no file a.py")]
+    assert asyncio.run(end(RunReport("id", "Failed", DataflowResult("id")))) == []
+
+
+def test_a_part_that_a_record_has_lost_is_known_with_its_daemon(data_folder: Path) -> None:
+    async def adopt() -> None:
+        async with coordinating(data_folder) as coordinator:
+            heard: list[ToDaemon] = []
+            running = RunReport("a dataflow", "Running")
+            link = join(coordinator, "far", heard.append, running)
+            assert DescribeRun(running.dataflow_id) in heard
+            spec = msgspec.structs.replace(SPEC, machines={"a": "far"})
+            coordinator.handle(link, RunDescription(running, spec))
+            assert coordinator.dataflow("arm").status == "Running"
+            coordinator.disconnect(link, silent=True)
+            join(coordinator, "far", heard.append)  # the same daemon
+            reason = "its daemon was to start it, and does not know it"
+            assert coordinator.dataflow("arm").reason == reason
+
+    asyncio.run(adopt())
+
+
+def test_a_dataflow_that_has_run_does_not_start_again_with_the_coordinator(data_folder: Path) -> None:
+    async def restart() -> None:
+        async with spread(data_folder) as (coordinator, running, _near, _heard):
+            assert coordinator.dataflow("arm").status == "Running"
+        async with coordinating(data_folder) as coordinator:
+            join(coordinator, "near", lambda _: None, running)
+            assert coordinator.dataflow("arm").status == "Running", "`far` has not reported yet"
+
+    asyncio.run(restart())
+
+
+def test_the_limit_also_counts_for_a_machine_that_a_record_has_lost(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DORA_UNREACHABLE_AFTER", "60")
+
+    async def wait() -> None:
+        async with coordinating(data_folder) as coordinator:
+            heard: list[ToDaemon] = []
+            link = join(coordinator, "far", heard.append)
+            running = RunReport(coordinator.start(SPEC).uuid, "Running", port=1, revision=1)
+            coordinator.handle(link, running)
+            coordinator.handle(link, RunDescription(running, msgspec.structs.replace(SPREAD, revision=1)))
+            assert coordinator.dataflow("arm").machines == ["far", "near"]
+            await Clock().advance(70.0)
+            assert [lost.machine for lost in lost_of(heard)] == ["near"]
+
+    asyncio.run(wait())
+
+
+def test_no_part_is_started_again_while_the_former_one_still_ends(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DORA_UNREACHABLE_AFTER", "60")
+
+    async def come_back() -> None:
+        async with coordinating(data_folder) as coordinator:
+            heard: list[ToDaemon] = []
+            back: list[ToDaemon] = []
+            far, near = join(coordinator, "far", lambda _: None), join(coordinator, "near", heard.append)
+            running = RunReport(coordinator.start(SPREAD).uuid, "Running", port=1)
+            for link in (far, near):
+                coordinator.handle(link, running)
+            coordinator.disconnect(far, silent=True)
+            await Clock().advance(70.0)
+            far = join(coordinator, "far", back.append, running)
+            assert StopRun(running.dataflow_id, force=True, may_return=True) in back
+            loss = lost_of(heard)[0].loss
+            coordinator.handle(near, msgspec.structs.replace(running, lost={loss: PART}))
+            assert starts_of(back) == []
+            coordinator.handle(far, RunReport(running.dataflow_id, "Finished"))
+            assert starts_of(back) == [PART]
+
+    asyncio.run(come_back())
+
+
+def test_a_dataflow_that_was_lost_and_is_back_keeps_its_record(data_folder: Path) -> None:
+    async def come_back() -> None:
+        async with coordinating(data_folder) as coordinator:
+            link = join(coordinator, "far", lambda _: None)
+            running = RunReport(coordinator.start(SPEC).uuid, "Running")
+            coordinator.handle(link, running)
+            coordinator.disconnect(link, silent=False)
+            await Clock().advance(LOST_AFTER + 0.1)
+            assert coordinator.dataflow("arm").status == "Failed"
+            join(coordinator, "far", lambda _: None, running)
+            assert coordinator.clean() == []
+            assert coordinator.dataflow("arm").status == "Running"
+
+    asyncio.run(come_back())

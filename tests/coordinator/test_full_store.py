@@ -23,6 +23,7 @@ from dora.cluster.protocol import (
 from dora.cluster.refusal import Refusal
 from dora.daemon.supervisor.result import DataflowResult, NodeFailure
 from dora.errors import DoraError
+from dora.wire.operations import ProposedChange
 
 DATAFLOW = {"nodes": [{"id": "a"}], "working_dir": "/tmp", "env": {"x": "y" * 90_000}}
 SPEC = RunSpec(name="arm", dataflow=DATAFLOW)
@@ -91,6 +92,38 @@ def test_parameters_count_at_once_and_are_written_later(tmp_path: Path) -> None:
     again = Store(path)
     assert again.spec("one").parameters_of("a") == parameters
     again.close()
+    store.close()
+
+
+def test_what_was_not_written_does_not_take_back_a_later_change(tmp_path: Path) -> None:
+    path = str(tmp_path / "store.sqlite")
+    store = SmallStore(path)
+    add(store, "one")
+    store.fill()
+    store.set_parameters(ParametersSet("one", "a", {"gain": "x" * 90_000}))
+    store.update(RunReport("one", "Running", reason="x" * 90_000), DAEMONS)
+    assert "full" in store.fault
+    store.make_room()
+    daemons = {**DAEMONS, "third": "daemon"}
+    store.redefine("one", ProposedChange(revision=1, dataflow=DATAFLOW), daemons)
+    assert store.active() == {"one": daemons}
+    assert (store.flush(), store.fault) == (["one"], "")
+    again = Store(path)
+    assert again.spec("one").revision == 1
+    assert again.active() == {"one": daemons}
+    again.close()
+    store.close()
+
+
+def test_a_record_that_was_removed_before_its_end_was_written_is_written_no_more(tmp_path: Path) -> None:
+    store = SmallStore(str(tmp_path / "store.sqlite"))
+    add(store, "one")
+    store.fill()
+    store.set_parameters(ParametersSet("one", "a", {"gain": "x" * 90_000}))
+    store.update(RunReport("one", "Failed", large_result("one")), DAEMONS)
+    assert "full" in store.fault
+    assert [view.uuid for view in store.remove_ended()] == ["one"]
+    assert (store.flush(), store.fault) == ([], "")
     store.close()
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -99,6 +102,23 @@ def test_entries_beyond_the_memory_for_waiting_ones_are_counted(monkeypatch: pyt
         note.endswith("log entries were not forwarded: there were too many at once") for note in notes
     )
     assert sum(int(note.partition(" ")[0]) for note in notes) == len(long) - len(sent)
+
+
+def test_entries_that_come_too_fast_are_counted_once_and_keep_no_later_ones_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_reports, "_MAX_WAITING_SIZE", 1)  # room for one
+    monkeypatch.setattr(worker_reports, "_EVERY", TIMEOUT)
+    sent: list[LogEntry] = []
+    reports: Any = SimpleNamespace(send_logs=sent.extend)
+    forwarder = LogForwarder(reports)
+    for text in ("one", "two"):
+        forwarder.put(LogEntry(0, "info", "a", text))
+        forwarder.put(LogEntry(0, "info", "a", "too fast"))
+        forwarder._flush()
+    forwarder.close()
+    note = "1 log entries were not forwarded: there were too many at once"
+    assert [entry.message for entry in sent] == ["one", note, "two", note]
 
 
 def test_only_so_many_are_on_the_way() -> None:
@@ -220,6 +240,27 @@ def test_a_run_does_not_wait_for_a_daemon_that_hangs() -> None:
     assert RunReport("d", "Finished", reason="9999") in told
     assert ParametersSet("d", "a", {"gain": 9999}) in told
     assert len(told) <= 3, "the first one is on its way already; no other older ones are kept"
+
+
+def test_a_message_that_is_being_written_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker ends after that: its last report would be lost."""
+    begun, may_write = threading.Event(), threading.Event()
+
+    def write(_pipe: int, data: bytes) -> int:
+        begun.set()
+        may_write.wait(TIMEOUT)
+        return len(data)
+
+    monkeypatch.setattr(worker_reports, "os", SimpleNamespace(write=write))
+    reports = Reports(-1, "d")
+    reports.update(status="Finished")
+    assert begun.wait(TIMEOUT)
+    since = time.monotonic()
+    reports.flush(0.05)
+    assert time.monotonic() - since >= 0.05
+    may_write.set()
+    reports.flush(TIMEOUT)
+    assert time.monotonic() - since < TIMEOUT
 
 
 def test_a_report_is_in_front_of_the_answers_that_rely_on_it() -> None:

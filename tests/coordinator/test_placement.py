@@ -130,3 +130,27 @@ def test_results_of_several_machines_are_one() -> None:
     assert whole.failures == (first, then)
     assert whole.links == (link,) and whole.undeclared == {"a": {"z": 1}} and whole.stopped
     assert merged("id", []) is None
+
+
+def test_counts_of_several_machines_are_added_once() -> None:
+    """Each machine counts for itself what goes over it, and all of them what they hear of each other."""
+    arm = DataflowResult(
+        "id",
+        node_counts={"a": {"restarts": 2}, "b": {"restarts": 1}},
+        uncounted_links=1,
+        unlogged={"a": 3},
+        machine_losses={"desk": 1, "third": 2},
+    )
+    desk = DataflowResult(
+        "id",
+        node_counts={"b": {"restarts": 1, "skipped": 4}},
+        uncounted_links=2,
+        unlogged={"b": 5},
+        machine_losses={"third": 3},
+    )
+    whole = merged("id", [arm, desk])
+    assert whole is not None
+    assert whole.node_counts == {"a": {"restarts": 2}, "b": {"restarts": 1, "skipped": 4}}
+    assert whole.machine_losses == {"desk": 1, "third": 3}
+    assert whole.uncounted_links == 3
+    assert whole.unlogged == {"a": 3, "b": 5}

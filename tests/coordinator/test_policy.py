@@ -29,11 +29,21 @@ VIEWS = [
     view("0a2", "arm"),
     view("0b1", "leg", "Finished"),
     view("0b2", "leg", "Failed"),
+    view("0c1", "cap"),
+    view("0c2", "cap", "Finished"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "uuid"), [("arm", "0a2"), ("leg", "0b2"), ("0a1", "0a1"), ("0A1", "0a1"), ("0b1", "0b1")]
+    ("wanted", "uuid"),
+    [
+        ("arm", "0a2"),
+        ("leg", "0b2"),
+        ("cap", "0c1"),
+        ("0a1", "0a1"),
+        ("0A1", "0a1"),
+        ("0b1", "0b1"),
+    ],
 )
 def test_names_and_uuids(wanted: str, uuid: str) -> None:
     assert find(VIEWS, wanted).uuid == uuid
@@ -91,6 +101,19 @@ def test_the_store_does_not_grow_for_ever(tmp_path: Path) -> None:
         records.update(RunReport(f"{number:04}", "Finished"), {"default": "daemon"})
     retained = [found.uuid for found in records.views()]
     assert (len(retained), retained[0]) == (MAX_ENDED, "0005")
+    records.close()
+
+
+def test_the_record_that_ended_first_is_the_first_to_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MAX_ENDED", 1)
+    records = Store(str(tmp_path / "store.sqlite"))
+    for name in ("long", "short"):
+        records.add(name, SPEC, view(name, name, "Running"), {"default": "daemon"})
+    for name in ("short", "long"):
+        records.update(RunReport(name, "Finished"), {"default": "daemon"})
+    assert [found.uuid for found in records.views()] == ["long"]
     records.close()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -159,3 +161,67 @@ def test_the_relay_needs_the_token(tmp_path: Path) -> None:
         for path in ("/api/dataflows/arm/observe", "/api/observers/1"):
             with pytest.raises(Exception, match="HTTP 403"):
                 served.websocket(path, token="")
+
+
+class SlowClient:
+    """The WebSocket of a client that says nothing, and takes its time for each frame."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.reason = ""
+
+    async def receive_bytes(self) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send_bytes(self, data: bytes) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        self.taken.append(data)
+
+    async def close(self, _code: int, reason: str) -> None:
+        self.reason = reason
+
+
+def test_the_last_frames_arrive_before_the_reason_of_the_end() -> None:
+    async def end() -> None:
+        client: Any = SlowClient()
+        sessions = relay.Relay()
+        session = sessions.open("far", lambda _: None)
+        frames = [b"%d" % number for number in range(relay.QUEUE_SIZE)]
+        for frame in frames:
+            session.to_client.put_nowait(frame)
+        session.end("the observer is gone")
+        await sessions.serve_client(client, session)
+        assert (client.taken, client.reason) == (frames, "the observer is gone")
+
+    asyncio.run(end())
+
+
+def test_nothing_is_left_of_a_session_whose_client_is_cut_off() -> None:
+    async def cut() -> None:
+        sessions = relay.Relay()
+        session = sessions.open("far", lambda _: None)
+        client: Any = SlowClient()
+        serving = asyncio.create_task(sessions.serve_client(client, session))
+        await asyncio.sleep(0)
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+        assert session.ended.is_set() and not sessions._sessions
+
+    asyncio.run(cut())
+
+
+def test_an_observer_that_has_come_in_time_stays() -> None:
+    async def come() -> None:
+        sessions = relay.Relay()
+        session = sessions.open("far", lambda _: None)
+        observer: Any = SlowClient()
+        serving = asyncio.create_task(sessions.serve_observer(observer, session.ticket))
+        await asyncio.sleep(0)
+        assert session.start_timer is not None and session.start_timer.cancelled()
+        session.end()
+        await serving
+
+    asyncio.run(come())

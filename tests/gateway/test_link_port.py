@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -192,6 +193,34 @@ def test_an_address_may_be_one_of_ipv6(gateways: dict[str, socket.socket], paths
         with socket.create_connection(("::1", port)) as near:
             near.sendall(FLOW.encode())
             passed_to(gateways[FLOW]).close()
+
+
+def test_a_port_that_is_closed_keeps_no_stranger(
+    paths: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 10 * TIMEOUT)
+    with link_port(paths) as served, dial(served.port) as stranger:
+        wait_until(lambda: served.call(lambda: len(served.link_port._unnamed)) == 1, "the stranger")
+        served.call(served.link_port.close)
+        assert is_closed(stranger)
+
+
+def test_connections_are_accepted_again_once_a_descriptor_is_free(
+    gateways: dict[str, socket.socket], paths: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with link_port(paths) as served:
+        accept, faults = served._loop.sock_accept, [OSError(errno.EMFILE, "too many open files")]
+
+        async def accept_later(listener: socket.socket) -> object:
+            if faults:
+                raise faults.pop()
+            return await accept(listener)
+
+        monkeypatch.setattr(served._loop, "sock_accept", accept_later)
+        for _ in range(2):  # the port waits for the first one already
+            with dial(served.port, FLOW.encode()):
+                passed_to(gateways[FLOW]).close()
+        assert not faults
 
 
 def test_a_machine_may_have_no_port() -> None:

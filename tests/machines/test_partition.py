@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from certificates import certify
@@ -19,15 +20,18 @@ from dora.cluster.protocol import (
     LogBatch,
     MachineLost,
     Partition,
+    PeerReport,
     RunReport,
     RunSpec,
     StartRun,
     decode_to_coordinator,
 )
 from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor.events import OtherMachineLost, PeerStatusReceived
+from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import Dataflow, Deploy, NodeSpec
 from dora.errors import DoraError
-from dora.wire.node_config import TlsFiles
+from dora.wire.node_config import RemoteConfig, TlsFiles
 
 
 def start(dataflow: Dataflow, machines: dict[str, str], machine: str) -> StartRun:
@@ -36,6 +40,21 @@ def start(dataflow: Dataflow, machines: dict[str, str], machine: str) -> StartRu
         RunSpec(name="x", dataflow=dataflow, machines=machines),
         Partition(machine=machine, secret=""),
     )
+
+
+class Daemon:
+    """The daemon of a worker, which notes what it is to do."""
+
+    def __init__(self) -> None:
+        self.done: list[object] = []
+        self.loop = SimpleNamespace(call_threadsafe=lambda work: work())
+        self.feed = self.done.append
+
+    def set_remote(self, remote: RemoteConfig) -> None:
+        self.done.append(remote.reach)
+
+    def ask_part_of(self, machine: str, _tell: object) -> None:
+        self.done.append(f"what is known of {machine}")
 
 
 def test_a_missing_folder_is_an_error_if_a_node_runs_in_it(
@@ -92,6 +111,35 @@ def test_a_machine_keeps_its_endpoint_until_it_is_lost() -> None:
     assert partition.remote().reach == {"arm": "10.0.0.1:1", "cell": "10.0.0.2:2"}
     partition.handle(MachineLost("id", "arm", "it is gone", "loss"))
     assert partition.remote().reach == {"cell": "10.0.0.2:2"}
+
+
+def test_what_comes_before_the_start_of_the_nodes_is_not_lost() -> None:
+    dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py")), "/")
+    given = start(dataflow, {"a": "arm", "b": "desk"}, "desk")
+    partition = LocalPartition(given, Reports(-1, "id"), lambda: False)
+    daemon = Daemon()
+    partition.handle(PeerReport("id", "arm", PeerStatus({}, opened=True)))
+    partition.set_daemon(daemon)
+    assert daemon.done == [PeerStatusReceived("arm", PeerStatus({}, opened=True))]
+
+
+def test_the_links_with_a_lost_machine_end_before_it_is_told_what_is_known_of_it() -> None:
+    dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py")), "/")
+    given = start(dataflow, {"a": "arm", "b": "desk"}, "desk")
+    partition = LocalPartition(given, Reports(-1, "id"), lambda: False)
+    partition.handle(Endpoints("id", {"arm": "10.0.0.1:1"}))
+    daemon = Daemon()
+    partition.set_daemon(daemon)
+    partition.handle(MachineLost("id", "arm", "it is gone", "loss"))
+    assert daemon.done == [
+        {"arm": "10.0.0.1:1"},
+        {},
+        OtherMachineLost("arm", "it is gone", may_return=True),
+        "what is known of arm",
+    ]
+    daemon.done.clear()
+    partition.handle(MachineLost("id", "arm", "it is given up"))
+    assert "what is known of arm" not in daemon.done, "nobody asks for it"
 
 
 def test_labels() -> None:

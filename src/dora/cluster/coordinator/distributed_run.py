@@ -84,7 +84,7 @@ class DistributedRun:
 
     def all_prepared(self) -> bool:
         """Return whether every machine has reported its port for links and waits for the others."""
-        return not self.lost and all(report.port is not None for report in self.reports.values())
+        return all(report.port is not None for report in self.reports.values())
 
     def record(self, machine: str, report: RunReport) -> PeerStatus | None:
         """Record the report of a machine; return its peer status if that is new to the others."""

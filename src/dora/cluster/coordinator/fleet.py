@@ -372,7 +372,7 @@ class Fleet:
     def _start_again(self, run: DistributedRun, machine: str) -> None:
         """Start the part of a lost machine again, if that is possible now and a node wants it."""
         connection = self.connections.get(machine)
-        if connection is None or self._runs.get(run.dataflow_id) is not run:
+        if connection is None:
             return
         if (former := run.former_part(machine, connection.daemon_id)) is None:
             return
