@@ -111,8 +111,49 @@ def test_a_new_process_continues_the_ring_buffer_of_the_last_one(path: Path) -> 
     RingBufferWriter(str(path)).write(packed(3))
     assert [message.sequence for message in iter(ring.take, None)] == [1, 3]
     assert ring.is_written and ring.others == 1
+    RingBufferWriter(str(path)).skip()
+    assert ring.others == 2
     former.close()
     assert not ring.is_written
+
+
+def test_a_new_process_overwrites_nothing_that_was_not_read(path: Path) -> None:
+    ring = RingBuffer(str(path), SIZE)
+    first = RingBufferWriter(str(path))
+    for sequence in range(1, 201):
+        first.write(packed(sequence))
+    kept = 200 - ring.others
+    second = RingBufferWriter(str(path))
+    second.write(packed(201))
+    assert ring.others == 201 - kept
+    assert [message.sequence for message in iter(ring.take, None)] == list(range(1, kept + 1))
+
+
+def test_a_message_that_takes_all_the_room_fits(path: Path) -> None:
+    ring = RingBuffer(str(path), SIZE)
+    writer = RingBufferWriter(str(path))
+    for sequence in range(1, 4):
+        message = packed(sequence)
+        message += bytes(SIZE - 128 - 8 - len(message))  # less the head, and the size of the entry
+        writer.write(message)
+        taken_one = ring.take()
+        assert taken_one is not None and taken_one.head == message
+        assert ring.take() is None
+    assert ring.others == 0
+
+
+def test_what_was_read_makes_room_before_the_ring_buffer_is_empty(path: Path) -> None:
+    ring = RingBuffer(str(path), 1 << 18)
+    writer = RingBufferWriter(str(path))
+    sequence = 0
+    while not ring.others:
+        sequence += 1
+        writer.write(packed(sequence, bytes(1000)))
+    for number in range(1, sequence // 2):
+        message = ring.take()
+        assert message is not None and message.sequence == number
+    writer.write(packed(sequence + 1, bytes(1000)))
+    assert ring.others == 1
 
 
 def test_a_damaged_ring_buffer_is_an_error(path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 
 import msgspec
@@ -23,7 +24,11 @@ def main() -> None:
     engine = make_engine(name, run_dir, prefix, board)
     port = InputPort(msgspec.json.decode(config, type=InputConfig), engine)
     print("listening", flush=True)
-    print(port.take().sequence, flush=True)
+    message = port.take()
+    print(message.sequence, flush=True)
+    if script == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)  # while it holds the message
+    del message
     if script == "fork":
         child = os.fork()
         if child:

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -151,6 +152,36 @@ def test_messages_that_are_forgotten_do_not_come_back(path: str) -> None:
         assert numbers(path) == list(range(8, number + 1))
     latch.forget(4)
     assert numbers(path) == [8, 9]
+    latch.forget(8)
+    latch.forget(4)
+    latch.write(8, message(8))
+    assert numbers(path) == [9]
+
+
+def test_a_place_has_no_number_while_it_is_written(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    latch = LatchFile(path, LatchRule(1), "out")  # three places
+    for number in range(1, 4):
+        latch.write(number, message(number))
+    seen: list[list[int]] = []
+    pwrite = os.pwrite
+
+    def watched(*arguments: Any) -> int:
+        seen.append(list(latch._places._words[2:8:2]))
+        return pwrite(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", watched)
+    latch.write(4, message(4))
+    assert seen == [[3, 0, 2]]
+    assert list(latch._places._words[2:8:2]) == [3, 4, 2]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux tells which files are open")
+def test_a_latch_that_grows_has_one_file_open(path: str) -> None:
+    latch = LatchFile(path, LatchRule(1), "out")
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(1, 6):
+        latch.write(number, message(number, 10_000 << number))
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_messages_are_forgotten_without_more_memory(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,7 @@ def test_another_writer_goes_on_behind_the_last_one(ring: tuple[str, Overwriting
         OverwritingWriter(path).write(numbered(number, 30))
     found = numbers(read_ring(path))
     assert found == list(range(found[0], 300))
+    assert len(found) > 40, "most of the room is in use"
 
 
 def test_a_flood_pauses(ring: tuple[str, OverwritingRing], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +132,27 @@ def test_an_entry_that_is_larger_than_the_ring_is_skipped(ring: tuple[str, Overw
     assert owner.grow(4 * ROOM)
     writer.write_large(2 * ROOM, lambda memory: memory.__setitem__(slice(None), bytes(2 * ROOM)), 0)
     assert [len(entry) for entry in read_ring(path)] == [5, 2 * ROOM]
+
+
+def test_a_ring_tells_that_its_first_entry_has_no_room(ring: tuple[str, OverwritingRing]) -> None:
+    path, owner = ring
+    room = ROOM - 128  # less the head
+    OverwritingWriter(path).write_large(room, lambda _: None, 0)  # with its size it is too large by a word
+    assert (owner.filled, skipped(path)) == (0, 1)
+    assert owner.needs_room(0)
+    assert owner.is_used
+
+
+def test_a_writer_that_dies_as_it_begins_a_lap_leaves_the_entries_before(
+    ring: tuple[str, OverwritingRing],
+) -> None:
+    path, owner = ring
+    writer = OverwritingWriter(path)
+    for number in range(50):
+        writer.write(numbered(number, 30))
+    writer._turn(ROOM, 100)  # as before an entry that does not fit behind the last one
+    assert owner.laps == 1
+    assert numbers(read_ring(path)) == list(range(50))
 
 
 def test_an_entry_in_the_making_is_not_read(ring: tuple[str, OverwritingRing]) -> None:

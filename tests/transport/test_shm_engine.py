@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -14,10 +15,12 @@ from linking import LIMIT, Bench, OutputPort, sequences
 from msgspec.structs import replace
 
 from dora.errors import SharedMemoryFull, TransportError, WrongProcess
+from dora.transport import mapping
 from dora.transport.interface import MAX_QUEUE
-from dora.transport.shm.channel import remove_dead_processes
-from dora.transport.shm.engine import ShmReceiver, ShmSender
+from dora.transport.shm.channel import is_dead, remove_dead_processes
+from dora.transport.shm.engine import ShmReceiver, ShmSender, join
 from dora.transport.shm.pool import SMALL, block_size
+from dora.transport.shm.room import RESERVE
 from dora.wire.decode import decode_arrow, decode_bytes
 from dora.wire.message import unpack_header
 
@@ -38,6 +41,12 @@ def occupied(bench: Bench) -> int:
 def sender_of(port: OutputPort) -> ShmSender:
     assert isinstance(port.sender, ShmSender)
     return port.sender
+
+
+def all_is_idle(port: OutputPort) -> bool:
+    """Return whether nobody has any memory of an output."""
+    pool = sender_of(port).pool
+    return {size: len(idle) for size, idle in pool._idle.items()} == pool._total
 
 
 # --------------------------------------------------------------------------- memory
@@ -78,6 +87,60 @@ def test_a_burst_of_small_messages_is_forgotten(shm_bench: Bench) -> None:
         output_port.send(b"x")
         port.receiver.receive()
     assert occupied(shm_bench) < burst / 4
+    sender_of(output_port)._reclaim()
+    assert all_is_idle(output_port), "what was freed is not counted any more"
+
+
+def test_new_memory_is_not_taken_for_what_was_freed(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(20)
+    for first in (0, 20):
+        for number in range(first, first + 20):
+            output_port.send(bytes([number]) * (1 << 20))
+        for number in range(first, first + 20):
+            assert decode_bytes(port.take()) == bytes([number]) * (1 << 20)
+        for _ in range(600):  # until it is freed
+            output_port.send(bytes(100_000))
+            port.take()
+        assert occupied(shm_bench) < 2 << 20
+
+
+def test_memory_that_is_freed_is_unmapped_at_once(
+    shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unmapped: list[int] = []
+
+    class Unmap(mapping._Unmap):
+        def __del__(self) -> None:
+            unmapped.append(self._size)
+            super().__del__()
+
+    monkeypatch.setattr(mapping, "_Unmap", Unmap)
+    output_port, _ = shm_bench.link()
+    gc.disable()
+    try:
+        output_port.send(bytes(1 << 20))
+        for _ in range(600):
+            output_port.send(bytes(100_000))
+        assert max(unmapped, default=0) > 1 << 20
+    finally:
+        gc.enable()
+
+
+def test_a_receiver_keeps_a_limited_number_of_segments_mapped(
+    shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.transport.shm.engine._MOST_SEGMENTS", 3)
+    output_port, (port,) = shm_bench.link(10)
+    arrays = []
+    for number in range(10):  # of all sizes, so that each one gets a segment of its own
+        output_port.send(bytes([number]) * (SMALL << number))
+        arrays.append(decode_arrow(port.take()))
+    assert len(names(shm_bench, "s")) == 10
+    assert isinstance(port.receiver, ShmReceiver)
+    (incoming,) = port.receiver._incoming
+    assert len(incoming.segments) <= 3
+    for number, array in enumerate(arrays):
+        assert array[0].as_py() == array[-1].as_py() == number, "what the program holds stays mapped"
 
 
 def test_without_room_messages_are_refused_until_there_is_some(
@@ -97,6 +160,20 @@ def test_without_room_messages_are_refused_until_there_is_some(
             output_port.sender.loan(100_000)
     output_port.send(b"goes on")
     assert decode_bytes(port.take()) == b"goes on"
+
+
+def test_a_message_that_would_take_the_last_room_is_refused(
+    shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dora.transport.shm import pool
+
+    output_port, _ = shm_bench.link(10)
+    size = 1 << 20
+    monkeypatch.setattr(pool, "free_bytes", lambda: size + RESERVE - 1)
+    with pytest.raises(SharedMemoryFull):
+        output_port.sender.loan(size)
+    monkeypatch.setattr(pool, "free_bytes", lambda: size + RESERVE)
+    output_port.sender.loan(size).discard()
 
 
 def no_room(path: str, size: int) -> None:  # noqa: ARG001 - instead of `mapping.make`
@@ -137,14 +214,15 @@ def test_where_memory_is_short_observers_lose_messages_and_nodes_do_not(
     before = occupied(shm_bench)
     assert before > 2 << 20
     monkeypatch.setattr("dora.transport.shm.pool.is_short", lambda _: True)
-    for _ in range(50):
+    output_port.send(bytes(100_000))  # one message always waits for the node
+    for number in range(21, 71):
         output_port.send(bytes(100_000))
-        assert port.take().body_size == 100_000
+        assert port.take().sequence == number
     assert occupied(shm_bench) <= before
     received = []
     while (message := tap.receive()) is not None:
         received.append(message.sequence)
-    assert received and received == list(range(received[0], 71)), "the newest, without a gap"
+    assert received and received == list(range(received[0], 72)), "the newest, without a gap"
     tap.close()
 
 
@@ -189,6 +267,17 @@ def test_idle_memory_makes_room_for_a_larger_message(
 # --------------------------------------------------------------------------- ends
 
 
+def test_a_destroyed_output_leaves_no_files_and_its_receivers_forget_it(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    output_port.send(bytes(50_000))
+    port.take()
+    output_port.sender.destroy()
+    assert (names(shm_bench, "c"), names(shm_bench, "s")) == ([], [])
+    assert isinstance(port.receiver, ShmReceiver)
+    assert port.receiver.receive() is None
+    assert port.receiver._incoming == []
+
+
 def test_what_a_closed_receiver_holds_is_not_written(shm_bench: Bench) -> None:
     output_port, (port,) = shm_bench.link(10)
     output_port.send(b"1" * 50_000)
@@ -208,6 +297,46 @@ def test_what_a_closed_receiver_holds_is_not_written(shm_bench: Bench) -> None:
     assert names(shm_bench, "c") == []
 
 
+def test_who_has_closed_everything_has_left_although_the_program_keeps_its_ports(shm_bench: Bench) -> None:
+    _, (port,) = shm_bench.link(10)
+    assert isinstance(port.receiver, ShmReceiver)
+    assert port.receiver._presence is not None
+    process = port.receiver._presence.id
+    port.receiver.close()
+    assert not is_dead(str(folder(shm_bench)), process)
+    shm_bench.engines[0].close()
+    assert is_dead(str(folder(shm_bench)), process)
+
+
+def test_what_a_closed_receiver_holds_is_not_written_after_all_files_were_removed(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    output_port.send(b"1" * 50_000)
+    array = decode_arrow(port.take())
+    port.receiver.close()
+    output_port.send(b"2" * 50_000)
+    shutil.rmtree(folder(shm_bench))
+    for _ in range(50):
+        output_port.send(b"2" * 50_000)
+    assert array.buffers()[1].to_pybytes() == b"1" * 50_000
+
+
+def test_who_leaves_takes_its_file_along(shm_bench: Bench) -> None:
+    presence = join(str(folder(shm_bench)), "a tap")
+    assert names(shm_bench, "p") == [f"p.{presence.id}"]
+    presence.leave()
+    assert names(shm_bench, "p") == []
+
+
+def test_to_look_whether_a_process_lives_leaves_no_file_open(shm_bench: Bench) -> None:
+    output_port, _ = shm_bench.link()
+    presence = sender_of(output_port)._presence
+    assert presence is not None
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        assert not is_dead(str(folder(shm_bench)), presence.id)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.processes
 def test_a_killed_receiver_gives_everything_back(shm_bench: Bench) -> None:
     output, (config,) = shm_bench.describe(10)
@@ -224,8 +353,32 @@ def test_a_killed_receiver_gives_everything_back(shm_bench: Bench) -> None:
     output_port.send(b"x")
     assert not names(shm_bench, "c")
     assert not names(shm_bench, "r")
-    pool = sender_of(output_port).pool
-    assert {size: len(idle) for size, idle in pool._idle.items()} == pool._total
+    assert all_is_idle(output_port)
+
+
+@pytest.mark.processes
+def test_a_receiver_that_is_killed_while_it_holds_a_message_gives_it_back(shm_bench: Bench) -> None:
+    output, (config,) = shm_bench.describe(10)
+    receiver = shm_bench.start_receiver("kill", config)
+    assert receiver.stdout is not None
+    assert receiver.stdout.readline() == "listening\n"
+    output_port = OutputPort(output, shm_bench.engine(), shm_bench.board)
+    output_port.send(bytes(100_000))
+    assert receiver.wait(LIMIT) == -signal.SIGKILL
+    assert remove_dead_processes(shm_bench.prefix)
+    output_port.send(b"x")
+    assert all_is_idle(output_port)
+    assert names(shm_bench, "c") == []
+
+
+def test_a_closed_receiver_gives_back_what_it_has_not_read(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    for _ in range(5):
+        output_port.send(bytes(100_000))
+    port.receiver.close()
+    output_port.send(b"x")
+    assert all_is_idle(output_port)
+    assert names(shm_bench, "c") == []
 
 
 @pytest.mark.processes
@@ -253,6 +406,20 @@ def test_unread_messages_of_a_killed_sender_are_not_cleaned_away(shm_bench: Benc
     assert remove_dead_processes(shm_bench.prefix)
     assert not names(shm_bench, "s")
     assert port.receiver.receive() is None
+
+
+@pytest.mark.processes
+def test_unread_messages_between_two_that_were_killed_are_cleaned_away(shm_bench: Bench) -> None:
+    output, (config,) = shm_bench.describe(10)
+    receiver = shm_bench.start_receiver("end", config)
+    assert receiver.stdout is not None
+    assert receiver.stdout.readline() == "listening\n"
+    receiver.send_signal(signal.SIGSTOP)
+    assert shm_bench.start_sender("kill", output).wait(LIMIT) == -signal.SIGKILL
+    receiver.kill()
+    receiver.wait(LIMIT)
+    assert remove_dead_processes(shm_bench.prefix)
+    assert [names(shm_bench, kind) for kind in "prcs"] == [[], [], [], []]
 
 
 @pytest.mark.processes
