@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from fractions import Fraction
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from dora.errors import DoraError
-from dora.nodes.camera.node import CameraSettings, Frame, open_source, read_device
+from dora.node.events import Stop
+from dora.nodes.camera.node import CameraSettings, Frame, FrameSource, _paced, open_source, read_device
 from dora.nodes.camera.pattern import Pattern, number_of
 from dora.nodes.images import (
     BadImage,
@@ -132,6 +133,23 @@ def test_a_device_gives_frames_with_their_times() -> None:
     times = [frame.captured or 0.0 for frame in frames]
     assert times == sorted(times) and times[0] > 1.7e9
     assert (frames[0].image.width, frames[0].image.height) == (32, 24)
+
+
+def images_of_a_device(node: MockNode) -> int:
+    """Return how many images an endless device sends before its node stops, of ten at most."""
+    image = av.VideoFrame(64, 48, "rgb24")
+    endless = FrameSource((Frame(image) for _ in count()), None)
+    return len(list(islice(_paced(endless, node), 10)))
+
+
+def test_a_device_gives_images_until_a_stop() -> None:
+    assert images_of_a_device(MockNode([("text", b"x"), Stop("MANUAL"), ("text", b"x")])) == 2
+
+
+def test_a_device_gives_no_image_once_the_daemon_is_gone_and_its_events_have_ended() -> None:
+    node = MockNode([])
+    assert [event["type"] for event in node] == ["STOP"]
+    assert images_of_a_device(node) == 1
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "jpeg"])

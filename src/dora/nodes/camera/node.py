@@ -189,7 +189,7 @@ def _paced(source: FrameSource, node: Node) -> Iterator[Frame]:
         assert not callable(source.frames)
         for frame in source.frames:
             yield frame
-            if isinstance(node.try_recv(), Stop):
+            if _stops(node, 0.0):
                 return
         return
     begin, number = time.monotonic(), 0
@@ -209,7 +209,10 @@ def _paced(source: FrameSource, node: Node) -> Iterator[Frame]:
 
 
 def _stops(node: Node, due: float) -> bool:
-    """Wait until a time of the monotonic clock; return whether the node has to stop."""
+    """Wait until a time of the monotonic clock; return whether the node has to stop.
+
+    At the loss of the daemon the stream of events ends without a `Stop`.
+    """
     while True:
         event = node.next(max(0.0, due - time.monotonic()))
         if event is None or isinstance(event, Stop):
