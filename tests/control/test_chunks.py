@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from datetime import UTC, datetime
 
 import numpy as np
@@ -135,6 +136,16 @@ def test_an_older_observation_that_comes_later_is_not_used() -> None:
     assert played.action[0] == 1
 
 
+def test_a_chunk_is_used_after_one_whose_observation_is_of_the_future() -> None:
+    """The clock was set back."""
+    player = ChunkPlayer()
+    assert player.add(ActionChunk(np.ones((50, 1)), 0, PERIOD, observed_ns=90 * MS), 20 * MS)
+    assert player.add(ActionChunk(np.zeros((50, 1)), 0, PERIOD, observed_ns=10 * MS), 30 * MS)
+    played = player.at(40 * MS)
+    assert played is not None
+    assert played.action[0] == 0
+
+
 def test_a_chunk_that_is_over_is_not_used() -> None:
     player = ChunkPlayer()
     assert not player.add(ActionChunk(np.ones((5, 1)), 0, PERIOD), 5 * PERIOD)
@@ -148,6 +159,14 @@ def test_a_chunk_of_the_future_waits_for_its_start() -> None:
     assert player.at(10 * MS) is not None
 
 
+def test_the_fade_to_a_chunk_of_the_future_begins_at_its_start() -> None:
+    player = ChunkPlayer("fade", fade=0.02)
+    player.add(ActionChunk(np.zeros((50, 1)), 0, PERIOD), 0)
+    player.add(ActionChunk(np.full((50, 1), 8.0), 100 * MS, PERIOD), 0)
+    found = [player.at(moment * MS) for moment in (90, 100, 110, 120)]
+    assert [played.action[0] for played in found if played is not None] == [0, 0, 4, 8]
+
+
 def test_after_the_end_the_last_action_is_repeated_as_late() -> None:
     player = ChunkPlayer()
     player.add(ActionChunk(np.array([[1.0], [2.0]]), 0, PERIOD), 0)
@@ -156,9 +175,34 @@ def test_after_the_end_the_last_action_is_repeated_as_late() -> None:
     assert (played.action[0], played.is_late, played.step) == (2.0, True, 1)
 
 
+def test_a_fade_goes_on_after_the_end_of_the_chunks() -> None:
+    player = ChunkPlayer("fade", fade=0.04)
+    player.add(ActionChunk(np.zeros((5, 1)), 0, PERIOD), 0)
+    player.add(ActionChunk(np.full((1, 1), 8.0), 90 * MS, PERIOD), 90 * MS)
+    found = [player.at(moment * MS) for moment in (100, 120, 130, 140)]
+    assert [(*played.action, played.is_late) for played in found if played is not None] == [
+        (2, False),
+        (6, True),
+        (8, True),
+        (8, True),
+    ]
+
+
+def test_the_last_action_of_a_chunk_that_ended_between_two_moments_is_repeated() -> None:
+    player = ChunkPlayer()
+    player.add(ActionChunk(np.ones((5, 1)), 0, PERIOD), 0)
+    player.add(ActionChunk(np.full((1, 1), 2.0), 100 * MS, PERIOD), 0)
+    found = [player.at(moment * MS) for moment in (90, 130)]
+    assert [(*played.action, played.is_late) for played in found if played is not None] == [
+        (1, False),
+        (2, True),
+    ]
+
+
 def test_after_a_clear_there_is_nothing_and_the_size_of_an_action_stays() -> None:
     player = ChunkPlayer()
     player.add(ActionChunk(np.ones((5, 2)), 0, PERIOD), 0)
+    assert player.at(0) is not None
     player.clear()
     assert player.at(0) is None
     with pytest.raises(ChunkError, match="3 numbers for each action; the ones before had 2"):
@@ -174,6 +218,19 @@ def test_an_action_between_two_steps_lies_on_the_line_between_them(moment: int, 
         else [0, 10, 40][min(max(moment // 100, 0), 2)]
     )
     assert chunk.at(moment, interpolate=interpolate)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_of_a_burst_of_chunks_the_newest_are_kept(blend: Blend) -> None:
+    """Each may keep a message in shared memory."""
+    player = ChunkPlayer(blend, fade=10.0)
+    chunks = [ActionChunk(np.zeros((10, 1)), 0, PERIOD, number) for number in range(100)]
+    assert all(player.add(chunk, 0) for chunk in chunks)
+    known = [weakref.ref(chunk) for chunk in chunks]
+    del chunks
+    kept = [number for number, reference in enumerate(known) if reference() is not None]
+    assert kept == list(range(100))[-len(kept) :]
+    assert len(kept) <= 25
 
 
 def test_the_type_of_the_actions_stays() -> None:

@@ -171,6 +171,21 @@ def test_of_requests_to_cancel_goals_that_do_not_come_the_newest_are_remembered(
         assert outcome(client) == (goal_id, status)
 
 
+def test_a_request_to_cancel_that_comes_again_is_remembered_as_a_new_one(
+    start_flow: StartFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.node.patterns.action.GOALS_REMEMBERED", 2)
+    _, client, server = pair(start_flow)
+    serve_here(server)
+    for goal_id in ("again", "once", "again", "newest"):
+        client.send_output("cancel", b"", {"goal_id": goal_id})
+        assert server.try_recv() is None
+    for goal_id, status in (("once", "succeeded"), ("again", "canceled")):
+        client.send_output("goal", b"", {"goal_id": goal_id})
+        assert server.try_recv() is None
+        assert outcome(client) == (goal_id, status)
+
+
 def test_a_function_that_raises_aborts_its_goal(start_flow: StartFlow, capfd: Any) -> None:
     _, client, server = pair(start_flow)
 
@@ -197,6 +212,21 @@ def test_a_function_that_exits_aborts_its_goal(start_flow: StartFlow, capfd: Any
     assert goal.status == "aborted"
     assert goal.error == "`leave` raised SystemExit: no way to 7"
     assert "in leave" in capfd.readouterr().err
+
+
+def test_a_goal_whose_result_cannot_be_sent_is_aborted(start_flow: StartFlow, capfd: Any) -> None:
+    _, client, server = pair(start_flow)
+
+    def answer(run: GoalRun) -> object:  # noqa: ARG001
+        return object()
+
+    Serving(server, answer)
+    goal = client.send_goal("goal", b"", timeout=TIMEOUT)
+    goal.result()
+    assert goal.status == "aborted"
+    assert goal.error is not None
+    assert "cannot send an object of type object" in goal.error
+    assert "error: in `answer`: cannot send" in capfd.readouterr().err
 
 
 def test_a_goal_for_which_the_system_has_no_thread_is_aborted(
@@ -294,6 +324,27 @@ def test_a_goal_times_out_and_may_still_be_canceled(start_flow: StartFlow) -> No
     server.send_output("result", pa.array([1]), {"goal_id": goal.id, "goal_status": "succeeded"})
     assert client.next(timeout=0)["type"] == "ERROR"  # type: ignore[index]
     assert client.statistics()["replies"]["late"] == 1
+
+
+def test_feedback_that_waits_on_another_input_is_there_with_the_result(start_flow: StartFlow) -> None:
+    daemon = start_flow(
+        node(
+            "client",
+            inputs={"result": "server/result", "other": "third/other", "feedback": "server/feedback"},
+            outputs="goal",
+        ),
+        node("server", inputs={"goal": "client/goal"}, outputs="feedback result"),
+        node("third", outputs="other"),
+    )
+    client, server, third = (daemon.node(name) for name in ("client", "server", "third"))
+    goal = client.send_goal("goal", b"", timeout=TIMEOUT)
+    for number in range(3):
+        server.send_output("feedback", pa.array([number]), {"goal_id": goal.id})
+    server.send_output("result", b"", {"goal_id": goal.id, "goal_status": "succeeded"})
+    third.send_output("other", b"")
+    assert take(client, "other")  # the input after that of the result, and before that of the feedback
+    assert goal.status == "succeeded"
+    assert values(list(goal)) == [0, 1, 2]
 
 
 def test_unread_feedback_is_bounded_and_counted(start_flow: StartFlow) -> None:

@@ -193,6 +193,21 @@ def test_a_restarted_receiver_wakes_a_sender_that_waits_for_what_the_former_proc
     assert bell.rings == 1
 
 
+def test_a_new_link_wakes_a_sender_that_waits_for_messages_from_before_it(board: Board) -> None:
+    """The sender may see the link connected before it sees where the link begins."""
+    board.set(SENDER, SENT, 5)
+    board.set(SENDER, CREDIT_WAITING, 1)
+    bell = CountingBell("credit")
+    LinkInput(
+        config_of(queue_size=2, queue_policy="backpressure", credit_bell="credit"),
+        Queue(),
+        board,
+        joins_late=True,
+        make_bell=lambda _: cast(Bell, bell),
+    )
+    assert bell.rings == 1
+
+
 def test_a_closed_input_gives_up_its_queue_and_frees_a_sender_that_waits(board: Board) -> None:
     bell, queue = CountingBell("credit"), Queue()
     port = LinkInput(

@@ -19,13 +19,14 @@ from flows import node
 from waiting import TIMEOUT, wait_until
 
 from dora import ConnectError, DaemonLost, Node, NotInDataflow, SendError, StartFailed
-from dora._paths import ROOT_MARK
+from dora._paths import ROOT_MARK, path_records_of
 from dora._version import __version__
 from dora.node import daemon_client
 from dora.transport.board import CREDIT_WAITING
 from dora.wire.correlation import uuid7
 from dora.wire.framing import encode_frame
 from dora.wire.node_protocol import Closing, InputsClosed, Ready, Register, Started, StartRefused, StopFrame
+from dora.wire.path_statistics import records
 
 
 @pytest.fixture
@@ -228,6 +229,24 @@ def test_closing_twice_is_fine(daemon: FakeDaemon) -> None:
     assert receiver.is_empty()
     assert list(receiver) == []
     wait_until(lambda: len(daemon.heard("b", Closing)) == 1, "the closing")
+
+
+def test_a_node_that_is_closed_has_counted_the_latency_of_all_its_messages(daemon: FakeDaemon) -> None:
+    sender, receiver = daemon.node("a"), daemon.node("b")
+    sender.send_output("out", b"x")
+    assert receiver.try_recv() is not None
+    file = Path(path_records_of(receiver._session.board.path, receiver._session.config.node_slot))
+    receiver.close()
+    assert [record.messages for record in records(memoryview(file.read_bytes()).cast("Q"))] == [1]
+
+
+def test_the_recording_of_a_node_that_is_closed_is_complete(
+    daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DORA_WRITE_EVENTS_TO", str(tmp_path))
+    receiver = daemon.node("b")
+    receiver.close()
+    assert json.loads((tmp_path / "inputs-b.json").read_text())["recording_status"] == {"state": "clean"}
 
 
 def test_open_files_do_not_pile_up(daemon: FakeDaemon) -> None:

@@ -139,6 +139,19 @@ def test_the_oldest_of_too_many_requests_are_dropped_and_counted(start_flow: Sta
     assert receiver.statistics()["inputs"]["in"] == {"received": 1025, "dropped": 75}
 
 
+def test_requests_that_are_sent_after_a_stop_do_not_follow_those_from_before_it(
+    start_flow: StartFlow,
+) -> None:
+    daemon, sender, receiver = link(start_flow, queue_size=1)
+    for number in range(40):
+        if number == 20:
+            daemon.stop("b")
+            stop = receiver.try_recv()
+            assert stop is not None and stop["type"] == "STOP"
+        sender.send_output("out", number.to_bytes(4, "little"), {"request_id": "r"})
+    assert numbers(receiver) == list(range(20))
+
+
 # ------------------------------------------------------------------ back-pressure
 
 

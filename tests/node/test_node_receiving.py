@@ -12,7 +12,7 @@ from fake_daemon import FakeDaemon, StartFlow
 from flows import node
 from waiting import TIMEOUT, wait_until
 
-from dora import Event, Node, ReceiveClosed
+from dora import Event, Input, Node, ReceiveClosed
 from dora.transport.board import SENT
 from dora.wire.node_protocol import (
     Closing,
@@ -409,6 +409,25 @@ def test_kept_events_can_be_read_later(camera: Node, plot: Node) -> None:
         assert event is not None
         assert event["metadata"]["number"] == number
         assert event.numpy()[0] == event["data"][-1] == number
+
+
+def test_the_memory_of_a_large_message_is_free_once_the_program_has_dropped_it(
+    daemon: FakeDaemon, camera: Node, plot: Node
+) -> None:
+    def send() -> None:
+        daemon.wait_for_sleep("plot")
+        camera.send_output("image", bytes(100_000))
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    event = plot.next(timeout=TIMEOUT)
+    thread.join(TIMEOUT)
+    assert isinstance(event, Input)
+    content = event._content
+    assert content.owner is not None, "it is in the memory of the node"
+    del event
+    gc.collect()
+    assert [found for found in gc.get_referrers(content) if isinstance(found, Input)] == []
 
 
 def test_values_outlive_both_nodes(daemon: FakeDaemon, camera: Node, plot: Node) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from clock import VirtualClock
 from fake_daemon import FakeDaemon, StartFlow
 from flows import node
 from waiting import TIMEOUT, wait_until
@@ -55,6 +56,27 @@ def test_sending_while_the_main_thread_waits(daemon: FakeDaemon, camera: Node, p
     join(thread)
     assert event is not None
     assert event["data"] == b"x"
+
+
+def test_a_timeout_counts_from_the_call_although_another_thread_receives(
+    plot: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = VirtualClock(monkeypatch)
+    inbox = plot._session.inbox
+    left: list[float | None] = []
+
+    def acquire(_: float) -> bool:
+        clock.advance(200)  # as if another thread had received meanwhile
+        inbox._lock.release()
+        return inbox._lock.acquire(blocking=False)
+
+    monkeypatch.setattr(inbox, "_acquire", acquire)
+    monkeypatch.setattr(inbox, "_wait", left.append)
+    for timeout in (0.5, 0.1, None):
+        with inbox._lock:
+            plot.next(timeout)
+            inbox._lock.acquire()
+    assert left == [pytest.approx(0.3), 0.0, None]
 
 
 def test_several_threads_on_one_output(camera: Node, plot: Node) -> None:

@@ -15,7 +15,7 @@ from dora import Node
 from dora.node.receive.timer_input import TimerInput
 from dora.wire.counters import SILENT
 from dora.wire.node_config import InputConfig
-from dora.wire.node_protocol import Started, TextInput
+from dora.wire.node_protocol import DetachInput, Started, TextInput
 
 
 @pytest.fixture
@@ -219,6 +219,21 @@ def test_timers_go_on_when_the_data_inputs_have_closed(start_flow: StartFlow, cl
     assert {event["type"] for event in receiver.drain()} == {"INPUT", "INPUT_CLOSED"}
     clock.advance(10)
     assert [event["id"] for event in receiver.drain()] == ["tick"]
+
+
+def test_a_timer_that_was_disconnected_does_not_keep_its_node_running(
+    start_flow: StartFlow, clock: VirtualClock
+) -> None:
+    daemon = start_flow(
+        node("a", outputs="out"),
+        node("b", inputs={"in": "a/out", "tick": "dora/timer/millis/10"}),
+        answer_ready=(Started(clock.now),),
+    )
+    receiver = daemon.node("b")
+    daemon.send("b", DetachInput("tick", 0))
+    daemon.close_inputs("b", "in")
+    events = receiver.drain()
+    assert (events[-1]["type"], events[-1]["id"]) == ("STOP", "ALL_INPUTS_CLOSED")
 
 
 def test_a_busy_timer_leaves_room_for_data(start_flow: StartFlow, clock: VirtualClock) -> None:

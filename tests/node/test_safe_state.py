@@ -12,6 +12,8 @@ from flows import node
 from waiting import wait_until
 
 from dora import BudgetMissed, Node
+from dora.node.events import DeadlineMissed, InputRecovered
+from dora.node.receive.safe_state import SafeStateInput
 from dora.transport.board import FINAL, SENT, STATE
 from dora.wire.counters import IN_SAFE_STATE, SAFE_STATES
 from dora.wire.node_protocol import (
@@ -293,6 +295,17 @@ def test_a_late_message_that_is_there_needs_no_safe_value(
     clock.advance(60)
     assert types(receiver) == ["DEADLINE_MISSED", "DEADLINE_MET", "INPUT"]
     assert receiver.statistics()["inputs"]["in"]["safe_states"] == 0
+
+
+def test_an_event_that_comes_right_after_a_missed_deadline_follows_the_safe_value(
+    start_flow: StartFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, receiver = start(start_flow, "deadline", deadline_ns=20_000_000)
+    port = receiver._session.inbox.ports["in"]
+    assert isinstance(port, SafeStateInput)
+    events = iter([DeadlineMissed("in", 0.1), InputRecovered("in")])
+    monkeypatch.setattr(port._port, "poll", lambda: next(events, None))
+    assert types(receiver) == [*MISSED, "INPUT_RECOVERED"]
 
 
 def test_a_deadline_that_is_no_condition_is_only_reported(

@@ -26,6 +26,7 @@ from dora import (
     UndeclaredInput,
     UndeclaredOutput,
 )
+from dora.node.events import Error
 from dora.wire.node_protocol import (
     AttachInput,
     AttachLink,
@@ -183,6 +184,20 @@ def test_late_and_double_answers_are_ignored_and_counted(start_flow: StartFlow) 
     assert number(twice.wait()) == 2
     assert client.drain() == []
     assert client.statistics()["replies"] == {"pending": 0, "answered": 1, "late": 4, "duplicates": 1}
+
+
+def test_the_answer_to_a_call_that_is_no_longer_remembered_is_an_event(
+    start_flow: StartFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.node.patterns.replies._REMEMBERED", 2)
+    _, client, server = pair(start_flow)
+    for value in range(3):
+        client.call("request", pa.array([value]))  # given up at once
+    for request in requests(server, 3):
+        answer(server, request, number(request))
+    assert [number(event) for event in requests(client, 1)] == [0]
+    assert client.drain() == []
+    assert client.statistics()["replies"]["late"] == 2
 
 
 def test_a_call_is_done_at_its_timeout_although_nobody_waits(start_flow: StartFlow) -> None:
@@ -362,14 +377,18 @@ def test_a_call_fails_when_no_server_is_running(start_flow: StartFlow) -> None:
 
 
 def test_a_call_fails_when_the_client_is_asked_to_stop(start_flow: StartFlow) -> None:
-    daemon, client, _server = pair(start_flow)
+    daemon, client, server = pair(start_flow)
     call = client.call("request", pa.array([1]))
     thread = threading.Timer(0.0, daemon.stop, ["client"])
     thread.start()
     with pytest.raises(CallFailed, match="this node was asked to stop"):
         call.wait()
+    requests(server, 1)
+    late = client.call("request", pa.array([1]))
+    assert late.done
+    assert server.is_empty(), "a call that cannot be answered was sent"
     with pytest.raises(CallFailed, match="this node was asked to stop"):
-        client.call("request", pa.array([1])).wait()
+        late.wait()
     assert [event["type"] for event in client] == ["STOP"]
 
 
@@ -487,6 +506,27 @@ def test_a_served_node_keeps_to_timeouts(start_flow: StartFlow) -> None:
 
 
 # ------------------------------------------------------------------ asyncio
+
+
+@pytest.mark.parametrize("receive", ["next", "recv_async"])
+def test_requests_that_follow_each_other_do_not_keep_a_program_from_its_timeout(
+    start_flow: StartFlow, receive: str
+) -> None:
+    _, client, server = pair(start_flow)
+    served: list[str] = []
+
+    @server.serve("request", "response")
+    def serve(request: Input) -> None:
+        served.append(request["metadata"]["request_id"])
+        if len(served) < 10:
+            client.send_output("request", b"", {"request_id": f"{len(served)}"})
+
+    client.send_output("request", b"", {"request_id": "0"})
+    for count in (1, 2):
+        event = server.next(0.0) if receive == "next" else asyncio.run(server.recv_async(0.0))
+        assert isinstance(event, Error)
+        assert event.is_timeout
+        assert len(served) == count
 
 
 def test_calls_are_awaited_while_events_are_received(start_flow: StartFlow) -> None:

@@ -72,6 +72,17 @@ def test_messages_that_the_program_has_taken_make_room_for_others(daemon: FakeDa
     watcher.end(plot)
 
 
+def test_messages_that_were_pushed_out_take_no_room_from_later_ones(daemon: FakeDaemon) -> None:
+    camera, plot = daemon.node("camera"), daemon.node("plot")
+    watcher = Watcher(plot, "image")
+    for first in (1, 6):
+        for number in range(first, first + 5):
+            camera.send_output("image", bytes([number]))
+            watcher.wait_for(number)
+        assert [event["data"] for event in plot.drain()] == [bytes([first + 3]), bytes([first + 4])]
+    watcher.end(plot)
+
+
 def test_the_program_gets_the_newest_messages_and_none_counts_as_dropped(daemon: FakeDaemon) -> None:
     camera, plot = daemon.node("camera"), daemon.node("plot")
     watcher = Watcher(plot, "image")

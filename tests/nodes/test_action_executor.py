@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +16,10 @@ import pytest
 import yaml
 
 from dora.control import ActionChunk
-from dora.node.events import ParamUpdate
+from dora.node.events import Event, ParamUpdate
 from dora.nodes.action_executor import ActionExecutor, run
 from dora.nodes.parameters import WrongParameter
-from dora.nodes.steady import MissingInput
+from dora.nodes.steady import CommandOutput, Faults, MissingInput, run_steadily
 from dora.testing import MockNode, Sent, VirtualDataflow
 
 PERIOD = 0.02  # seconds, of a step
@@ -169,6 +171,41 @@ def test_a_stop_sends_the_safe_value_at_once_and_holds_whatever_comes() -> None:
         assert flow.last == (4.0, "")
 
 
+def test_a_start_waits_for_a_chunk_that_came_after_the_stop() -> None:
+    with running() as flow:
+        flow.send(1.0, steps=50)
+        flow.flow.advance(0.05)
+        flow.human.send_output("stop", b"")
+        flow.flow.advance(0.01)
+        flow.human.send_output("start", b"")
+        flow.flow.advance(0.05)
+        assert flow.last == (0.0, "waiting")
+        flow.send(2.0)
+        flow.flow.advance(0.15)
+        assert flow.last == (2.0, "")
+
+
+def test_each_stop_is_confirmed() -> None:
+    with running() as flow:
+        for _ in range(2):
+            flow.human.send_output("stop", b"")
+            flow.flow.advance(0.05)
+        assert flow.states == ["waiting", "stopped", "stopped"]
+
+
+def test_a_policy_is_late_once_until_its_next_chunk() -> None:
+    with running() as flow:
+        for _ in range(2):
+            flow.send(1.0)
+            flow.flow.advance(0.3)
+        flow.policy.close()
+        flow.flow.advance(0.01)
+        assert flow.last == (0.0, "closed")
+        flow.flow.stop()
+        flow.flow.advance(0.1)
+        assert "; 2 times the policy was late" in flow.flow.lines("executor")[-1]
+
+
 def test_after_a_stop_commands_begin_at_the_safe_value() -> None:
     with running(fade=0.1) as flow:
         flow.send(1.0)
@@ -193,6 +230,57 @@ def test_a_stop_wins_over_a_start_that_comes_at_the_same_time() -> None:
                 flow.human.send_output(output, b"")
             flow.flow.advance(0.05)
             assert flow.last[1] == "stopped", order
+
+
+def test_a_stop_counts_before_and_after_the_policy_is_late() -> None:
+    with running() as flow:
+        flow.send(1.0)
+        flow.flow.advance(0.25)
+        assert flow.last == (0.0, "deadline")
+        flow.human.send_output("stop", b"")
+        flow.flow.advance(0.0)
+        assert flow.last == (0.0, "stopped")
+        flow.send(1.0)
+        flow.flow.advance(0.25)
+        assert flow.last == (0.0, "stopped")
+        assert flow.states == ["waiting", "playing", "deadline", "stopped"]
+
+
+class Taken(list[str]):
+    """A steady node that notes what it is given."""
+
+    def take(self, event: Event) -> None:
+        self.append(event["id"])
+
+    def tick(self) -> None:
+        self.append("command")
+
+
+def test_of_what_is_there_together_a_start_comes_first_and_the_tick_last() -> None:
+    many = [f"in{number}" for number in range(100)]
+    inputs = dict.fromkeys(["tick", *many, "stop", "start"], "a/out")
+    node, taken = MockNode([(name, b"") for name in inputs], node_config={"inputs": inputs}), Taken()
+    run_steadily(node, taken)
+    assert taken == ["start", *many, "stop", "ALL_INPUTS_CLOSED", "command"]
+
+
+def test_the_states_for_the_next_process_are_saved_in_their_order() -> None:
+    saved: list[bytes] = []
+    overtaken = threading.Event()
+
+    class Saving(ConfiguredNode):
+        def save_state(self, state: bytes) -> None:
+            if state:
+                overtaken.wait(0.2)
+            saved.append(state)
+            overtaken.set()
+
+    output = CommandOutput(Saving({}), "hold")
+    output.stop()
+    output.start()
+    assert output._saving is not None
+    output._saving.join()
+    assert saved == [b"stopped", b""]
 
 
 def test_after_a_pause_of_the_policy_the_safe_state_begins_at_the_deadline() -> None:
@@ -282,6 +370,15 @@ def test_an_invalid_chunk_is_not_used_and_reported(
         assert "2 were invalid" in flow.flow.lines("executor")[-1]
 
 
+def test_of_many_kinds_of_faults_all_are_counted_and_a_hundred_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faults = Faults(logging.getLogger("dora.nodes.test"))
+    for number in range(300):
+        faults.add(f"a fault with the number {number}")
+    assert (faults.count, len(caplog.records)) == (300, 100)
+
+
 def test_a_chunk_whose_time_is_over_is_counted() -> None:
     with running() as flow:
         flow.send(1.0, steps=5, late=1.0)
@@ -360,6 +457,22 @@ def test_a_parameter_that_changes_counts_from_the_next_tick_and_a_wrong_one_chan
     assert "the parameters stay as they were: parameter `blend` is 'mean'" in caplog.text
 
 
+def test_a_parameter_that_changes_counts_for_the_next_chunk() -> None:
+    node = ConfiguredNode({"safe_action": "hold"}, deadline="200ms")
+    executor = ActionExecutor(node)
+    metadata = {"timestamp": datetime.now(UTC) - timedelta(hours=1), "step_period": 10.0}
+    chunks = MockNode([("actions", np.array([[value]]), metadata) for value in (1.0, 2.0)])
+    executor.take(next(chunks))
+    executor.tick()
+    assert node.outputs == {}, "its time is over"
+
+    node.given = {"safe_action": "hold", "start": "arrival"}
+    executor.take(ParamUpdate("start", "arrival"))
+    executor.take(next(chunks))
+    executor.tick()
+    assert [command[0] for command in node.outputs["command"]] == [2.0]
+
+
 @pytest.mark.parametrize("refused", [{"safe_action": "value"}, {"on_late": "safe_state"}], ids=str)
 def test_parameters_with_which_the_executor_would_not_start_change_nothing(
     refused: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -381,12 +494,12 @@ def test_parameters_with_which_the_executor_would_not_start_change_nothing(
 def test_a_stop_outlives_the_process_of_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
     read = ActionChunk.from_message
 
-    def fail_once(actions: Any, metadata: Any, source: Any = None) -> ActionChunk:
-        if metadata["chunk"] == 2:
+    def fail_twice(actions: Any, metadata: Any, source: Any = None) -> ActionChunk:
+        if metadata["chunk"] in (2, 5):
             raise RuntimeError("a fault")
         return read(actions, metadata, source)
 
-    monkeypatch.setattr(ActionChunk, "from_message", fail_once)
+    monkeypatch.setattr(ActionChunk, "from_message", fail_twice)
     text = yaml.safe_load(dataflow())
     text["nodes"][0]["restart_policy"] = "on-failure"
     with VirtualDataflow(yaml.safe_dump(text), nodes={"executor": run}, play=["policy", "human"]) as flow:
@@ -405,3 +518,8 @@ def test_a_stop_outlives_the_process_of_the_executor(monkeypatch: pytest.MonkeyP
         played.send(1.0)
         flow.advance(0.12)
         assert played.last == (1.0, "")
+        played.send(1.0)  # the fault
+        flow.advance(0.05)
+        played.send(1.0)
+        flow.advance(0.12)
+        assert played.last == (1.0, ""), "so does a start"

@@ -50,6 +50,17 @@ def next_of(observations: Observations) -> JoinedObservation:
     return found
 
 
+def test_one_request_gives_one_observation() -> None:
+    observations = Observations(["image"], {}, on_request=True)
+    observations.request()
+    for event in messages(("image", 0.1, [1]), ("image", 0.2, [2])):
+        observations.add(event)
+        if event.numpy()[0] == 1:
+            assert next_of(observations).values["image"].tolist() == [1]
+    observations.end()
+    assert observations.next() == (None, 0)
+
+
 def test_an_observation_has_the_time_of_the_first_input_and_the_latest_others_before_it() -> None:
     found = next_of(
         joined(("state", 0.0, [1]), ("image", 0.1, [2]), ("state", 0.09, [3]), ("state", 0.2, [4]))

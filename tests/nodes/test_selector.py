@@ -147,6 +147,15 @@ def test_without_a_source_the_safe_state_begins_and_commands_come_back_from_it()
         assert flow.active == ["policy", "", "policy"]
 
 
+def test_after_a_time_without_a_source_commands_go_to_the_next_one_on_a_straight_line() -> None:
+    with running() as flow:
+        flow.send(0.1, policy=1.0)
+        flow.flow.advance(0.1)
+        flow.send(0.2, policy=5.0)
+        assert flow.last == (5.0, "")
+        assert flow.largest_step() <= 5 * TICK / 0.1 + 1e-6
+
+
 def test_a_source_that_closes_gives_back_at_once() -> None:
     with running(timeout=10, ramp=0) as flow:
         flow.send(0.05, policy=1.0, human=2.0)
@@ -171,6 +180,14 @@ def test_a_stop_holds_over_all_sources_until_the_start() -> None:
         assert flow.largest_step() <= 2 * TICK / 0.1 + 1e-6
 
 
+def test_each_stop_is_confirmed() -> None:
+    with running() as flow:
+        for _ in range(2):
+            flow.human.send_output("stop", b"")
+            flow.flow.advance(0.05)
+        assert flow.active == ["stopped", "stopped"]
+
+
 def test_a_command_of_another_size_is_not_used_and_reported() -> None:
     with running() as flow:
         flow.send(0.05, policy=1.0)
@@ -178,6 +195,15 @@ def test_a_command_of_another_size_is_not_used_and_reported() -> None:
         flow.flow.advance(TICK)
         assert flow.last == (1.0, "")
         assert "source `human`: an action has the shape (2,)" in " ".join(flow.flow.lines("selector"))
+
+
+def test_a_command_keeps_what_came_with_it_although_a_later_one_is_not_used() -> None:
+    with running() as flow:
+        flow.send(0.05, policy=1.0)
+        flow.nodes["policy"].send_output("command", np.array([np.nan], np.float32), {"chunk": 8})
+        flow.flow.advance(TICK)
+        assert flow.last == (1.0, "")
+        assert flow.commands[-1].metadata["chunk"] == 7
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ class Selector:
     def __init__(self, node: Node) -> None:
         """Raises `WrongParameter` and `MissingInput`."""
         self._node = node
-        self._parameters = parameters = read_parameters(SelectorParameters, node.parameters)
+        parameters = read_parameters(SelectorParameters, node.parameters)
+        self._given_sources = parameters.sources
         config = node.node_config()
         self._faults = Faults(log)
         self._outputs = config["outputs"]
@@ -119,10 +120,9 @@ class Selector:
     def _change_parameters(self) -> None:
         try:
             parameters = read_parameters(SelectorParameters, self._node.parameters)
-            if parameters.sources != self._parameters.sources:
+            if parameters.sources != self._given_sources:
                 raise WrongParameter("`sources` cannot change while the node runs")
             self._configure(parameters)
-            self._parameters = parameters
         except (WrongParameter, MissingInput) as error:
             log.warning("the parameters stay as they were: %s", error)
 
