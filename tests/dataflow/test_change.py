@@ -11,6 +11,8 @@ import pytest
 from dora.dataflow.describe import document_fault
 from dora.dataflow.edit import (
     Change,
+    make_change,
+    proposal_of,
     with_link,
     with_node,
     with_replaced,
@@ -22,7 +24,14 @@ from dora.dataflow.loader import parse
 from dora.dataflow.model import Dataflow, LogOptions, NodeSpec, TimerSource
 from dora.dataflow.plan import plan
 from dora.errors import DataflowError, DoraError
-from dora.wire.operations import AddOperation, ConnectOperation, DisconnectOperation, ReplaceOperation
+from dora.wire.operations import (
+    AddOperation,
+    ConnectOperation,
+    DisconnectOperation,
+    RemoveOperation,
+    ReplaceOperation,
+    TopologyOperation,
+)
 
 TEXT = """
 nodes:
@@ -358,3 +367,85 @@ nodes:
     assert (other_inputs.syncs, other_inputs.log, other_inputs.pattern) == ((), former.log, None)
     other_outputs = replaced("outputs: [lines]")
     assert (other_outputs.syncs, other_outputs.log) == (former.syncs, LogOptions())
+
+
+def test_values_of_the_operation_go_before_the_environment_of_the_daemon(running: Dataflow) -> None:
+    text, own, daemons = "path: c.py\nenv: {ROOM: $ROOM, HOME: $HOME}", {"ROOM": "hall"}, {"ROOM": "cellar"}
+    environ = {**daemons, "HOME": "/root"}
+    added = with_node(running, AddOperation(f"id: c\n{text}", "new.yml", env=own), environ)
+    replaced = with_replaced(running, ReplaceOperation("b", text, "new.yml", env=own), environ)
+    for change in (added, replaced):
+        assert change.dataflow.node(change.node_id).env == {"ROOM": "hall", "HOME": "/root"}
+
+
+def test_a_change_has_no_warnings_about_what_runs_already() -> None:
+    text = TEXT + "  - {id: t, path: t.py, inputs: {x: a/o}, input_types: {x: std/math/v1/Vector3}}\n"
+    running = parse(text, working_dir="/w", environ={"ROOM": "kitchen"}, file="/w/df.yml")
+    assert len(running.type_warnings) == 1
+    assert add(running, "{id: c, path: c.py}").warnings == ()
+    change = with_replaced(running, ReplaceOperation("a", "path: c.py", "new.yml"), {})
+    assert change.warnings == ()
+
+
+def test_a_warning_about_a_running_node_has_no_place_in_a_file(running: Dataflow) -> None:
+    vector = "path: c.py\noutput_types: {o: std/math/v1/Vector3}"
+    typed = with_replaced(
+        running, ReplaceOperation("b", "path: b.py\ninput_types: {i: std/media/v1/Image}"), {}
+    )
+    change = with_replaced(typed.dataflow, ReplaceOperation("a", vector, "new.yml"), {})
+    (warning,) = change.warnings
+    assert "`b` expects `std/media/v1/Image`, but `a/o` sends" in warning.message
+    assert (warning.line, warning.source) == (0, "")
+
+
+def test_what_is_said_about_an_input_goes_with_it() -> None:
+    text = TEXT.replace("{i: a/o}", "{i: a/o}\n    input_types: {i: std/media/v1/Image}")
+    running = parse(text, working_dir="/w", environ={"ROOM": "kitchen"}, file="/w/df.yml")
+    lefts = [
+        without_node(running, "a"),
+        without_link(running, DisconnectOperation("a/o", "b/i")).dataflow,
+    ]
+    for left in lefts:
+        again = parse(json.dumps(left.descriptor), working_dir="/w", environ={"ROOM": "kitchen"})
+        assert again.type_warnings == ()
+        agrees(left)
+
+
+def test_a_node_that_the_user_has_started_cannot_be_replaced() -> None:
+    running = parse("nodes: [{id: a, path: dynamic}]", working_dir="/w", environ={})
+    with pytest.raises(DoraError, match="is started by you"):
+        with_replaced(running, ReplaceOperation("a", "path: a.py", "new.yml"), {})
+
+
+def test_a_node_that_does_not_run_cannot_be_removed(running: Dataflow) -> None:
+    with pytest.raises(DoraError, match="no node `bb`; did you mean `b`"):
+        make_change(RemoveOperation("bb"), running, {})
+    assert len(make_change(RemoveOperation("b"), running, {}).dataflow.nodes) == 3
+
+
+def test_a_link_from_the_only_operator_of_a_node_may_be_named_without_it() -> None:
+    text = """
+nodes:
+  - {id: r, operators: [{id: p, python: p.py, outputs: [y]}]}
+  - {id: b, path: b.py, inputs: {i: r/p/y}}
+"""
+    running = parse(text, working_dir="/w", environ={})
+    for source in ("r/y", "r/p/y"):
+        change = without_link(running, DisconnectOperation(source, "b/i"))
+        assert (inputs(change.dataflow, "b"), change.removed) == ({}, f"{source} -> b/i")
+
+
+def test_only_a_replacement_is_another_program(running: Dataflow) -> None:
+    former, text = {"a program": 2}, "path: c.py"
+    operations: list[tuple[TopologyOperation, dict[str, int], float | None]] = [
+        (ReplaceOperation("a", text, grace=1.5), {"a program": 7}, 1.5),
+        (ReplaceOperation("b", text), {"a program": 2, "b program": 7}, None),
+        (AddOperation(f"id: c\n{text}"), former, None),
+        (RemoveOperation("b", grace=2.5), former, 2.5),
+        (ConnectOperation("a/o", "b/j"), former, None),
+        (DisconnectOperation("a/o", "b/i"), former, None),
+    ]
+    for operation, generations, grace in operations:
+        change = make_change(operation, running, {})
+        proposal = proposal_of(change, operation, 7, former)
+        assert (proposal.revision, proposal.generations, proposal.grace) == (7, generations, grace)

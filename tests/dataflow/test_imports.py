@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dora.daemon.reload import imports as module
 from dora.daemon.reload.imports import CodeFiles, Sources
 
 
@@ -145,3 +146,11 @@ def test_a_file_that_cannot_be_read_keeps_its_imports(project: Project, text: st
     project.read_again("main")
     program.follow()
     assert project.names(program.files) == {"main.py", "a.py"}
+
+
+def test_of_a_program_with_too_many_files_the_nearest_ones_count(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_FILES", 3)
+    project.write(main="import a, b", a="import far", b="import far", far="")
+    assert project.names(project.program().files) == {"main.py", "a.py", "b.py"}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
+
 from dora.dataflow.layout import Plan, RunContext
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
-from dora.dataflow.plan import MAX_TAPS, SPARE_RECEIVERS, plan
+from dora.dataflow.plan import MAX_TAPS, SPARE_RECEIVERS, TAP_QUEUE, plan
+from dora.wire.correlation import PATTERN_QUEUE_SIZE
 from dora.wire.node_config import InputConfig, OutputConfig
 
 CONTEXT = RunContext("id", "/run", "p_", "/board")
@@ -85,6 +88,7 @@ def test_late_links_use_the_slots_of_taps_except_one() -> None:
     (overflow_channel,) = output(after).overflow_channels
     assert overflow_channel.service == found[names[-1]].service
     assert overflow_channel.max_receivers > SPARE_RECEIVERS
+    assert overflow_channel.max_queue_size == TAP_QUEUE, "a tap may come, too"
 
 
 def test_a_deep_queue_gets_an_overflow_channel_that_is_removed_with_the_link() -> None:
@@ -116,3 +120,48 @@ def test_channels_of_shm_have_no_limits() -> None:
     assert output(planned(A, B, many, context=context)).overflow_channels == []
     after = planned(A, B, many, former=planned(A, B, context=context), context=context)
     assert output(after).overflow_channels == []
+
+
+def test_an_output_has_room_for_the_recorder_that_is_expected() -> None:
+    context = msgspec.structs.replace(CONTEXT, tap_queue=100)
+    found = output(planned(A, B, context=context))
+    assert (found.max_queue_size, found.max_receivers) == (100, 1 + SPARE_RECEIVERS + 2)
+
+
+def test_a_long_name_of_a_channel_is_shortened_and_no_other() -> None:
+    free = 255 - len("id//o")
+    for length, is_kept in ((free, True), (free + 1, False)):
+        (found,) = planned(node("n" * length, outputs=("o",))).configs["n" * length].outputs
+        assert (found.service == f"id/{'n' * length}/o") is is_kept
+        assert len(found.service) <= 255
+
+
+def test_an_output_keeps_the_bell_on_which_its_node_waits() -> None:
+    (slow,) = B.inputs
+    waiting = NodeSpec(
+        "b", path="x.py", inputs=(msgspec.structs.replace(slow, queue_policy="backpressure"),)
+    )
+    before = planned(A, waiting)
+    assert output(before).credit_bell in before.bells
+    after = planned(A, former=before)
+    assert (output(after).credit_bell, after.bells[1:]) == (output(before).credit_bell, before.bells[2:])
+
+
+def test_two_nodes_of_which_one_is_a_service_have_long_queues_between_them_in_shared_memory() -> None:
+    """A burst of requests waits there; one that is lost would never be answered."""
+    service = msgspec.structs.replace(node("b", ("i", "a/o", 10), outputs=("p",)), pattern="service-server")
+    found = planned(node("a", ("r", "b/p", 3), outputs=("o",)), service, node("c", ("i", "a/o", 10)))
+    assert inputs(found, "b")["i"].engine_queue_size == PATTERN_QUEUE_SIZE
+    assert output(found).max_queue_size == PATTERN_QUEUE_SIZE
+    assert inputs(found, "c")["i"].engine_queue_size == 0, "it does not answer"
+    (request,) = service.inputs
+    lossless = msgspec.structs.replace(request, queue_policy="backpressure")
+    service = msgspec.structs.replace(service, inputs=(lossless,))
+    found = planned(node("a", ("r", "b/p", 3), outputs=("o",)), service)
+    assert inputs(found, "b")["i"].engine_queue_size == 0, "its sender waits"
+
+
+def test_a_node_that_the_user_starts_decides_itself_about_its_memory() -> None:
+    for path, is_locked in (("x.py", True), ("dynamic", False)):
+        found = planned(NodeSpec("a", path=path, lock_memory=True))
+        assert found.configs["a"].lock_memory is is_locked

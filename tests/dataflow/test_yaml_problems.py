@@ -699,6 +699,32 @@ def test_a_budget_fits_the_other_times_on_its_path(group: str, part: str, warnin
     assert warned(text)[1] == ([] if warning is None else [warning])
 
 
+def test_a_budget_may_be_missed_by_messages_that_never_grow_too_old() -> None:
+    text = ON_THE_WAY.replace("GROUP", "{inputs: [i, other], by: arrival}")
+    text = text.replace("PART", "{from: d/y, to: e/i, budget: 30ms}")
+    assert warned(text.replace("max_age: 30ms", "max_age: 30ms, keep: [stop]"))[1] == []
+
+
+SETS = """nodes:
+  - {id: a, path: a.py, outputs: [x]}
+  - {id: z, path: z.py, outputs: [x]}
+  - id: b
+    path: b.py
+    inputs: {i: a/x, j: a/x, k: LEAD, l: z/x}
+    outputs: [y]
+    sync: [{inputs: [k, l], tolerance: 1ms, timeout: 50ms}, {inputs: [i, j], tolerance: 1ms, timeout: 20ms}]
+  - {id: c, path: c.py, inputs: {i: b/y}}
+paths:
+  - {from: a/x, to: c/i, budget: 40ms}
+"""
+
+
+def test_the_longest_wait_for_a_set_that_the_path_leads_counts() -> None:
+    assert warned(SETS.replace("LEAD", "z/x"))[1] == []
+    (warning,) = warned(SETS.replace("LEAD", "a/x"))[1]
+    assert warning.endswith("50ms for a set of `b/k` are allowed")
+
+
 TIMED = """nodes:
   - id: source
     path: s.py

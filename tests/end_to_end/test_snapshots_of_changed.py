@@ -7,6 +7,7 @@ from changing import SINK, SOURCE, Live
 from flow import Flow
 from waiting import wait_until
 
+from dora.observe.networks import NetworkCounts
 from dora.observe.rates import LinkCounts, Reading
 from dora.observe.snapshot import RunSource, Snapshot, SnapshotSources
 
@@ -41,8 +42,17 @@ def test_a_snapshot_has_what_was_added_and_not_what_was_removed(flow: Flow, late
 
 
 def test_what_is_added_begins_with_the_counters_that_it_has_then() -> None:
-    before = Reading(5, {0: (10, 100), 1: (3, 30)}, {2: LinkCounts(7, 1)})
-    now = Reading(9, {0: (20, 200), 4: (2, 20)}, {2: LinkCounts(9, 1), 3: LinkCounts(1, 0)})
+    sent = [NetworkCounts("connected", {"packets": number}, {}) for number in range(3)]
+    before = Reading(5, {0: (10, 100), 1: (3, 30)}, {2: LinkCounts(7, 1)}, {"desk": sent[0]})
+    now = Reading(
+        9,
+        {0: (20, 200), 4: (2, 20)},
+        {2: LinkCounts(9, 1), 3: LinkCounts(1, 0)},
+        {"desk": sent[1], "arm": sent[2]},
+    )
     assert before.with_slots_of(now) == Reading(
-        5, {0: (10, 100), 4: (2, 20)}, {2: LinkCounts(7, 1), 3: LinkCounts(1, 0)}
+        5,
+        {0: (10, 100), 4: (2, 20)},
+        {2: LinkCounts(7, 1), 3: LinkCounts(1, 0)},
+        {"desk": sent[0], "arm": sent[2]},
     )

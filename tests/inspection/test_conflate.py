@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import doctest
+import queue
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from waiting import TIMEOUT, wait_until
 
 from dora.observe import conflate
 from dora.observe.conflate import MOST_BYTES, ConflatedQueue
-from dora.observe.queries import Line
+from dora.observe.queries import EchoQuery, Line, MessageQuery, SnapshotQuery
 from dora.observe.remote import server
-from dora.observe.remote.protocol import QueryEnded, StartMessage, decode_delivery
+from dora.observe.remote.protocol import (
+    DeliveryTaken,
+    EndQuery,
+    Item,
+    QueryEnded,
+    StartMessage,
+    decode_delivery,
+    encode,
+)
 
 
 def test_the_examples_in_the_code() -> None:
@@ -51,6 +63,15 @@ def test_so_many_bytes_and_one_item_more_wait_or_travel_at_once() -> None:
         deliveries.append(waiting.take())
     assert [len(delivery) for delivery in deliveries] == [1 + MOST_BYTES // 10_000, 1, 1]
     assert deliveries[-1] == [("over", "end")]
+
+
+def test_what_was_taken_makes_room_for_what_comes() -> None:
+    waiting: ConflatedQueue[int] = ConflatedQueue(MOST_BYTES)
+    for first in range(0, 30, 3):
+        for number in range(first, first + 3):
+            waiting.put("a", number, keep=1000, size=MOST_BYTES // 3)
+        assert waiting.take() == [("a", number) for number in range(first, first + 3)]
+    assert not waiting.lost
 
 
 def test_a_large_item_displaces_none_of_another_key() -> None:
@@ -99,3 +120,112 @@ def test_the_end_of_a_query_is_sent_during_the_pause_after_a_delivery(
             Line("a/x", "1"),
             QueryEnded(ended=True),
         ]
+
+
+class Client:
+    """The connection to a client that says what `say` puts in, and takes deliveries one by one."""
+
+    def __init__(self) -> None:
+        self._said: queue.Queue[bytes | None] = queue.Queue()
+        self.deliveries: queue.Queue[bytes] = queue.Queue()
+        self.takes = threading.Event()
+        self.takes.set()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._said.get, None)
+
+    def say(self, message: Any) -> None:
+        self._said.put(encode(message))
+
+    def leave(self) -> None:
+        self._said.put(None)
+
+    def send(self, data: bytes) -> None:
+        self.deliveries.put(data)
+        self.takes.wait()
+
+    def next(self) -> list[Item]:
+        return decode_delivery(self.deliveries.get(timeout=TIMEOUT))
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Client:
+    client = Client()
+    monkeypatch.setattr(server, "proven_socket", lambda *_: None)
+    monkeypatch.setattr(server, "connect", lambda *_, **__: client)
+    monkeypatch.setattr(server, "rest_after", lambda _: 0.0)
+    monkeypatch.setattr(server, "CLOSING_TIME", 2 * TIMEOUT)
+    monkeypatch.setattr(server.ObserverServer, "_watch_daemon", lambda _: None)
+    monkeypatch.setattr(server.ObserverServer, "_exit_late", lambda _: None)
+    return client
+
+
+@pytest.fixture
+def session(client: Client) -> Iterator[server.ObserverServer]:  # noqa: ARG001 - its connection
+    with server.ObserverServer(StartMessage("ws://127.0.0.1:1", "token", "socket", "robot")) as session:
+        yield session
+
+
+def test_a_delivery_waits_until_the_one_before_was_taken(
+    client: Client, session: server.ObserverServer
+) -> None:
+    session.put("a/x", Line("a/x", "1"))
+    assert client.next() == [Line("a/x", "1")]
+    for text in ("2", "3"):
+        session.put("a/x", Line("a/x", text))
+    session.put("a/y", Line("a/y", "4"))
+    client.say(DeliveryTaken())
+    assert client.next() == [Line("a/x", "3"), Line("a/y", "4")]
+    assert session.lost == {"a/x": 1}
+    session.finish(QueryEnded(ended=True))
+    assert client.next() == [QueryEnded(ended=True)]
+
+
+def test_a_delivery_holds_so_much_and_the_rest_waits_for_the_next_one(
+    client: Client, session: server.ObserverServer
+) -> None:
+    session.put("a/x", Line("a/x", "1"))
+    assert client.next() == [Line("a/x", "1")]
+    large = [Line(f"a/{name}", "x" * MOST_BYTES) for name in "yz"]
+    for line in large:
+        session.put(line.topic, line)
+    newest = Line("a/z", "newest")
+    client.say(DeliveryTaken())
+    assert client.next() == large[:1]
+    session.put("a/z", newest)
+    client.say(DeliveryTaken())
+    assert client.next() == [newest]
+
+
+def test_a_query_is_replaced_by_one_of_its_kind_only(
+    client: Client, session: server.ObserverServer
+) -> None:
+    first, second = SnapshotQuery(1.0), SnapshotQuery(2.0)
+    client.say(first)
+    assert session.query() == first
+    client.say(EchoQuery(["a/x"]))
+    client.say(second)
+    wait_until(lambda: session.query() != first, "another query")
+    assert session.query() == second
+    client.say(MessageQuery(("a/x",)))
+    client.say(EndQuery())
+    wait_until(session.is_over, "the end of the query")
+    assert session.query() == second
+
+
+def test_nothing_waits_for_a_client_that_is_gone(client: Client, session: server.ObserverServer) -> None:
+    client.takes.clear()  # the network is stuck
+    session.put("a/x", Line("a/x", "1"))
+    client.next()
+    client.leave()
+    assert session.query() is None and session.is_over()
+    ending = threading.Thread(target=session.finish, args=(QueryEnded(),), daemon=True)
+    ending.start()
+    ending.join(TIMEOUT)
+    assert not ending.is_alive()
+    client.takes.set()

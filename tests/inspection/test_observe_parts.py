@@ -18,6 +18,8 @@ from dora.observe import latency, rates, topics
 from dora.observe.rates import RateMeter
 from dora.observe.snapshot import RunSource
 from dora.transport.board import (
+    BYTES,
+    CLOSED,
     CONNECTED,
     DROPPED,
     FIRST,
@@ -88,6 +90,15 @@ def test_the_window_slides_and_a_restarted_sender_starts_a_new_one() -> None:
     assert meter.rate() is None
     meter.add(5, 10**12, 1)
     meter.add(1, 10**12 + MS, 1)
+    assert meter.rate() is None
+
+
+def test_messages_of_one_moment_or_number_have_no_rate() -> None:
+    meter = RateMeter(1)
+    meter.add(1, MS, 1)
+    meter.add(2, MS, 1)
+    assert meter.rate() is None
+    meter.add(2, 5 * MS, 1)  # of another sender, which has sent as many
     assert meter.rate() is None
 
 
@@ -241,3 +252,51 @@ def test_a_latency_ends_when_the_message_is_taken() -> None:
     words[4 * WORDS + DROPPED] = 1  # it was lost, not taken
     link.poll()
     assert len(link.times_ns) == 1
+
+
+def test_nothing_waits_at_a_receiver_that_is_gone() -> None:
+    words = board()
+    reader = rates.Counters(inspection(), words)
+    words[4 * WORDS + STATE] = CONNECTED
+    words[2 * WORDS + SENT] = 100
+    before = reader.read()
+    assert before.links[4] == rates.LinkCounts(0, 95, 5)
+    words[4 * WORDS + STATE] = CLOSED
+    after = msgspec.structs.replace(reader.read(), time_ns=before.time_ns + 10**9)
+    assert after.links[4] == rates.LinkCounts(0, 0, 0)
+    fast, _ = rates.rates(inspection(), before, after)[1]
+    assert fast.dropping_hz == 0.0, "what was not lost after all is no negative loss"
+
+
+def test_counters_that_are_read_in_the_middle_of_a_change_give_no_negative_numbers() -> None:
+    words = board()
+    reader = rates.Counters(inspection(), words)
+    words[4 * WORDS + STATE] = CONNECTED
+    words[2 * WORDS + SENT] = 9
+    words[4 * WORDS + RECEIVED] = 10  # the sender counts its message later
+    before = reader.read()
+    assert before.links[4].waiting == 0
+    words[4 * WORDS + EXPIRED.word] = 1  # known before it counts as received
+    after = msgspec.structs.replace(reader.read(), time_ns=before.time_ns + 10**9)
+    fast, _ = rates.rates(inspection(), before, after)[1]
+    assert fast.hz == 0.0
+
+
+def test_the_size_of_messages_is_not_known_where_they_are_not_copied() -> None:
+    view = inspection()
+    view.links[1].kind = "local"
+    words = board()
+    reader = rates.Counters(view, words)
+
+    def sizes(count: int, size: int) -> list[float | None]:
+        before = reader.read()
+        words[2 * WORDS + SENT] += count
+        words[2 * WORDS + BYTES] += size
+        for slot in (4, 5):
+            words[slot * WORDS + RECEIVED] += count
+        after = msgspec.structs.replace(reader.read(), time_ns=before.time_ns + 10**9)
+        return [link.bytes_per_second for link in rates.rates(view, before, after)[1]]
+
+    assert sizes(10, 500) == [500.0, None]
+    assert sizes(10, 0) == [None, None]
+    assert sizes(0, 0) == [None, None]

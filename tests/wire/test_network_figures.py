@@ -15,7 +15,7 @@ from dora.cluster.coordinator.metrics import RequestCounter, page
 from dora.daemon.report import network_report
 from dora.daemon.supervisor.result import DataflowResult, NetworkReport
 from dora.observe.describe_topic import TopicDescription
-from dora.observe.networks import NetworkRate, network_rates, read_networks
+from dora.observe.networks import NetworkCounts, NetworkRate, network_rates, read_networks
 from dora.observe.snapshot import NodeSnapshot, Snapshot, merge
 from dora.observe.snapshot_json import as_json
 from dora.observe.telemetry.export import _INSTRUMENTS
@@ -89,6 +89,36 @@ def test_rates_shares_and_ages_follow_from_two_readings(crowded: NetworkRate) ->
     (stream,) = crowded.streams
     assert (stream.output, stream.bytes_per_second, stream.share) == ("camera/image", 1_175_000, 0.94)
     assert crowded.warnings == [WARNING]
+
+
+def test_a_gateway_that_counts_anew_has_no_negative_rate(words: memoryview) -> None:
+    put(words, SLOT, {NETWORK_STATE: board.CONNECTED, SENT_BYTES[0].word: 900, PACKETS.word: 90})
+    put(words, STREAM, {ARRIVED_BYTES.word: 800})
+    before = read_networks([VIEW], words)
+    put(words, SLOT, {NETWORK_STATE: board.CLOSED, SENT_BYTES[0].word: 100, PACKETS.word: 10})
+    put(words, STREAM, {ARRIVED_BYTES.word: 80})
+    (found,) = network_rates("robot", before, read_networks([VIEW], words), 2.0)
+    assert (found.state, found.bytes_per_second, found.loss) == ("cut", 0.0, None)
+    assert found.streams[0].bytes_per_second == 0.0
+
+
+def test_the_loss_is_that_of_the_packets_since_the_last_reading(words: memoryview) -> None:
+    put(words, SLOT, {PACKETS.word: 10_000, RESENT_PACKETS.word: 10})
+    before = read_networks([VIEW], words)
+    put(words, SLOT, {PACKETS.word: 10_100, RESENT_PACKETS.word: 60})
+    (found,) = network_rates("robot", before, read_networks([VIEW], words), 2.0)
+    assert found.loss == 0.5
+
+
+def test_the_output_with_the_largest_share_comes_first_and_is_named_from_four_fifths_on() -> None:
+    def counts(share: int, arrived: int) -> dict[str, int]:
+        return {SHARE.name: share, ARRIVED_BYTES.name: arrived}
+
+    now = NetworkCounts("connected", {}, {"a/x": counts(10, 500), "b/x": counts(800, 100), "c/x": {}})
+    (found,) = network_rates("robot", {}, {"desk": now}, 1.0)
+    assert [stream.output for stream in found.streams] == ["b/x", "a/x", "c/x"]
+    (warning,) = found.warnings
+    assert warning.startswith("b/x takes 80 %")
 
 
 def test_a_table_shows_a_network(crowded: NetworkRate) -> None:

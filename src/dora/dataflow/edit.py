@@ -482,7 +482,7 @@ def _left(running: Dataflow, nodes: tuple[NodeSpec, ...], descriptor: dict[str, 
         known,
         inputs={name: kind for name, kind in known.inputs.items() if name in inputs},
         outputs={name: kind for name, kind in known.outputs.items() if name in outputs},
-        inferred=tuple(item for item in known.inferred if item[1] in inputs and item[2] in outputs),
+        inferred=tuple(item for item in known.inferred if item[1] in inputs),
     )
     return msgspec.structs.replace(running, nodes=nodes, descriptor=descriptor, types=types)
 

@@ -45,7 +45,8 @@ class ConflatedQueue(Generic[_Item]):
         if waiting:
             self._bytes += waiting[-1][1]
         waiting.append((self._number, size, item))
-        while len(waiting) > keep or (self._bytes > self._most_bytes and len(waiting) > 1):
+        # Room is short only with an older one of this key: before it counted, there was enough.
+        while len(waiting) > keep or self._bytes > self._most_bytes:
             self._bytes -= waiting.popleft()[1]
             self.lost[key] += 1
 
