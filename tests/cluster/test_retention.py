@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import shutil
@@ -10,7 +11,10 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import msgspec
 import pytest
@@ -162,6 +166,14 @@ def test_a_copy_stays_while_dora_run_uses_it_and_some_time_longer() -> None:
     assert not copy.exists()
 
 
+def test_a_copy_stays_for_some_time_after_a_dora_run_that_was_interrupted() -> None:
+    copy = copied()
+    with pytest.raises(KeyboardInterrupt), running_in(str(copy)):
+        age(copy)
+        raise KeyboardInterrupt
+    assert [found.expected for found in copies()] == [True]
+
+
 def test_a_copy_without_a_dataflow_is_removed_with_the_next() -> None:
     first = copied("first")
     copied("second")
@@ -198,6 +210,17 @@ def test_an_interrupted_copy_resumes() -> None:
     assert half.exists() and present["free"] > 0
 
 
+def test_a_dataflow_may_start_in_a_copy_as_soon_as_its_sender_is_told() -> None:
+    class Answers(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            if data == b"{}\n":
+                retain("one", "left", HERE, [copy_path("flow")])
+            return super().write(data)
+
+    receive("flow", io.BytesIO(sent(a="1")), Answers())
+    assert [item.dataflows for item in copies()] == [["one"]]
+
+
 def test_a_copy_of_a_dataflow_stays_when_its_update_is_cut_off() -> None:
     copy = copied(a="1")
     retain("one", "left", HERE, [str(copy)])
@@ -224,6 +247,40 @@ def test_a_copy_that_is_being_made_stays() -> None:
         assert (copy / "a.py").exists()
     remove_unused()
     assert not copy.exists()
+
+
+def test_a_copy_that_comes_into_use_just_before_its_removal_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = copied()
+    age(copy)
+
+    @contextmanager
+    def locked_after_a_start(folder: str, *, wait: bool) -> Iterator[None]:
+        retain("one", "left", HERE, [folder])
+        with locked(folder, wait=wait):
+            yield
+
+    monkeypatch.setattr(retention, "locked", locked_after_a_start)
+    assert not remove_if_unused(str(copy))
+    assert (copy / "a.py").exists()
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_a_lock_that_went_with_its_copy_keeps_nobody_out(
+    is_made_anew: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copied()
+    flock = fcntl.flock
+
+    def flock_after_a_removal(lock: IO[bytes], operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        shutil.rmtree(copy)
+        if is_made_anew:
+            copied()
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_after_a_removal)
+    with locked(str(copy)), pytest.raises(BlockingIOError), locked(str(copy), wait=False):
+        pass
 
 
 def test_a_folder_that_dora_did_not_make_is_no_copy(data: Path) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from waiting import TIMEOUT
 
 from dora.cluster.ssh.environment import MachineFacts, found_in, install, installer
 from dora.cluster.ssh.file import Machine, parse_machine
-from dora.cluster.ssh.kept_environments import publish, remove_old
+from dora.cluster.ssh.kept_environments import held, publish, remove_old
 from dora.cluster.ssh.ssh import MachineFault
+from dora.cluster.ssh.use_lock import is_in_use
 from dora.errors import DoraError
 
 ROBOT = Machine(id="robot", host="robot")
@@ -116,6 +118,23 @@ def test_old_environments_go_and_those_in_use_stay(tmp_path: Path) -> None:
         assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == {"first", "third", "fourth"}
     remove_old(str(tmp_path))
     assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == {"third", "fourth"}
+
+
+def test_an_environment_in_which_a_command_runs_is_in_use_and_the_one_used_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = environment(tmp_path, "dora")
+    (tmp_path / "dora").symlink_to(made.name)
+    os.utime(tmp_path / "dora", (0, 0), follow_symlinks=False)
+    lock = str(made / ".dora-lock")
+    monkeypatch.setattr(sys, "prefix", str(made))
+    with held():
+        assert is_in_use(lock)
+        assert time.time() - (tmp_path / "dora").lstat().st_mtime < 3600
+    assert not is_in_use(lock)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "other"))
+    with held():  # an environment that a user has made
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["dora", made.name]
 
 
 def test_what_a_killed_installation_left_goes_and_what_is_being_made_stays(tmp_path: Path) -> None:

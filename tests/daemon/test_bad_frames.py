@@ -15,15 +15,25 @@ from running import Bench
 from waiting import TIMEOUT
 
 from dora._version import __version__
+from dora.daemon import control_server
 from dora.daemon.client import DaemonClient
-from dora.daemon.control_server import ControlServer
+from dora.daemon.control_server import TEXT_BUFFER, ControlServer
 from dora.daemon.event_loop import Loop
 from dora.errors import ConnectError, DaemonLost
 from dora.node.daemon_client import SocketChannel, connect
 from dora.wire.daemon_protocol import Request
-from dora.wire.framing import encode_frame
+from dora.wire.framing import FrameBuffer, encode_frame
 from dora.wire.node_config import Address, encode_address
-from dora.wire.node_protocol import PROTOCOL_VERSION, Ready, ToDaemon
+from dora.wire.node_protocol import (
+    PROTOCOL_VERSION,
+    Ready,
+    StopDataflow,
+    StopFrame,
+    TextInput,
+    ToDaemon,
+    ToNode,
+    decode_to_node,
+)
 
 BAD = {
     "text_that_is_no_utf8": b"\x81\xa4type\xa8Regist\xffr",
@@ -108,6 +118,80 @@ def test_a_message_that_cannot_be_handled_closes_its_connection_only(served: Ser
     ((level, text),) = served.notes
     assert level == "error"
     assert "its Ready cannot be handled: KeyError: 'no such thing'" in text
+
+
+def test_what_follows_a_frame_that_closed_its_connection_is_not_handled(served: Served) -> None:
+    served.send(encode_frame(Ready()) + encode_frame(StopDataflow())).close()
+    assert (served.handled, served.closed, len(served.notes)) == ([], 1, 1)
+
+
+def test_a_connection_that_has_ended_is_forgotten(served: Served) -> None:
+    served.send(encode_frame(StopDataflow())).close()
+    assert (served.handled, served.closed) == ([StopDataflow()], 1)
+    assert served.server.connections == {}
+
+
+def test_only_lines_are_left_out_for_a_node_that_reads_nothing(served: Served) -> None:
+    line, event = TextInput(["log"], "x" * 100_000), StopFrame()
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(served.path)
+        served.loop.run_once(time.monotonic() + TIMEOUT)
+        (connection,) = served.server.connections.values()
+        lines = 0
+        while connection.send_text(line):
+            lines += 1
+            assert lines * 100_000 < 10 * TEXT_BUFFER
+        connection.send(event)
+        frames = FrameBuffer()
+        found: list[ToNode] = []
+        peer.settimeout(TIMEOUT)
+        while len(found) <= lines:
+            served.loop.run_once(time.monotonic())
+            frames.feed(peer.recv(1 << 20))
+            found += [decode_to_node(body) for body in frames]
+        assert found == [*[line] * lines, event]
+        assert connection.send_text(line), "the node reads again"
+
+
+def test_each_time_without_a_free_descriptor_is_told_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: socket.socket) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(control_server, "_RETRY_AFTER", 0.0)
+    for count in (1, 2):
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(served.path)
+            with monkeypatch.context() as patch:
+                patch.setattr(socket.socket, "accept", refuse)
+                for _ in range(3):
+                    served.loop.run_once(time.monotonic())
+            assert len(served.notes) == count
+            deadline = time.monotonic() + TIMEOUT
+            while not served.server.connections and time.monotonic() < deadline:
+                served.loop.run_once(deadline)
+        while served.server.connections and time.monotonic() < deadline:
+            served.loop.run_once(deadline)
+        assert served.closed == count
+
+
+def test_a_server_that_is_closed_without_a_free_descriptor_accepts_nothing_later(
+    runtime_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: socket.socket) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    served = Served(f"{runtime_root}/socket")
+    monkeypatch.setattr(control_server, "_RETRY_AFTER", 0.05)
+    with socket.socket(socket.AF_UNIX) as peer, monkeypatch.context() as patch:
+        peer.connect(served.path)
+        patch.setattr(socket.socket, "accept", refuse)
+        served.loop.run_once(time.monotonic() + TIMEOUT)
+        assert len(served.notes) == 1
+        served.server.close()
+        served.loop.run_once(time.monotonic() + 0.1)
+        served.loop.close()
 
 
 def test_a_connection_waits_for_a_free_descriptor_and_costs_no_processor(

@@ -114,6 +114,32 @@ def test_a_missing_file_that_appears_while_the_files_are_set_is_reported(file: P
     assert watch.poll() == {str(other)}
 
 
+def test_a_file_that_is_gone_before_it_was_stable_holds_no_other_one_up(
+    file: Path, watch: FileWatch
+) -> None:
+    other = file.with_name("helper.py")
+    other.write_text("1")
+    watch.watch([str(file), str(other)])
+    file.write_text("half of it")
+    other.write_text("all of it")
+    watch.poll()
+    file.unlink()
+    assert watch.poll() == {str(other)}
+    assert not watch.has_unstable
+
+
+def test_a_file_that_is_no_longer_watched_holds_no_other_one_up(file: Path, watch: FileWatch) -> None:
+    other = file.with_name("helper.py")
+    other.write_text("1")
+    watch.watch([str(file), str(other)])
+    file.write_text("half of it")
+    other.write_text("all of it")
+    watch.poll()
+    watch.watch([str(other)])
+    assert watch.poll() == {str(other)}
+    assert not watch.has_unstable
+
+
 # ----------------------------------------------------------------------------- whose code it is
 
 

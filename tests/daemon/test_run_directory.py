@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -295,6 +296,63 @@ def test_shared_memory_whose_directory_is_gone_is_found_by_its_board(runtime_roo
     assert os.path.exists(fresh.board)
     for run in (living, fresh):
         run.remove()
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="shared memory has no files")
+@pytest.mark.parametrize("found_by", ["lock", "board"])
+def test_of_a_dead_run_the_processes_end_and_the_black_box_is_saved_before_its_files_go(
+    found_by: str, runtime_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = RunDirectory.create(uuid7())
+    Board.create(dead.board, 4).close()
+    dead.lock_board()
+    os.utime(dead.board, (0, 0))
+    calls: list[str] = []
+
+    def note(name: str, argument: str) -> None:
+        if argument in dead.run_id or os.path.basename(dead.path) in argument:  # of this test
+            calls.append(name)
+
+    steps = ("kill_run", "rescue_black_box", "remove_run_files", "remove_shared_memory")
+    with monkeypatch.context() as patch:
+        for step in steps:
+            patch.setattr(rundir, step, lambda argument, *_, step=step: note(step, argument))
+        if found_by == "board":
+            shutil.rmtree(dead.path)
+            os.close(dead._locks.pop())
+        else:
+            os.close(dead._locks.pop(0))
+        remove_stale(runtime_root)
+    files = "remove_shared_memory" if found_by == "board" else "remove_run_files"
+    assert calls == ["kill_run", "rescue_black_box", files]
+    dead.remove()
+
+
+def test_a_start_waits_for_the_end_of_a_former_run_of_its_id(
+    runtime_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = RunDirectory.create(uuid7())
+    with monkeypatch.context() as patch:
+        patch.setattr("dora.daemon.run_directory.time.sleep", lambda _: former.remove())
+        RunDirectory.create(former.run_id).remove()
+    living = RunDirectory.create(uuid7())
+    monkeypatch.setattr(rundir, "_PATIENCE", 0.0)
+    with pytest.raises(DoraError, match=r"cannot make a directory for this run.*File exists"):
+        RunDirectory.create(living.run_id)
+    assert sorted(os.listdir(runtime_root)) == [os.path.basename(living.path), "lock"]
+    living.remove()
+
+
+def test_a_run_that_cannot_be_made_leaves_nothing(
+    runtime_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rundir, "make_shared_folders", fail)
+    with pytest.raises(DoraError, match=r"cannot make a directory for this run.*No space left"):
+        RunDirectory.create(uuid7())
+    assert os.listdir(runtime_root) == ["lock"]
 
 
 def test_too_little_shared_memory_is_reported_with_the_required_size() -> None:

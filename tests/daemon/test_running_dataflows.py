@@ -11,11 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 from ports import free_port
 from running import Bench
 from waiting import TIMEOUT, wait_until
 
+from dora._ownership import connect_own
 from dora.cli import attach
 from dora.cli.attach import _Follower
 from dora.cli.commands.up import _dataflows_here
@@ -23,7 +25,7 @@ from dora.cli.log_location import find_log_location, local_log_location
 from dora.cli.run_reporter import RunReporter
 from dora.cli.running import RunningDataflow
 from dora.cli.select import connected_runs
-from dora.cluster.client import Client
+from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.http_api import DataflowView
 from dora.daemon.client import DaemonClient, fits, name_of, running
 from dora.daemon.logs.reader import LogReader
@@ -34,6 +36,7 @@ from dora.errors import ConnectError, DoraError
 from dora.transport.engines import best_engine
 from dora.wire.correlation import uuid7
 from dora.wire.daemon_protocol import (
+    DataflowEnded,
     DeleteParameter,
     Description,
     GetParameters,
@@ -176,6 +179,45 @@ def test_the_logs_of_an_ended_run_are_found_by_its_name_or_the_name_of_its_file(
         local_log_location("leg")
 
 
+class FalseCoordinator:
+    """Answers each request for a dataflow with the same view, or the same error."""
+
+    def __init__(self, answer: DataflowView | DoraError) -> None:
+        self.answer = answer
+
+    def dataflow(self, _: str) -> DataflowView:
+        if isinstance(self.answer, DoraError):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.usefixtures("runtime_root")
+def test_logs_are_looked_for_below_out_if_the_coordinator_does_not_know_the_dataflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataflow_id = str(uuid7())
+    os.makedirs(f"out/{dataflow_id}")
+    coordinator = FalseCoordinator(RequestRefused(404, "there is no such dataflow"))
+    assert find_log_location(cast(Client, coordinator), dataflow_id).dataflow_id == dataflow_id
+    coordinator.answer = RequestRefused(409, "several dataflows are called so")
+    with pytest.raises(RequestRefused, match="several"):
+        find_log_location(cast(Client, coordinator), dataflow_id)
+
+
+def test_a_dataflow_goes_on_while_its_coordinator_is_away() -> None:
+    view = DataflowView(uuid=str(uuid7()), name="lab", status="Running", nodes=["a"])
+    coordinator = FalseCoordinator(view)
+    logs = find_log_location(cast(Client, coordinator), "lab")
+    assert not logs.ended()
+    coordinator.answer = Unreachable("it is away", lambda: "")
+    assert (logs.ended(), logs.failure()) == (False, "")
+    coordinator.answer = RequestRefused(404, "its record was removed")
+    assert (logs.ended(), logs.failure()) == (True, "")
+    coordinator.answer = msgspec.structs.replace(view, status="Finished")
+    assert logs.ended()
+
+
 def test_an_unknown_request_closes_its_connection_only(bench: Bench) -> None:
     request = encode_frame(SetParameter("a", "deep", None))[4:]
     assert request.endswith(b"\xc0")
@@ -230,6 +272,31 @@ def test_a_daemon_of_another_version(runtime_root: str) -> None:
         pytest.raises(ConnectError, match="another version of dora; use the `dora` that started it"),
     ):
         DaemonClient(path)
+
+
+def test_the_end_of_a_dataflow_is_no_answer(runtime_root: str) -> None:
+    ended = DataflowEnded([])
+    about = Description("id", None, ["a"])
+    answers = encode_frame(ended) + encode_frame(about)
+    with false_daemon(runtime_root, answers) as path, DaemonClient(path) as run:
+        assert (run.description, run.ended) == (about, ended)
+        assert run.look_for_end()
+
+
+@pytest.mark.parametrize("answer", [OF_ANOTHER_VERSION, encode_frame(Parameters({}))])
+def test_a_connection_that_fails_is_closed(
+    answer: bytes, runtime_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets: list[socket.socket] = []
+
+    def connect(path: str, timeout: float) -> socket.socket:
+        sockets.append(connect_own(path, timeout))
+        return sockets[-1]
+
+    monkeypatch.setattr("dora.daemon.client.connect_own", connect)
+    with false_daemon(runtime_root, answer) as path, pytest.raises(ConnectError):
+        DaemonClient(path)
+    assert [each.fileno() for each in sockets] == [-1]
 
 
 @pytest.mark.usefixtures("runtime_root")

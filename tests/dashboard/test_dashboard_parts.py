@@ -9,10 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from waiting import TIMEOUT
 
 from dora.cluster.dashboard.local_server import _ask
-from dora.cluster.dashboard.watches import MAX_LINES, MAX_WAITING_PREVIEWS, Outbox
+from dora.cluster.dashboard.watches import (
+    MAX_LINES,
+    MAX_WAITING_PREVIEWS,
+    Outbox,
+    Viewer,
+    Watch,
+    Watches,
+)
 from dora.cluster.dashboard.yaml_text import lines_of_nodes
 from dora.cluster.http.auth import AuthMiddleware, cookie_of, keys_for
 from dora.daemon.logs.entry import LogEntry
@@ -25,6 +34,7 @@ from dora.observe.preview.protocol import (
     Lines,
     Search,
     Target,
+    ToWatcher,
     frame,
     page_query,
 )
@@ -116,6 +126,153 @@ def test_commands_that_arrive_together_are_taken_one_by_one() -> None:
 def test_nothing_new_is_waited_for() -> None:
     with pytest.raises(TimeoutError):
         asyncio.run(asyncio.wait_for(Outbox().take(), 0.01))
+
+
+def test_a_message_counts_as_sent_when_the_browser_has_it() -> None:
+    outbox = Outbox()
+    outbox.set("outcome", b"{}")
+    taken(outbox)
+    assert outbox.holds("outcome")
+    outbox.sent()
+    assert not outbox.holds("outcome")
+    with pytest.raises(TimeoutError):  # nothing is delivered twice, and no empty delivery
+        asyncio.run(asyncio.wait_for(outbox.take(), 0.01))
+
+
+# ------------------------------------------------------------------- the browsers of one dataflow
+
+
+TARGET = Target("id", "socket", "logs")
+
+
+@pytest.fixture
+def watchers(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
+    """The watches that live; they have no process."""
+    alive: list[Watch] = []
+
+    async def start(self: Watch) -> None:
+        alive.append(self)
+
+    async def end(self: Watch) -> None:
+        alive.remove(self)
+
+    monkeypatch.setattr(Watch, "start", start)
+    monkeypatch.setattr(Watch, "end", end)
+    monkeypatch.setattr(Watch, "alive", property(alive.__contains__))
+    monkeypatch.setattr("dora.cluster.dashboard.watches.LINGER_TIME", 0)
+    return alive
+
+
+async def end_tasks(watches: Watches) -> None:
+    await asyncio.gather(*watches._end_tasks)
+
+
+def test_a_browser_that_comes_back_keeps_the_watcher_of_the_last_one(watchers: list[Watch]) -> None:
+    async def check() -> None:
+        watches = Watches()
+        first, second = Viewer(), Viewer()
+        watch = await watches.join(TARGET, first)
+        watches.leave(watch, first)
+        assert await watches.join(TARGET, second) is watch
+        await end_tasks(watches)
+        assert watchers == [watch]
+        watches.leave(watch, second)
+        await end_tasks(watches)
+        assert watchers == []
+
+    asyncio.run(check())
+
+
+def test_a_watcher_that_has_ended_is_replaced_for_the_next_browser(watchers: list[Watch]) -> None:
+    async def check() -> None:
+        watches = Watches()
+        old = await watches.join(TARGET, Viewer())
+        watchers.remove(old)  # somebody has killed it
+        new = await watches.join(TARGET, Viewer())
+        assert watchers == [new]
+
+    asyncio.run(check())
+
+
+def test_the_end_of_a_replaced_watcher_leaves_the_new_one(watchers: list[Watch]) -> None:
+    async def check() -> None:
+        watches = Watches()
+        viewer = Viewer()
+        old = await watches.join(TARGET, viewer)
+        ended = msgspec.structs.replace(TARGET, socket="")
+        new = await watches.join(ended, Viewer())
+        watches.leave(old, viewer)
+        await end_tasks(watches)
+        assert watchers == [new]
+        assert await watches.join(ended, Viewer()) is new
+
+    asyncio.run(check())
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[ToWatcher]:
+    """What watches send to their processes."""
+    messages: list[ToWatcher] = []
+    monkeypatch.setattr(Watch, "_send", lambda _, message: messages.append(message))
+    return messages
+
+
+def test_the_topics_of_a_browser_that_left_are_no_longer_asked_for(sent: list[ToWatcher]) -> None:
+    watch = Watch(TARGET)
+    viewers = [Viewer(), Viewer()]
+    for viewer, topic in zip(viewers, ("a/out", "b/out"), strict=True):
+        watch.add(viewer)
+        viewer.query = page_query((topic,))
+        watch.update_query()
+    watch.remove(viewers[0])
+    topics = [("a/out",), ("a/out", "b/out"), ("b/out",)]
+    assert sent == [page_query(each) for each in topics]
+
+
+def test_a_browser_gets_the_previews_that_it_shows() -> None:
+    watch = Watch(TARGET)
+    shows, shows_not = Viewer(), Viewer()
+    shows.query = page_query(("a/out",))
+    for viewer in (shows, shows_not):
+        watch.add(viewer)
+    watch._receive(Preview("a/out", b'{"n":1}'))
+    watch._receive(Lines([b"{}"]))
+    assert [head for head, _ in taken(shows.outbox)[1]] == [{"topic": "a/out", "n": 1}]
+    told, previews = taken(shows_not.outbox)
+    assert (told["lines"], previews) == ([{}], [])
+
+
+def test_a_search_is_answered_once_and_to_who_has_asked(sent: list[ToWatcher]) -> None:
+    watch = Watch(TARGET)
+    viewers = [Viewer(), Viewer()]
+    for viewer in viewers:
+        watch.add(viewer)
+        watch.search(viewer, Search(7))
+    for request in sent:
+        assert isinstance(request, Search)
+        for entry in (b"1", b"2"):
+            watch._receive(Found(request.ticket, [entry], 1))
+    for viewer in viewers:
+        assert taken(viewer.outbox)[0] == {"found": [{"ticket": 7, "total": 1, "entries": [1]}]}
+        assert viewer.tickets == {}
+
+
+def test_a_hidden_page_gets_how_the_dataflow_ended_and_the_end_waits_for_it() -> None:
+    async def check() -> None:
+        watch, viewer = Watch(TARGET), Viewer()
+        watch.add(viewer)
+        viewer.ready.clear()  # it asks for nothing
+        watch._receive(Ended())
+        finishing = asyncio.create_task(watch.finish(b"{}"))
+        await asyncio.wait_for(viewer.ready.wait(), TIMEOUT)
+        (told,) = await viewer.outbox.take()
+        assert json.loads(told) == {"ended": True, "outcome": {}}
+        await asyncio.wait({finishing}, timeout=0.05)
+        assert not finishing.done(), "the message is on its way"
+        viewer.outbox.sent()
+        await asyncio.wait_for(finishing, TIMEOUT)
+
+    asyncio.run(check())
 
 
 # ---------------------------------------------------------------------------------------- logs

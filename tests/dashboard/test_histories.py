@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,11 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 from recorded_files import write_recording
+from starlette.requests import Request
+from starlette.types import Message
 from tokens import bearer
 
-from dora.cluster.dashboard.histories import MOST, Histories, HistoryProcess
+from dora.cluster.dashboard.histories import ANSWER_TIMEOUT, MOST, Histories, HistoryProcess
 from dora.cluster.dashboard.local import listen
 from dora.cluster.refusal import Refusal
+from dora.recording.history.worker import ANSWER
 
 pytestmark = pytest.mark.processes
 
@@ -67,6 +72,55 @@ def test_a_reader_that_dies_while_it_answers_is_told(recording: Path) -> None:
         assert silent.returncode is not None
 
     asyncio.run(check())
+
+
+def test_a_reader_gets_the_next_request_after_it_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2)
+
+    def exchange(process: subprocess.Popen[bytes], request: bytes) -> bytes:  # noqa: ARG001
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.2)  # for a second request, which would take the answer of the first one
+            raise ValueError("two requests at a time")
+        return ANSWER + request
+
+    async def check() -> None:
+        waits = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = HistoryProcess([], waits)
+        try:
+            answers = await asyncio.gather(*map(process.ask, (b"1", b"2")))
+            assert answers == [b"1", b"2"]
+        finally:
+            await process.close()
+
+    monkeypatch.setattr("dora.cluster.dashboard.histories._exchange", exchange)
+    asyncio.run(check())
+
+
+def test_a_comparison_holds_no_other_request_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[HistoryProcess, float | None]] = []
+
+    async def ask(self: HistoryProcess, request: bytes, timeout: float | None = ANSWER_TIMEOUT) -> bytes:
+        asked.append((self, timeout))
+        return request
+
+    async def post(histories: Histories, body: bytes) -> None:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body}
+
+        scope = {"type": "http", "path_params": {"history": "lab"}}
+        assert (await histories._answer(Request(scope, receive))).body == body
+
+    async def check() -> None:
+        histories = Histories()
+        histories.open([], "lab")
+        await post(histories, b'{"type":"differences"}')
+        await post(histories, ABOUT)
+
+    monkeypatch.setattr(HistoryProcess, "ask", ask)
+    asyncio.run(check())
+    (comparing, no_limit), (reading, limit) = asked
+    assert comparing is not reading
+    assert (no_limit, limit) == (None, ANSWER_TIMEOUT)
 
 
 def test_an_answer_that_does_not_come_is_given_up(recording: Path) -> None:

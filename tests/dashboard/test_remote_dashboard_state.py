@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
+
+import pytest
+from waiting import TIMEOUT
 
 from dora.cluster.dashboard.remote import RemoteObservers, merged
 from dora.cluster.http.relay import RelayedSession
+from dora.cluster.refusal import Refusal
+from dora.observe.preview.protocol import Ended, FromWatcher
+from dora.observe.queries import SnapshotQuery
 from dora.observe.rates import LinkRate
+from dora.observe.remote.protocol import DeliveryTaken, QueryEnded, decode_to_process, encode
 from dora.observe.snapshot import NodeSnapshot, Snapshot
 from dora.observe.snapshot_json import as_json
 from dora.wire.daemon_protocol import LinkView, NodeView
@@ -99,3 +107,105 @@ def test_a_machine_with_another_version_of_dora_is_named_and_tried_again() -> No
         return observers.faults
 
     assert asyncio.run(observe()) == {"arm": "the observer on machine `arm` is of another version of dora"}
+
+
+class Machines:
+    """Machines whose observers do what a test says; `RemoteObservers` tries again at once."""
+
+    def __init__(self, *names: str) -> None:
+        self.sessions: dict[str, list[RelayedSession]] = {name: [] for name in names}
+        self.refusals: dict[str, Refusal] = {}
+        self.messages: list[FromWatcher] = []
+        self.forgotten: list[RelayedSession] = []
+        self.observers = RemoteObservers(names, {}, self._open, lambda: None, self.messages.append)
+
+    def _open(self, machine: str) -> RelayedSession:
+        if machine in self.refusals:
+            raise self.refusals[machine]
+        session = RelayedSession(machine, self.forgotten.append)
+        self.sessions[machine].append(session)
+        return session
+
+    async def sessions_of(self, machine: str, count: int) -> RelayedSession:
+        """Return the last session with a machine once there were so many."""
+        await until(lambda: len(self.sessions[machine]) >= count)
+        return self.sessions[machine][-1]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dora.cluster.dashboard.remote.RETRY", 0.001)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_machine_is_shown_or_its_fault_and_never_both() -> None:
+    async def observe() -> None:
+        machines = Machines("arm")
+        observers = machines.observers
+        first = await machines.sessions_of("arm", 1)
+        first.to_client.put_nowait(encode([snapshot(1)]))
+        await until(lambda: "arm" in observers.snapshots)
+        machines.refusals["arm"] = Refusal(503, "machine `arm` is away")
+        first.end("the observer is gone")
+        await until(lambda: "arm" in observers.faults)
+        assert observers.snapshots == {}
+        await until(lambda: observers.faults["arm"] == "machine `arm` is away")
+        machines.refusals.clear()
+        (await machines.sessions_of("arm", 2)).to_client.put_nowait(encode([snapshot(2)]))
+        await until(lambda: "arm" in observers.snapshots)
+        assert observers.faults == {}
+        await observers.close()
+
+    asyncio.run(observe())
+
+
+def test_an_observer_sends_on_when_its_delivery_was_taken() -> None:
+    async def observe() -> None:
+        machines = Machines("arm")
+        session = await machines.sessions_of("arm", 1)
+        assert isinstance(decode_to_process(await session.to_observer.get()), SnapshotQuery)
+        session.to_client.put_nowait(encode([snapshot(1)]))
+        async with asyncio.timeout(TIMEOUT):
+            assert decode_to_process(await session.to_observer.get()) == DeliveryTaken()
+        await machines.observers.close()
+        assert machines.forgotten == [session], "the session ends with the page"
+
+    asyncio.run(observe())
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_machine_whose_dataflow_is_starting_has_no_fault() -> None:
+    async def observe() -> None:
+        machines = Machines("arm")
+        machines.refusals["arm"] = Refusal(425, "the dataflow is starting")
+        changes: list[str] = []
+        machines.observers._on_change = lambda: changes.append("changed")
+        await asyncio.sleep(0)
+        machines.refusals.clear()
+        await machines.sessions_of("arm", 1)
+        assert (machines.observers.faults, changes) == ({}, [])
+        await machines.observers.close()
+
+    asyncio.run(observe())
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_dataflow_has_ended_when_it_has_on_all_machines() -> None:
+    async def observe() -> None:
+        machines = Machines("arm", "base")
+        (await machines.sessions_of("arm", 1)).to_client.put_nowait(encode([QueryEnded(ended=True)]))
+        await until(machines.observers._tasks[0].done)
+        assert machines.messages == []
+        machines.refusals["base"] = Refusal(404, "it has ended")
+        (await machines.sessions_of("base", 1)).end()
+        await until(machines.observers._tasks[1].done)
+        assert machines.messages == [Ended()]
+        await machines.observers.close()
+
+    asyncio.run(observe())

@@ -13,10 +13,11 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import yaml
@@ -25,7 +26,7 @@ from waiting import TIMEOUT, alive, wait_until
 
 from dora.daemon.event_loop import Loop
 from dora.daemon.run_directory import usable_root
-from dora.daemon.template.client import ForkedProcess, TemplateClient, fork_request
+from dora.daemon.template.client import ForkedProcess, PendingStart, TemplateClient, fork_request
 from dora.daemon.template.process import open_template, warm_address
 from dora.daemon.template.protocol import Refused
 from dora.dataflow.model import NodeSpec
@@ -318,6 +319,38 @@ def test_the_end_of_a_node_of_a_killed_template_is_noticed_at_once_where_the_ker
     assert statuses == [None]
     process.close()
     loop.close()
+
+
+def test_a_start_that_finds_the_queue_of_the_template_full_is_sent_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries: list[PendingStart] = []
+
+    def send(start: PendingStart, _: socket.socket) -> None:
+        tries.append(start)
+        if len(tries) < 3:
+            raise BlockingIOError
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(PendingStart, "send", send)
+    monkeypatch.setattr("dora.daemon.template.client._LOOK_EVERY", 0.01)
+    loop = Loop()
+    ours, of_template = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client = TemplateClient(loop, cast(Any, SimpleNamespace(connection=ours, pid=os.getpid())))
+    request = fork_request(NodeSpec("a", path="a.py"), ["a.py"], {}, "/")
+    refusals: list[Refused] = []
+    start = client.start(request, lambda process: process.close(), refusals.append)
+    deadline = time.monotonic() + TIMEOUT
+    while not refusals and time.monotonic() < deadline:
+        loop.run_once(deadline)
+    assert tries == [start] * 3
+    assert [refused.reason for refused in refusals] == [
+        "the template process cannot be reached: Too many open files"
+    ]
+    client.close()
+    loop.close()
+    ours.close()
+    of_template.close()
 
 
 def test_a_start_without_free_descriptors_leaves_none_open_and_keeps_the_template() -> None:
