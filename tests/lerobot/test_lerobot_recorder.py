@@ -75,6 +75,19 @@ def test_outcomes_and_tasks_are_kept(tmp_path: Path) -> None:
     assert tasks == ["push", "pull the drawer"]
 
 
+def test_an_input_that_is_connected_while_it_records_is_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Recording(tmp_path) as recording:
+        for at in (0.0, 0.1):
+            recording.recorder.take(message("gripper", at, [1.0]))
+        recording.episode()
+    check_whole(recording.root, 1)
+    assert "gripper" not in read_info(recording.root).features
+    (warning,) = [record for record in caplog.records if record.args == ("gripper",)]
+    assert "connected while this node runs" in warning.message
+
+
 def test_a_discarded_episode_leaves_nothing(tmp_path: Path) -> None:
     with Recording(tmp_path) as recording:
         recording.episode(end="discard")

@@ -122,6 +122,7 @@ class EpisodeRecorder:
         """Open the data set; raises `DoraError`. ``report`` is called for each episode at its end."""
         self._settings = settings
         self._sources = {name: Source(name) for name in inputs if name != CONTROL}
+        self._ignored: set[str] = set()  # inputs that were connected while this node runs
         self._check_settings(inputs)
         self._dropped = dropped
         self._memory = ImageMemory(settings.memory * 1_000_000)
@@ -170,7 +171,16 @@ class EpisodeRecorder:
         if event.id == CONTROL:
             self._command(event)
             return
-        source = self._sources[event.id]
+        source = self._sources.get(event.id)
+        if source is None:
+            if event.id not in self._ignored:
+                self._ignored.add(event.id)
+                log.warning(
+                    "input `%s` is not recorded: it was connected while this node runs, and the features "
+                    "of the data set are fixed; `dora node restart` begins with it",
+                    event.id,
+                )
+            return
         self._closed.discard(event.id)
         try:
             value = image_of(event) if self._is_camera(source, event) else _numbers(event)
