@@ -7,6 +7,8 @@ import math
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +16,18 @@ from typing import Any
 import pytest
 from waiting import TIMEOUT, wait_until
 
-from dora import Ros2ActionServer, Ros2Context, Ros2QosPolicies, Ros2ServiceServer, TransportError
+from dora import (
+    Ros2ActionClient,
+    Ros2ActionServer,
+    Ros2Context,
+    Ros2NodeOptions,
+    Ros2QosPolicies,
+    Ros2ServiceServer,
+    Ros2Subscription,
+    TransportError,
+)
 from dora.ros2 import InterfaceLibrary
+from dora.ros2.api import actions, reports, services, topics
 from dora.ros2.api.answers import AnswerThread
 from dora.ros2.api.parameters import ParameterError, RosParameters
 from dora.ros2.api.reports import DroppedMessages, MismatchWatch, RosoutHandler, node_logger
@@ -35,6 +47,7 @@ class EngineServer:
         self.service = service
         self.counters = MessageCounters()
         self.answered: list[bytes] = []
+        self.responses: list[bytes] = []
         self.forgotten: list[bytes] = []
         self._queue: MessageQueue[ServiceRequest] = MessageQueue(None, self.counters)
         self._numbers = count(1)
@@ -45,9 +58,10 @@ class EngineServer:
     def ask(self, client: bytes, data: bytes) -> None:
         self._queue.put(ServiceRequest(RequestId(client, next(self._numbers)), data))
 
-    def send_response(self, request: RequestId, data: bytes) -> None:  # noqa: ARG002
+    def send_response(self, request: RequestId, data: bytes) -> None:
         if request.client_gid.startswith(b"gone"):
             raise TransportError("this client has gone")
+        self.responses.append(data)
         self.answered.append(request.client_gid)
 
     def forget(self, request: RequestId) -> None:
@@ -94,6 +108,163 @@ def test_a_client_that_has_gone_costs_no_other_one_its_answer(warnings: list[str
     actions.close()
 
 
+class FibonacciServer:
+    """A server of an action, and what its clients ask. The time of its node is the number of seconds."""
+
+    def __init__(self, warnings: list[str]) -> None:
+        self.now = 1
+        node: Any = EngineNode()
+        dropped = DroppedMessages("the action of /fibonacci", warnings.append)
+        self.actions = Ros2ActionServer(
+            node, "/fibonacci", FIBONACCI, SERVICES, LIBRARY, dropped, lambda: self.now * 1_000_000_000
+        )
+        self._servers = node.servers
+
+    def ask(self, service: str, type: Any, request: dict[str, Any]) -> Any:
+        """Return the response to a request."""
+        server = self._servers[service]
+        before = len(server.responses)
+        server.ask(b"client", type.request.encode(request))
+        wait_until(lambda: len(server.responses) > before, "the response")
+        return type.response.decode(server.responses[-1])[0].as_py()
+
+    def goal(self, goal_id: uuid.UUID) -> bool:
+        """Send a goal; return whether it is accepted."""
+        request = {"goal_id": {"uuid": goal_id.bytes}}
+        return bool(self.ask("send_goal", FIBONACCI.send_goal, request)["accepted"])
+
+    def result(self, goal_id: uuid.UUID) -> int:
+        """Return the status of a goal that has ended."""
+        request = {"goal_id": {"uuid": goal_id.bytes}}
+        return int(self.ask("get_result", FIBONACCI.get_result, request)["status"])
+
+    def cancel(self, goal_id: bytes = bytes(16), until: int = 0) -> tuple[int, list[uuid.UUID]]:
+        """Return the answer to a request to cancel, and the goals in it."""
+        info = {"goal_id": {"uuid": goal_id}, "stamp": {"sec": until}}
+        found = self.ask("cancel_goal", LIBRARY.service("action_msgs/CancelGoal"), {"goal_info": info})
+        ids = [uuid.UUID(bytes=bytes(item["goal_id"]["uuid"])) for item in found["goals_canceling"]]
+        return found["return_code"], ids
+
+
+@pytest.fixture(name="fibonacci")
+def _fibonacci(warnings: list[str]) -> Iterator[FibonacciServer]:
+    found = FibonacciServer(warnings)
+    yield found
+    found.actions.close()
+
+
+def test_a_goal_that_comes_twice_is_accepted_once(fibonacci: FibonacciServer) -> None:
+    goal_id = uuid.uuid4()
+    assert fibonacci.goal(goal_id)
+    assert not fibonacci.goal(goal_id)
+    assert fibonacci.actions.take_goal(TIMEOUT) is not None
+    assert fibonacci.actions.take_goal(0) is None
+
+
+def test_goals_are_canceled_by_their_id_their_time_or_all(fibonacci: FibonacciServer) -> None:
+    goals = [uuid.uuid4() for _ in range(4)]
+    for fibonacci.now, goal_id in enumerate(goals, start=1):
+        assert fibonacci.goal(goal_id)
+    assert fibonacci.cancel(until=2) == (0, goals[:2])
+    assert fibonacci.cancel(until=2) == (0, [])  # they are canceled already
+    assert fibonacci.cancel(goals[3].bytes) == (0, [goals[3]])
+    assert fibonacci.cancel() == (0, [goals[2]])
+    assert fibonacci.actions.take_cancel(0) == [str(goals[place]) for place in (0, 1, 3, 2)]
+    assert fibonacci.cancel(uuid.uuid4().bytes) == (2, [])
+
+
+def test_a_goal_that_is_canceled_before_it_is_taken_stays_canceled(fibonacci: FibonacciServer) -> None:
+    goal_id = uuid.uuid4()
+    assert fibonacci.goal(goal_id)
+    assert fibonacci.cancel(goal_id.bytes) == (0, [goal_id])
+    assert fibonacci.actions.take_goal(TIMEOUT) is not None
+    assert fibonacci.cancel(goal_id.bytes) == (3, [])
+
+
+def test_the_results_of_the_last_goals_are_kept_and_open_goals_too(
+    fibonacci: FibonacciServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "_MAX_KEPT", 2)
+    opened, *ended = [uuid.uuid4() for _ in range(5)]
+    assert fibonacci.goal(opened)
+    for goal_id in ended:
+        assert fibonacci.goal(goal_id)
+        fibonacci.actions.send_result(str(goal_id), {})
+    assert fibonacci.result(ended[0]) == 0  # not known any more
+    assert [fibonacci.result(goal_id) for goal_id in ended[-2:]] == [4, 4]
+    fibonacci.actions.send_result(str(opened), {}, "aborted")
+    assert fibonacci.result(opened) == 6
+
+
+class FarServer:
+    """The node of a client, whose server of an action answers as a test says."""
+
+    def __init__(self) -> None:
+        self.accepts = True
+        self.interrupts = ""  # what Ctrl-C ends
+        self.results: list[Future[bytes]] = []
+        self.graph = SimpleNamespace(wait_for=lambda condition, timeout: self._reach("wait"))  # noqa: ARG005
+
+    def _reach(self, what: str) -> None:
+        if what == self.interrupts:
+            raise KeyboardInterrupt
+
+    def create_subscription(self, topic: str, *_: Any) -> Any:
+        return SimpleNamespace(topic=topic, take=lambda timeout: None, close=lambda: None)  # noqa: ARG005
+
+    def create_client(self, *_: Any) -> Any:
+        return SimpleNamespace(call=self._call, send_request=self._send_request, close=lambda: None)
+
+    def _call(self, data: bytes, timeout: float) -> bytes:  # noqa: ARG002
+        self._reach("call")
+        return FIBONACCI.send_goal.response.encode({"accepted": self.accepts})
+
+    def _send_request(self, data: bytes) -> Future[bytes]:  # noqa: ARG002
+        self.results.append(Future())
+        return self.results[-1]
+
+
+def client_of(server: FarServer) -> Ros2ActionClient:
+    node: Any = server
+    dropped = DroppedMessages("the action of /fibonacci", lambda _: None)
+    return Ros2ActionClient(node, "/fibonacci", FIBONACCI, SERVICES, LIBRARY, dropped)
+
+
+def test_nothing_is_kept_of_a_goal_that_is_refused() -> None:
+    server = FarServer()
+    server.accepts = False
+    client = client_of(server)
+    assert client.send_goal({"order": 1}) is None
+    assert client._feedback == {}
+
+
+@pytest.mark.parametrize("what", ["wait", "call"])
+def test_nothing_is_kept_of_a_goal_that_ctrl_c_ends(what: str) -> None:
+    server = FarServer()
+    server.interrupts = what
+    client = client_of(server)
+    with pytest.raises(KeyboardInterrupt):
+        client.send_goal({"order": 1})
+    assert client._feedback == {}
+
+
+def test_a_goal_whose_result_has_come_is_not_given_up() -> None:
+    server = FarServer()
+    client = client_of(server)
+    done, open_ = (client.send_goal({"order": 1}) for _ in range(2))
+    assert done is not None and open_ is not None
+    client.request_result(done)
+    assert client.request_result(open_) is client.request_result(open_)
+    server.results[0].set_result(FIBONACCI.get_result.response.encode({"status": 4}))
+    assert not client.give_up(done)
+    assert client.give_up(open_)
+    assert server.results[1].cancelled()
+    assert list(client._feedback) == list(client._asked) == [done]
+    found = client.take_result(done, 0)
+    assert found is not None and found[0] == "succeeded"
+    assert client._feedback == client._asked == {}
+
+
 def test_a_request_that_cannot_be_read_does_not_end_the_wait_for_the_next(warnings: list[str]) -> None:
     engine: Any = EngineServer("/lamp")
     type = LIBRARY.service("std_srvs/SetBool")
@@ -119,6 +290,24 @@ def test_bytes_that_are_no_part_of_the_graph_are_told_at_the_end(caplog: pytest.
     assert caplog.messages == ["3 times, what came about the ROS graph could not be read"]
 
 
+def test_a_context_keeps_no_node_that_is_closed() -> None:
+    context = Ros2Context()
+    engine: Any = SimpleNamespace(
+        engine="zenoh",
+        has_services=False,
+        malformed=0,
+        create_node=lambda *_: SimpleNamespace(close=lambda: None),
+        close=lambda: None,
+    )
+    watch: Any = SimpleNamespace(close=lambda: None)
+    context._open.append((engine, watch))
+    node = context.new_node("robot", "/", Ros2NodeOptions())
+    assert context._nodes == {node}
+    node.close()
+    assert context._nodes == set()
+    context.close()
+
+
 def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> None:
     node: Any = EngineNode()
     parameters = RosParameters({"speed": 1.0})
@@ -133,6 +322,82 @@ def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> N
     assert server.forgotten == [b"odd"]
     assert warnings == ["node /robot has dropped a message: this client has gone"]
     parameters.close()
+
+
+def test_requests_that_come_before_the_thread_are_answered(warnings: list[str]) -> None:
+    node: Any = EngineNode()
+    type = LIBRARY.service("std_srvs/SetBool")
+    early = node.create_server("/lamp")
+    for client in (b"first", b"second"):
+        early.ask(client, type.request.encode({"data": True}))
+    answers = AnswerThread(node, SERVICES, DroppedMessages("the server of /lamp", warnings.append))
+    answers.serve("/lamp", type, lambda request, asked: {"success": True})  # noqa: ARG005
+    answers.start("answers")
+    wait_until(lambda: early.answered == [b"first", b"second"], "the answers")
+    answers.close()
+
+
+class Clock:
+    """The time, which passes while somebody waits for a message, and brings one that cannot be read."""
+
+    service = topic = "/odd"
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.counters = MessageCounters()
+        self.waits: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def take(self, left: float) -> bytes | None:
+        if left <= 0 or len(self.waits) == 9:
+            return None
+        self.waits.append(left)
+        self.now += 0.25
+        return b"no message"
+
+    def take_request(self, left: float) -> ServiceRequest | None:
+        data = self.take(left)
+        return None if data is None else ServiceRequest(RequestId(b"odd", 1), data)
+
+    def forget(self, request: RequestId) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["requests", "messages"])
+def test_what_cannot_be_read_makes_no_wait_longer(
+    kind: str, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock: Any = Clock()
+    dropped = DroppedMessages("the topic", warnings.append)
+    for module in (services, topics):
+        monkeypatch.setattr(module, "time", clock)
+    if kind == "requests":
+        server = Ros2ServiceServer(clock, LIBRARY.service("std_srvs/SetBool"), dropped)
+        assert server.take_request(0.75) is None
+    else:
+        subscription = Ros2Subscription(clock, LIBRARY.message("std_msgs/String"), dropped)
+        assert subscription.next(0.75) is None
+    assert clock.waits == [0.75, 0.5, 0.25]
+    assert clock.counters.malformed == 3
+
+
+def test_dropped_messages_are_told_once_a_second_and_once_each(
+    warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, counts = Clock(), list[int]()
+    monkeypatch.setattr(reports, "time", clock)
+    dropped = DroppedMessages("the topic", warnings.append, counts.append)
+    for passed in (0.0, 0.5, 0.25, 0.25, 1.0):
+        clock.now += passed
+        dropped.add("odd")
+    assert warnings == [
+        "the topic has dropped a message: odd",
+        "the topic has dropped 3 messages, the last one: odd",
+        "the topic has dropped a message: odd",
+    ]
+    assert counts == [1] * 5
 
 
 def test_an_answer_that_raises_costs_no_other_client_its_answer(
@@ -264,4 +529,5 @@ def test_the_watch_keeps_nothing_of_endpoints_and_problems_that_are_over(warning
         return not watch._endpoints and not watch._reported
 
     wait_until(forgotten, "the end of the subscription")
+    wait_until(lambda: not watch._changed.is_set(), "the rest until the next change")
     watch.close()

@@ -100,6 +100,16 @@ def test_an_own_change_that_comes_back_late_does_not_undo_the_next_one() -> None
     assert in_ros(found) == {"limits.low": 0, "limits.high": 0}
 
 
+def test_a_change_in_dora_that_came_before_an_own_one_does_not_undo_it() -> None:
+    _, found, _ = bridge({"gain": 0})
+    found.ros.set("gain", 2)
+    found.handle(ParamUpdate("gain", 1))
+    assert in_ros(found) == {"gain": 2}
+    found.handle(ParamUpdate("gain", 2))
+    found.handle(ParamUpdate("gain", 3))
+    assert in_ros(found) == {"gain": 3}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [

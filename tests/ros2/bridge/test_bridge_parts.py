@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -13,8 +14,10 @@ import pyarrow as pa
 import pytest
 from waiting import TIMEOUT, wait_until
 
-from dora.dataflow.ros2 import Ros2BlockCalls, Ros2BlockTopic
+from dora.dataflow.ros2 import Ros2Block, Ros2BlockCalls, Ros2BlockTopic
 from dora.errors import CallFailed, SharedMemoryFull, TransportError
+from dora.node.events import Input, Reference
+from dora.node.external import External
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.actions import RESULT_TIMEOUT
 from dora.ros2.api.reports import DroppedMessages
@@ -22,7 +25,7 @@ from dora.ros2.api.services import CALL_TIMEOUT, Ros2ServiceServer
 from dora.ros2.bridge import actions, services
 from dora.ros2.bridge.actions import MAX_OPEN as MAX_GOALS
 from dora.ros2.bridge.actions import CalledAction, ServedAction
-from dora.ros2.bridge.run import EngineFailures, Losses
+from dora.ros2.bridge.run import BridgeNode, EngineFailures, Losses
 from dora.ros2.bridge.services import MAX_OPEN, CalledService, ServedService
 from dora.ros2.bridge.topics import PublishedTopic, SubscribedTopic
 from dora.ros2.engine import RequestId, ServiceRequest
@@ -256,6 +259,9 @@ def test_where_a_send_may_wait_the_thread_of_the_node_sends_in_order() -> None:
         assert deliver is not None
         deliver()
     assert [value for _, value, _ in node.sent] == ["a", "b", "c"]
+    node.waits = True
+    subscription.arrive("d")
+    assert texts.next(0) is not None, "those that are delivered count no more"
 
 
 def test_messages_that_come_while_one_is_sent_are_left_to_the_thread_of_the_node() -> None:
@@ -366,6 +372,26 @@ def test_requests_that_no_node_answers_are_given_up(clock: Clock) -> None:
     assert server._open == {}
 
 
+def test_a_request_whose_answer_is_an_error_or_does_not_fit_is_given_up() -> None:
+    node, engine = DoraSide(), Callers()
+    side: Any = node
+    callers: Any = engine
+    server = Ros2ServiceServer(callers, SET_BOOL, DroppedMessages("a server", side.log_warn))
+    ports = {"request": "request", "response": "response"}
+    served = ServedService(side, side.ros, Ros2BlockCalls("/lamp", SET_BOOL.name, "server", ports), server)
+    for answer in (
+        event("response", pa.array([]), error="broken"),
+        event("response", pa.array([{"no": 1}])),
+    ):
+        delivery = served.next(0)
+        assert delivery is not None
+        delivery()
+        served.handle(answer)
+    assert (engine.forgotten, engine.answered, server._open) == ([1, 2], [], {})
+    assert node.lost == [1, 1]
+    assert served.due() is None
+
+
 def test_losses_are_told_without_a_message_and_only_once() -> None:
     node = DoraSide()
     side: Any = node
@@ -381,6 +407,9 @@ def test_losses_are_told_without_a_message_and_only_once() -> None:
         "1 could not be read"
     ]
     assert node.lost == [5]  # the subscription itself counts what it cannot read
+    subscription.counters.lost += 1
+    images.on_due()
+    assert node.lost == [5, 1]
 
 
 class Lamp:
@@ -417,6 +446,73 @@ def test_a_call_is_answered_once_when_its_response_comes_at_the_last_moment(cloc
     assert found == {"in time": None, "late": f"there is no response after {CALL_TIMEOUT:g} s"}
     assert len(node.sent) == 2
     assert called.due() is None
+
+
+class LateLamp(Lamp):
+    """A client whose server comes and goes when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_there = threading.Event()
+        self.values: list[bool] = []
+
+    def is_ready(self) -> bool:
+        return self.is_there.is_set()
+
+    def wait_for_service(self, timeout: float | None) -> bool:  # noqa: ARG002
+        return self.is_there.wait(TIMEOUT)
+
+    def send_request(self, data: bytes) -> Future[bytes]:
+        self.values.append(SET_BOOL.request.decode(data)[0].as_py()["data"])
+        return super().send_request(data)
+
+
+def lamp_of(node: DoraSide, lamp: LateLamp) -> CalledService:
+    side: Any = node
+    client: Any = lamp
+    ports = {"request": "request", "response": "response"}
+    return CalledService(
+        side, side.ros, Ros2BlockCalls("/lamp", SET_BOOL.name, "client", ports), client, SET_BOOL
+    )
+
+
+def test_requests_wait_for_each_server_and_go_out_in_order() -> None:
+    lamp = LateLamp()
+    called = lamp_of(DoraSide(), lamp)
+    called.handle(event("request", pa.array([{"data": True}])))
+    lamp.is_there.set()
+    called.handle(event("request", pa.array([{"data": False}])))
+    assert lamp.values == [], "the one that waits comes first"
+    for _ in range(2):  # once more after the server was gone
+        delivery = called.next(TIMEOUT)
+        assert delivery is not None
+        lamp.is_there.clear()
+        delivery()
+        assert lamp.values == [True, False]
+        lamp.values.clear()
+        for value in (True, False):
+            called.handle(event("request", pa.array([{"data": value}])))
+        lamp.is_there.set()
+
+
+def test_a_request_fails_when_no_server_comes_in_time(clock: Clock) -> None:
+    node, lamp = DoraSide(), LateLamp()
+    called = lamp_of(node, lamp)
+    for request_id in ("early", "late"):
+        called.handle(event("request", pa.array([{"data": True}]), request_id=request_id))
+        clock.now += 1
+    assert called.due() == clock.now - 2 + CALL_TIMEOUT
+    clock.now += CALL_TIMEOUT - 2
+    called.on_due()
+    assert [metadata for _, _, metadata in node.sent] == [
+        {"request_id": "early", "error": f"no server has come within {CALL_TIMEOUT:g} s"}
+    ]
+    assert called.due() == clock.now + 1
+    lamp.is_there.set()
+    delivery = called.next(TIMEOUT)
+    assert delivery is not None
+    delivery()
+    assert len(lamp.asked) == 1
 
 
 class ClosedClient:
@@ -534,6 +630,18 @@ def test_goals_of_a_server_that_has_gone_end_and_make_room(clock: Clock) -> None
     assert len(called._open) == 2
 
 
+def test_a_goal_beyond_the_limit_fails_at_once() -> None:
+    node, server = DoraSide(), FarServer()
+    called = fibonacci(node, server)
+    for number in range(MAX_GOALS + 1):
+        called.handle(event("goal", pa.array([{"order": 1}]), goal_id=f"{number}"))
+    assert [(metadata["goal_id"], metadata["error"]) for _, _, metadata in node.sent] == [
+        (f"{MAX_GOALS}", f"{MAX_GOALS} goals have not ended yet")
+    ]
+    assert len(called._open) == MAX_GOALS
+    server.accepts.set()
+
+
 def test_a_goal_with_the_id_of_an_open_one_is_left_out() -> None:
     node, server = DoraSide(), FarServer()
     called = fibonacci(node, server)
@@ -614,6 +722,17 @@ class ActionServer:
         raise TransportError(f"there is no open goal {goal_id}")
 
 
+def test_a_goal_whose_result_says_an_error_is_aborted() -> None:
+    node: Any = DoraSide()
+    server: Any = ActionServer()
+    ports = {"goal": "goal", "feedback": "feedback", "result": "result"}
+    served = ServedAction(
+        node, node.ros, Ros2BlockCalls("/fibonacci", FIBONACCI.name, "server", ports), server
+    )
+    served.handle(event("result", pa.array([]), goal_id="open", goal_status="succeeded", error="broken"))
+    assert server.results == [("open", {}, "aborted")]
+
+
 def test_a_goal_whose_result_does_not_fit_is_aborted() -> None:
     node = DoraSide()
     side: Any = node
@@ -630,6 +749,85 @@ def test_a_goal_whose_result_does_not_fit_is_aborted() -> None:
     served.handle(event("result", pa.array([], pa.null()), goal_id=["open"]))
     served.handle(event("result", pa.array([], pa.null()), goal_id="open", goal_status=["odd"]))
     assert server.results[1:] == [("open", {}, "aborted")]
+
+
+def test_feedback_that_came_before_the_result_goes_out_before_it() -> None:
+    node, server = DoraSide(), FarServer()
+    server.read_result = lambda goal_id, data: ("succeeded", goal_id)  # type: ignore[method-assign]  # noqa: ARG005
+    called = fibonacci(node, server)
+    server.accepts.set()
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    deliver_next(called)
+    wait_until(lambda: "ros-1" in server.results, "the question for the result")
+    server.feedback.append("feedback")
+    server.results["ros-1"].set_result(b"")
+    deliver_next(called)
+    assert [(output, value) for output, value, _ in node.sent] == [
+        ("feedback", "feedback"),
+        ("result", "ros-1"),
+    ]
+    assert called.due() is None
+
+
+class BusyNode(DoraSide):
+    """A node that has a few more events each time it is asked for one, and then none."""
+
+    def __init__(self, events: list[Any]) -> None:
+        super().__init__()
+        self._events = events
+        self.timeouts: list[float | None] = []
+
+    def merge_external_events(self, source: Any) -> None:
+        pass
+
+    def next(self, timeout: float | None) -> Any:
+        self.timeouts.append(timeout)
+        return self._events.pop(0)() if self._events else None
+
+
+def test_what_is_due_is_done_between_events_and_at_the_end() -> None:
+    found: list[str] = []
+    dues = [math.inf, 0.0, math.inf]
+
+    def nothing() -> Any:
+        return External(lambda: found.append("an event"))
+
+    side: Any = BusyNode([nothing, nothing])
+    part: Any = SimpleNamespace(
+        due=lambda: dues[min(len(side.timeouts), 2)], on_due=lambda: found.append("what is due")
+    )
+    bridge = BridgeNode(side, side.ros, Ros2Block(), side)
+    bridge._timed.append(part)
+    bridge.run()
+    assert found == ["an event", "what is due", "an event", "what is due"]
+    assert side.timeouts == [math.inf, 0.0, math.inf]
+
+
+@pytest.mark.parametrize("kind", ["service", "action"])
+def test_a_bridge_waits_no_longer_for_a_server_than_its_limit(kind: str) -> None:
+    ports = {name: name for name in ("request", "response", "goal", "feedback", "result")}
+    type = SET_BOOL if kind == "service" else FIBONACCI
+    block = Ros2Block(**{kind: Ros2BlockCalls("/there", type.name, "client", ports)})
+    server = FarServer()
+    server.accepts.set()
+
+    def asked() -> Any:
+        port, value = ("request", {"data": True}) if kind == "service" else ("goal", {"order": 1})
+        return Input.make(port, Reference(pa.array([value]), {"goal_id": "mine"}, 0))
+
+    def accepted() -> Any:
+        return External(action.next(TIMEOUT) if kind == "action" else lambda: None)
+
+    side: Any = BusyNode([asked, accepted])
+    ros = side.ros
+    ros.create_raw_client = lambda *_: (Lamp(), SET_BOOL)
+    ros.create_action_client = lambda *_: server
+    bridge = BridgeNode(side, ros, block, side)
+    action: Any = bridge._timed[0]
+    bridge.run()
+    limit = CALL_TIMEOUT if kind == "service" else RESULT_TIMEOUT
+    assert side.timeouts[0] is None
+    assert limit - TIMEOUT < side.timeouts[-1] <= limit
 
 
 def test_an_engine_that_has_ended_is_told_in_the_thread_of_the_node() -> None:

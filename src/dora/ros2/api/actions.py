@@ -120,9 +120,9 @@ class Ros2ActionClient:
         self._feedback[goal_id] = MessageQueue(_FEEDBACK_DEPTH, self._feedback_counters)
         request = type.send_goal.request.encode({"goal_id": _goal_field(goal_id), "goal": _plain(value)})
         deadline = time.monotonic() + (GOAL_TIMEOUT if timeout_s is None else timeout_s)
-        # As in rcl, a server is there when its feedback is, too: else the first messages would be lost.
-        self._graph.wait_for(self._hears_server, deadline - time.monotonic())
         try:
+            # As in rcl, a server is there when its feedback is, too: else the first messages would be lost.
+            self._graph.wait_for(self._hears_server, deadline - time.monotonic())
             data = self._goals.call(request, max(deadline - time.monotonic(), 0.0))
             accepted = _read(type.send_goal, data)["accepted"]
         except BaseException:  # Ctrl-C, too: nobody else knows the id, to forget the goal by it
@@ -351,9 +351,8 @@ class Ros2ActionServer:
         data = self.type.get_result.response.encode({"status": number, "result": _plain(value)})
         with self._lock:
             goal = self._open_goal(goal_id)
-            goal.status, goal.result = number, data
-            waiting, goal.waiting = goal.waiting, []
-        for request in waiting:  # outside the lock: to send may take long, and clients wait
+            goal.status, goal.result = number, data  # from now on, none is added to those that wait
+        for request in goal.waiting:  # outside the lock: to send may take long, and clients wait
             try:
                 self._results.send_response(request, data)
                 goal.taken.set()
