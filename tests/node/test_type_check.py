@@ -131,6 +131,24 @@ def test_the_check_of_an_input_removes_itself_after_the_first_message(
     assert warnings(capsys.readouterr().out) == []
 
 
+def test_inputs_that_come_later_are_checked_too_and_each_once(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = daemon.node("a"), daemon.node("b")
+    inbox = b._session.inbox
+    (check,) = inbox._interceptors
+    assert isinstance(check, FirstMessageCheck)
+    inputs = list(check._unchecked.values())
+    check.add(inputs)
+    for _ in range(2):
+        assert inbox._interceptors == (check,)
+        a.send_output("out", pa.array([1]))
+        assert len(b.drain()) == 1
+        assert inbox._interceptors == ()
+        check.add(inputs)
+    assert warnings(capsys.readouterr().out) == [WRONG, WRONG]
+
+
 def test_answers_are_left_out(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = daemon.node("a"), daemon.node("b")
     a.send_output("out", pa.array(["ok"]), {"request_id": "1"})
@@ -163,7 +181,7 @@ def test_the_type_check_warns_of_messages_that_are_sent(
 
 
 def test_the_type_check_can_refuse_messages_that_are_sent(
-    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DORA_RUNTIME_TYPE_CHECK", "error")
     a = daemon.node("a")
@@ -177,6 +195,7 @@ def test_the_type_check_can_refuse_messages_that_are_sent(
     with a.send_output_raw("out", 4) as buffer:
         buffer[:] = b"1234"
     assert a.statistics()["outputs"]["out"]["sent"] == 2
+    assert warnings(capsys.readouterr().out) == []
 
 
 @pytest.mark.parametrize("mode", [None, "", "0", "off", "no"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -13,12 +14,15 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded_files import message_of
 
+from dora.node.events import Input
 from dora.node.interceptors.event_log import EventLog
 from dora.recording.mcap.event_order import OrderTail, Translation, first_numbers
 from dora.recording.mcap.process_folder import make_folder, remove_folder
+from dora.transport.shm.overwriting_ring import OverwritingRing, read_ring
 from dora.wire.event_log import Entry, EntryKind, complete_size, entries, pack_entry
-from dora.wire.node_config import NodeConfig
+from dora.wire.node_config import InputConfig, NodeConfig
 
 if TYPE_CHECKING:
     from dora.node.receive.inbox import Inbox
@@ -204,3 +208,86 @@ def test_the_first_look_that_finds_nothing_is_in_the_log_at_once(tmp_path: Path)
         (EntryKind.NOTHING, 1),
     ]
     log.close()
+
+
+def log_of(inbox: SimpleNamespace) -> EventLog:
+    config = NodeConfig("", "a", "shm", "", "", "", 0, "")
+    config.inputs = [InputConfig("x", "link", "b/out")]
+    return EventLog(config, cast("Inbox", inbox))
+
+
+def written(data: bytes) -> list[tuple[int, int]]:
+    return [(entry.kind, entry.number) for entry in entries(data)]
+
+
+def test_each_look_that_found_nothing_is_in_the_log_before_the_next_event_and_at_the_end(
+    tmp_path: Path,
+) -> None:
+    path, inbox = tmp_path / "order", SimpleNamespace()
+    log = log_of(inbox)
+    log.write_to(str(path))
+    for _ in range(3):
+        log.found_nothing()
+    log.take(Input.make("x", message_of(b"x", {}, 7, 1)))
+    for _ in range(4):
+        log.found_nothing()
+    assert inbox.event_log is log
+    log.end(str(path))
+    assert written(path.read_bytes())[1:] == [
+        (EntryKind.NOTHING, 1),
+        (EntryKind.NOTHING, 2),
+        (EntryKind.MESSAGE, 7),
+        (EntryKind.NOTHING, 1),
+        (EntryKind.NOTHING, 3),
+    ]
+    assert inbox.event_log is None
+
+
+def test_a_log_goes_to_the_black_box_also_after_a_pause_and_to_files_meanwhile(tmp_path: Path) -> None:
+    ring, path, inbox = str(tmp_path / "ring"), tmp_path / "order", SimpleNamespace()
+    owner = OverwritingRing(ring, 1 << 16, 1 << 16)
+    log = log_of(inbox)
+
+    def take(number: int) -> None:
+        log.take(Input.make("x", message_of(b"x", {}, number, 1)))
+
+    log.keep(ring)
+    take(1)
+    log.write_to(str(path))
+    take(2)
+    log.end(str(path))
+    assert inbox.event_log is log, "the black box goes on"
+    take(3)
+    log._pause()
+    assert inbox.event_log is None
+    owner._words[4] = 0  # as the writer that pauses does it
+    log.keep(ring)
+    assert inbox.event_log is log
+    assert not owner.is_paused
+    take(4)
+    kept = written(b"".join(read_ring(ring)))
+    assert kept == [(EntryKind.BEGIN, 0), *((EntryKind.MESSAGE, number) for number in (1, 2, 3, 4))]
+    assert written(path.read_bytes())[1:] == [(EntryKind.MESSAGE, 2)]
+
+
+def test_a_log_that_cannot_be_written_ends_with_one_warning_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = log_of(SimpleNamespace())
+    for name in ("full", "good"):
+        log.write_to(str(tmp_path / name))
+    (full, _), write = log._fds, os.write
+
+    def write_to_a_full_disk(fd: int, data: bytes) -> int:
+        if fd == full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", write_to_a_full_disk)
+    for _ in range(2):
+        log.timed_out()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(full)
+    log.close()
+    assert written((tmp_path / "good").read_bytes())[1:] == [(EntryKind.TIMEOUT, 0)] * 2
+    assert capsys.readouterr().out.count("the event log is not written any more: No space left") == 1

@@ -53,6 +53,13 @@ def test_two_outputs_are_compared_by_their_newest_messages() -> None:
         check("output.a[0] == output.b[0]", ("a", np.array([1])), ("b", np.array([2])))
 
 
+@pytest.mark.parametrize(
+    "text", ["output.a[0] < 0 and output.b[0] < 0", "output.a[0] > 0 or output.b[0] > 0"]
+)
+def test_nothing_is_said_before_each_output_has_a_message(text: str) -> None:
+    assert check(text, ("a", np.array([1]))).checked == 0
+
+
 def test_texts_structs_shapes_and_metadata() -> None:
     check("output.words[0] == 'left'", ("words", pa.array(["left"])))
     check("output.poses[0]['x'] == 1", ("poses", pa.array([{"x": 1}])))

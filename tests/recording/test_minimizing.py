@@ -68,6 +68,13 @@ def test_blocks_of_a_large_array_become_zero_together() -> None:
     assert 0 < int(decode_numpy(other).sum()) <= 100
 
 
+@pytest.mark.parametrize(("count", "left"), [(1024, 2.0), (1025, 1.5)])
+def test_only_values_of_a_small_array_become_whole_numbers(count: int, left: float) -> None:
+    message = message_of(np.full(count, 1.5), {}, 1, 1)
+    other = simpler(message, lambda changed: bool(decode_numpy(changed).all()))
+    assert decode_numpy(other).tolist() == [left] * count
+
+
 @pytest.mark.parametrize("data", [["text"], [None, 1]])
 def test_other_arrays_stay_as_they_are(data: list[object]) -> None:
     import pyarrow as pa

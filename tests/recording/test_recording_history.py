@@ -79,6 +79,8 @@ def test_messages_are_read_backward_one_by_one(history: History) -> None:
 def test_a_curve_is_spread_over_its_span(history: History) -> None:
     found = history.curve("a/count", T0 - 1, at(9.9), 10)
     assert [value_of(message)[0] for message in found.items] == list(range(0, 100, 10))
+    found = history.curve("a/count", T0 - 1, at(9.9), 60)  # too few for all
+    assert [value_of(message)[0] for message in found.items] == list(range(0, 100, 2))
 
 
 def test_steps_go_from_message_to_message(history: History) -> None:
@@ -267,6 +269,22 @@ def test_marks_and_parameters_are_read(tmp_path: Path) -> None:
         ]
         assert history.parameters_at("a", at(2)) == {"gain": 2}
         assert history.parameters_at("a", at(3)) == {"gain": 3}
+
+
+def test_without_marks_a_node_that_failed_has_one_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "failed.mcap"
+    writer = RecordingWriter(str(path), ChannelTable())
+    writer.begin(RecordingStart(dora="1", dataflow_id="id", started=T0), b"{}")
+    messages = MessageWriter(writer)
+    messages.add_context((PARAMETERS_CHANNEL, at(1), b"{}"))
+    messages.flush()
+    writer.finish(End(complete=True, stopped=at(1), reason="asked", failed=["a"]))
+    with History(str(path)) as history:
+        assert [(mark.time_ns, mark.kind, mark.node) for mark in history.marks(at(1)).items] == [
+            (at(1), "failed", "a")
+        ]
+        assert history.marks().items == history.marks(at(1)).items
+        assert history.marks(at(1) - 1).items == []
 
 
 def test_parameters_are_found_behind_any_number_of_changes_of_others(
@@ -525,6 +543,18 @@ def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
         History(str(tmp_path))
     with pytest.raises(NotARecording, match="has no messages"):
         History(str(write_recording(tmp_path / "empty.mcap", [])))
+
+
+def test_a_file_that_cannot_be_shown_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[IndexedFile] = []
+
+    def close(file: IndexedFile) -> None:
+        closed.append(file)
+
+    monkeypatch.setattr(IndexedFile, "close", close)
+    with pytest.raises(NotARecording, match="has no messages"):
+        History(str(write_recording(tmp_path / "empty.mcap", [])))
+    assert len(closed) == 1
 
 
 def test_times_of_messages_out_of_order_are_sorted(tmp_path: Path) -> None:

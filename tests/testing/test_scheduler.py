@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dora.testing.scheduler import START_NS, Flag, Killed, Scheduler, VirtualTimeError, current
+from dora.testing.scheduler import SPIN_NS, START_NS, Flag, Killed, Scheduler, VirtualTimeError, current
 
 SECOND = 1_000_000_000
 
@@ -47,10 +47,9 @@ def test_a_flag_wakes_a_waiting_task_or_stays_raised_for_the_next(scheduler: Sch
     flag, told = Flag(), []
 
     def body() -> None:
-        scheduler.wait(flag, None, "the flag")
-        told.append(1)
-        scheduler.wait(flag, None, "the flag")
-        told.append(2)
+        for number in (1, 2, 3):
+            scheduler.wait(flag, None, "the flag")
+            told.append(number)
 
     scheduler.raise_flag(flag)
     scheduler.start("a", "a", None, body)
@@ -75,6 +74,19 @@ def test_a_task_that_polls_in_a_loop_advances_time(scheduler: Scheduler) -> None
     scheduler.start("a", "a", None, body)
     scheduler.sleep(2 * SECOND)
     assert scheduler.others() == []
+
+
+def test_each_poll_after_the_first_takes_time(scheduler: Scheduler) -> None:
+    passed: list[int] = []
+
+    def body() -> None:
+        for _ in range(4):
+            scheduler.idle_poll()
+            passed.append((scheduler.now - START_NS) // SPIN_NS)
+
+    scheduler.start("a", "a", None, body)
+    scheduler.sleep(SECOND)
+    assert passed == [0, 1, 2, 3]
 
 
 def test_a_killed_task_ends_where_it_waits(scheduler: Scheduler) -> None:

@@ -61,7 +61,6 @@ class InputRecorder(ReceiveInterceptor):
 
     def disown(self) -> None:
         """Leave the file to the parent, in a forked child process."""
-        atexit.unregister(self.close)
         leak(self._file)
         self._file = None
 
