@@ -124,7 +124,7 @@ def test_what_stays_keeps_its_lines_while_other_machines_come_and_go() -> None:
     assert less.networks == before.networks, "nothing goes to the third machine any more"
 
 
-def test_a_late_receiver_with_a_long_queue_gets_no_more_than_the_channel_holds() -> None:
+def test_a_late_receiver_whose_queue_is_longer_than_the_channel_gets_what_the_channel_holds() -> None:
     first = planned(A, B)
     second = node("c", item("i", "a/x", queue_size=500))
     after = stream(planned(A, B, second, former=first))

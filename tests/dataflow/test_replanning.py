@@ -147,7 +147,7 @@ def test_an_output_keeps_the_bell_on_which_its_node_waits() -> None:
     assert (output(after).credit_bell, after.bells[1:]) == (output(before).credit_bell, before.bells[2:])
 
 
-def test_two_nodes_of_which_one_is_a_service_have_long_queues_between_them_in_shared_memory() -> None:
+def test_two_nodes_of_which_one_is_a_service_have_queues_for_requests_in_shared_memory() -> None:
     """A burst of requests waits there; one that is lost would never be answered."""
     service = msgspec.structs.replace(node("b", ("i", "a/o", 10), outputs=("p",)), pattern="service-server")
     found = planned(node("a", ("r", "b/p", 3), outputs=("o",)), service, node("c", ("i", "a/o", 10)))
