@@ -47,11 +47,12 @@ AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 
+# Other targets run the other ones, for minutes or with other packages.
+OTHERS := stress or fuzz or packages or ros2
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest $(AT_ONCE) -m slow $(ARGS)
+	$(BIN)/python -m pytest $(AT_ONCE) -m "slow and not ($(OTHERS))" $(ARGS)
 
-# Both of them: all tests but those that other targets run, for minutes or with other packages.
-BOTH := -m "not stress and not fuzz and not packages and not ros2"
+BOTH := -m "not ($(OTHERS))"
 
 # A test that starts a process without the mark `processes` fails here: tests/conftest.py.
 test-fast: $(VENV)/.dev
