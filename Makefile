@@ -47,12 +47,13 @@ AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 
-# Other targets run the other ones, for minutes or with other packages.
-OTHERS := stress or fuzz or packages or ros2
+# The marks of tests that have targets of their own: they take many minutes, or need other packages.
+OTHER_TARGETS := stress or fuzz or packages or ros2
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest $(AT_ONCE) -m "slow and not ($(OTHERS))" $(ARGS)
+	$(BIN)/python -m pytest $(AT_ONCE) -m "slow and not ($(OTHER_TARGETS))" $(ARGS)
 
-BOTH := -m "not ($(OTHERS))"
+# For targets that run the tests of `test` and of `test-slow`.
+FAST_AND_SLOW := -m "not ($(OTHER_TARGETS))"
 
 # A test that starts a process without the mark `processes` fails here: tests/conftest.py.
 test-fast: $(VENV)/.dev
@@ -60,7 +61,7 @@ test-fast: $(VENV)/.dev
 
 # With Python 3.11: NumPy 1.24 and others have no wheels for later ones.
 test-lowest: $(LOWEST)/.lowest
-	$(LOWEST)/bin/python -m pytest $(AT_ONCE) $(BOTH) $(ARGS)
+	$(LOWEST)/bin/python -m pytest $(AT_ONCE) $(FAST_AND_SLOW) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -73,7 +74,7 @@ coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest --fast -n logical --dist worksteal --cov --cov-report=term --cov-report=html
 
 coverage-all: $(VENV)/.dev
-	$(BIN)/python -m pytest $(AT_ONCE) $(BOTH) --cov --cov-report=term --cov-report=html
+	$(BIN)/python -m pytest $(AT_ONCE) $(FAST_AND_SLOW) --cov --cov-report=term --cov-report=html
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/site/build.py
