@@ -63,6 +63,9 @@ _detach.restype = ctypes.c_int32
 _wait: Final = _library.dds_waitset_wait
 _wait.argtypes = [ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64]
 _wait.restype = ctypes.c_int32
+_delete: Final = _library.dds_delete
+_delete.argtypes = [ctypes.c_int32]
+_delete.restype = ctypes.c_int32
 
 
 def print_errors_only() -> None:
@@ -128,6 +131,14 @@ def take(reader: Any) -> list[tuple[bytes, Any]]:
     if isinstance(found, int):
         raise DDSException(found)
     return found  # type: ignore[no-any-return]
+
+
+def delete(entity: Any) -> None:
+    """Delete an entity and what belongs to it, also if an object of Python still refers to it.
+
+    The Python interface deletes it with the last reference, and an error that somebody keeps has one.
+    """
+    _delete(entity._ref)  # what is deleted already has another answer, and nothing else to do
 
 
 class Waiting:

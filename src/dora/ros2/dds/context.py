@@ -10,7 +10,7 @@ from cyclonedds.core import Qos as DdsQos
 from cyclonedds.domain import DomainParticipant
 
 from dora.errors import ConnectError, TransportError
-from dora.ros2.dds.calls import raw_topic
+from dora.ros2.dds.calls import delete, raw_topic
 from dora.ros2.dds.domains import close_domain, open_domain
 from dora.ros2.dds.receiver import DdsReceiver
 from dora.ros2.dds.topics import DdsPublisher, DdsSubscription
@@ -53,6 +53,7 @@ class DdsContext(RosContext):
             undo.callback(close_domain, domain_id)
             try:
                 self.participant = DomainParticipant(domain_id, DdsQos(Policy.Userdata(_ENCLAVE)))
+                undo.callback(delete, self.participant)
                 self.receiver = DdsReceiver(self.participant)
                 undo.callback(self.receiver.close)
                 self.watch = GraphWatch(self.participant, self.receiver, self.graph)
@@ -74,10 +75,9 @@ class DdsContext(RosContext):
 
     def _end(self) -> None:
         self._close_nodes()  # while the watch can still publish that they are gone
-        self.receiver.close()  # first: its thread uses the readers of the watch
-        self.watch.close()
+        self.receiver.close()  # before what its thread reads from
         self._topics.clear()
-        del self.receiver, self.participant
+        delete(self.participant)
         close_domain(self.domain_id)  # last: the participant is in it
 
 

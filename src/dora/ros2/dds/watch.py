@@ -60,19 +60,15 @@ class GraphWatch:
         service = Policy.DurabilityService(0, keep, -1, -1, -1)
         self._writer: Any = DataWriter(participant, topic, qos=DdsQos(*_DISCOVERY, keep, service))
         self._reader: Any = DataReader(participant, topic, qos=DdsQos(*_DISCOVERY, Policy.History.KeepAll))
-        self._numbers = [receiver.add(self._reader, self._on_entities)]
-        self._readers = [
-            self._watch(participant, BuiltinTopicDcpsParticipant, self._on_participant),
-            self._watch(
-                participant, BuiltinTopicDcpsPublication, partial(self._on_endpoint, Kind.PUBLISHER)
-            ),
-            self._watch(
-                participant, BuiltinTopicDcpsSubscription, partial(self._on_endpoint, Kind.SUBSCRIPTION)
-            ),
-        ]
+        receiver.add(self._reader, self._on_entities)
+        for builtin, on_sample in (
+            (BuiltinTopicDcpsParticipant, self._on_participant),
+            (BuiltinTopicDcpsPublication, partial(self._on_endpoint, Kind.PUBLISHER)),
+            (BuiltinTopicDcpsSubscription, partial(self._on_endpoint, Kind.SUBSCRIPTION)),
+        ):
+            self._watch(BuiltinDataReader(participant, builtin), on_sample)
 
-    def _watch(self, participant: Any, topic: Any, on_sample: Callable[[Any], None]) -> Any:
-        reader = BuiltinDataReader(participant, topic)
+    def _watch(self, reader: Any, on_sample: Callable[[Any], None]) -> None:
 
         def taken() -> list[Any]:
             with reading_policies:
@@ -86,8 +82,7 @@ class GraphWatch:
                         on_sample(sample)
                 self._join()
 
-        self._numbers.append(self._receiver.add(reader, on_data))
-        return reader
+        self._receiver.add(reader, on_data)
 
     # ------------------------------------------------------------------ our nodes
 
@@ -178,13 +173,6 @@ class GraphWatch:
             gid: replace(item, node=owners.get(gid, UNKNOWN_NODE)) for gid, item in self._endpoints.items()
         }
         self._graph.replace(nodes, endpoints)
-
-    def close(self) -> None:
-        for number in self._numbers:
-            self._receiver.remove(number)
-        self._readers.clear()
-        # They hold the participant, which leaves the domain when nothing holds it any more.
-        self._writer = self._reader = None
 
 
 def read_qos(policies: Any) -> Qos:
