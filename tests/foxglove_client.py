@@ -61,7 +61,8 @@ class FoxgloveClient:
     """Connected to a server, and subscribed to all topics unless ``topics`` names some."""
 
     def __init__(self, address: str, topics: set[str] | None = None) -> None:
-        self._socket = connect(address, subprotocols=["foxglove.sdk.v1"], max_size=None)  # type: ignore[list-item]
+        # A connection without `with` is deprecated; `__exit__` ends it.
+        self._socket = connect(address, subprotocols=["foxglove.sdk.v1"], max_size=None).__enter__()  # type: ignore[list-item]
         self._topics = topics
         self.info: dict[str, Any] = {}
         self.channels: dict[int, dict[str, Any]] = {}

@@ -383,6 +383,7 @@ def test_a_call_fails_when_the_client_is_asked_to_stop(start_flow: StartFlow) ->
     thread.start()
     with pytest.raises(CallFailed, match="this node was asked to stop"):
         call.wait()
+    thread.join()
     requests(server, 1)
     late = client.call("request", pa.array([1]))
     assert late.done
