@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from file_limit import file_limit
 
 import dora
 from dora import ConnectError, Node, NotInDataflow
@@ -305,6 +306,22 @@ def test_an_unrecordable_event_poisons_the_recording_and_not_the_node(
     recording = json.loads((tmp_path / "inputs-n.json").read_text())
     assert recording["events"] == []
     assert reason in recording["recording_status"]["first_failure_error"]
+    assert "the recording of inputs stops" in capsys.readouterr().out
+
+
+def test_a_recording_that_a_full_disk_ends_is_poisoned_and_ends_without_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dora.node.events import Input, Text
+    from dora.node.interceptors.input_recorder import InputRecorder
+
+    recorder = InputRecorder("n", str(tmp_path))
+    recorder.after_poll(Input.make("a", Text("text", 0)))
+    with file_limit(1):
+        recorder.close()
+    recording = json.loads((tmp_path / "inputs-n.json").read_text())
+    assert len(recording["events"]) == 1
+    assert recording["recording_status"]["state"] == "poisoned"
     assert "the recording of inputs stops" in capsys.readouterr().out
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
-import resource
-import signal
 import struct
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
+from file_limit import file_limit
 from mcap.exceptions import EndOfFile
 from mcap.reader import make_reader
 from mcap.records import Channel
@@ -254,24 +251,11 @@ def test_a_file_that_is_cut_off_is_readable_up_to_there(tmp_path: Path) -> None:
     assert len(read_to_the_cut(whole[:before_the_end])) == 4
 
 
-@contextmanager
-def room(size: int) -> Iterator[None]:
-    """Let files grow up to so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.parametrize("size", [4096, 6000, 8000, 9000])
 def test_a_full_disk_leaves_a_whole_file(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.mcap"
     channels = ChannelTable()
-    with room(size):
+    with file_limit(size):
         writer = RecordingWriter(str(path), channels)
         writer.begin(START, b"{}")
         written = 0
@@ -296,7 +280,7 @@ def test_a_full_disk_leaves_a_whole_file(tmp_path: Path, size: int) -> None:
 
 def test_a_disk_that_is_full_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
-    with room(100):
+    with file_limit(100):
         writer = RecordingWriter(str(path), ChannelTable())
         with pytest.raises(DiskFull):
             writer.begin(START, b"{}")
@@ -306,7 +290,7 @@ def test_a_disk_that_is_full_at_once(tmp_path: Path) -> None:
 
 def test_nothing_is_left_of_a_recording_that_cannot_begin(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
-    with room(100), pytest.raises(DiskFull):
+    with file_limit(100), pytest.raises(DiskFull):
         FileSink(RecordingOptions(path=str(path)), ChannelTable(), ChunkPool(1), START, b"{}")
     assert not path.exists()
 
@@ -418,7 +402,7 @@ def test_a_disk_is_asked_for_what_takes_the_place_of_a_chunk_that_was_removed(
 def test_a_recording_without_its_end_is_not_complete(tmp_path: Path) -> None:
     settings = RecordingOptions(path=str(tmp_path / "a.mcap"))
     sink = FileSink(settings, ChannelTable(), ChunkPool(1), START, b"{}")
-    with room(sink._writer.size):
+    with file_limit(sink._writer.size):
         saved = sink.finish("asked", {}, [])
     assert "no room left" in saved.problem
     assert not saved.complete
@@ -432,17 +416,17 @@ def open_files(path: Path) -> list[str]:
 
 def test_a_recording_that_fails_leaves_no_file_open(tmp_path: Path, disk: Disk) -> None:
     parts: Any = ChannelTable(), ChunkPool(1), START, b"{}"
-    with room(100), pytest.raises(DiskFull):
+    with file_limit(100), pytest.raises(DiskFull):
         FileSink(RecordingOptions(path=str(tmp_path / "a.mcap")), *parts)
     sink = sink_with_a_chunk(tmp_path / "b.mcap")
     wait_until(lambda: sink._writer.size > 1000, "the chunk")
-    with room(600):  # the end has no room, even without the chunk
+    with file_limit(600):  # the end has no room, even without the chunk
         assert "no room left" in sink.finish("asked", {}, []).problem
     disk.fault = errno.EIO
     assert "Input/output error" in sink_with_a_chunk(tmp_path / "c.mcap").finish("asked", {}, []).problem
     ring = RingSink(RecordingOptions(path=str(tmp_path / "d.mcap"), last_seconds=1.0), *parts)
     saved: list[Saved] = []
-    with room(100):
+    with file_limit(100):
         ring.save({}, (), saved.append)
         ring.close()
     assert "no room left" in saved[0].problem
@@ -461,7 +445,7 @@ def test_a_disk_that_is_full_at_the_end_is_the_reason_in_the_file(tmp_path: Path
     sink = FileSink(settings, channels, ChunkPool(1 << 30), START, b"{}")
     sink.write_thread.put(chunk_of(channels, [os.urandom(5000)]))
     wait_until(lambda: sink._writer.size > 5000, "the chunk in the file")
-    with room(sink._writer.size + 100):
+    with file_limit(sink._writer.size + 100):
         saved = sink.finish("asked", {"a/x": Expected(0, 1)}, [])
     assert (saved.lost, saved.complete) == (1, False), "the chunk makes room for the end"
     with open_recording(saved.path) as recording:
@@ -479,7 +463,7 @@ def test_the_first_failure_is_the_reason(tmp_path: Path) -> None:
 def test_a_file_that_was_there_stays_if_its_replacement_cannot_begin(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     path.write_bytes(bytes(2000))
-    with room(100), pytest.raises(DiskFull):
+    with file_limit(100), pytest.raises(DiskFull):
         FileSink(RecordingOptions(path=str(path), force=True), ChannelTable(), ChunkPool(1), START, b"{}")
     assert path.exists()
 

@@ -11,6 +11,7 @@ import atexit
 import json
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 from dora._shared_folders import open_file
@@ -66,16 +67,19 @@ class InputRecorder(ReceiveInterceptor):
 
     def close(self) -> None:
         """Mark the recording as complete, unless an error ended it."""
-        file, self._file = self._file, None
-        if file is None:
+        if self._file is None:
             return
         try:
-            if self._failure is None:
-                self._file = file
-                self._finish(clean=True)
-        finally:
-            self._file = None
-            file.close()
+            self._finish(clean=True)
+        except OSError as error:
+            self._fail(error)
+        self._end()
+
+    def _end(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # a full disk; the file stays poisoned
+                file.close()
             atexit.unregister(self.close)
 
     def _finish(self, *, clean: bool = False) -> None:
@@ -103,12 +107,9 @@ class InputRecorder(ReceiveInterceptor):
             self._failure = self._poison(text)
             write_log(self._node_id, "warn", f"the recording of inputs stops: {text}")
             if self._file is not None:
-                try:
+                with suppress(OSError):
                     self._finish()
-                    self._file.close()
-                except OSError:
-                    pass  # the file stays poisoned
-        self._file = None
+        self._end()
 
 
 def _to_json(event: Event, offset: float) -> dict[str, Any] | None:
