@@ -168,8 +168,18 @@ def test_a_replacement_that_was_dropped_does_not_get_the_node() -> None:
     run.standing_by(1)
     run.parts.drop_replacement("a")
     run.parts.promote_replacement("a")  # of the next one, which has not registered
+    assert run.did() == [on.Disconnected("a")]
+    assert run.nodes.get("a") is former
+
+
+def test_a_replacement_that_loses_its_connection_while_it_stands_by_has_none_with_its_promotion() -> None:
+    run = Run()
+    former = run.admitted()
+    run.parts.closed(run.standing_by(1))
     assert run.did() == []
     assert run.nodes.get("a") is former
+    run.parts.promote_replacement("a")
+    assert run.did() == [on.Disconnected("a")]
 
 
 def test_a_refused_connection_is_closed() -> None:

@@ -106,10 +106,13 @@ class NodeConnections:
 
     def promote_replacement(self, node_id: str) -> None:
         """Give a node the connection of its replacement."""
-        if (standby := self._standby.pop(node_id, None)) is not None:
-            self._connect(node_id, standby.connection)
-            if standby.ready:
-                self._feed(on.MessageReceived(node_id, Ready()))
+        standby = self._standby.pop(node_id, None)
+        if standby is None:  # it was lost while the replacement stood by, or there was none yet
+            self._feed(on.Disconnected(node_id))
+            return
+        self._connect(node_id, standby.connection)
+        if standby.ready:
+            self._feed(on.MessageReceived(node_id, Ready()))
 
     def drop_replacement(self, node_id: str) -> None:
         """Forget the connection of a replacement, whose process is killed."""
@@ -170,6 +173,10 @@ class NodeConnections:
     def closed(self, connection: Connection) -> None:
         """Handle the loss of a connection, if it was a node's."""
         node_id = connection.node_id
+        standby = self._standby.get(node_id)
+        if standby is not None and standby.connection is connection:
+            del self._standby[node_id]  # the end of its process is an event of its own
+            return
         if self._nodes.get(node_id) is not connection:
             return
         self._nodes.remove(node_id)  # first: what follows must not send to it
