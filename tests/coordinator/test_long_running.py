@@ -610,6 +610,23 @@ def test_ctrl_c_is_the_usual_end_of_following(shared: System) -> None:
     assert (follow.returncode, complaints) == (0, "")
 
 
+def test_following_a_quiet_node_ends_when_nobody_reads_any_more(shared: System) -> None:
+    shared.start(shared.dataflow("arm", a=FOREVER))
+    follow = subprocess.Popen(
+        [sys.executable, "-m", "dora", "logs", "arm", "-f", "--grep", "got STOP"],
+        cwd=shared.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert follow.stdout is not None
+    follow.stdout.close()
+    assert follow.wait(TIMEOUT) == 1
+    assert follow.stderr is not None
+    assert follow.stderr.read() == ""
+    follow.stderr.close()
+
+
 def test_an_attached_command_survives_the_coordinator(system: System) -> None:
     system.dora("up")
     attached = subprocess.Popen(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import sys
 import time
 from collections import deque
@@ -25,6 +27,7 @@ from dora.dataflow.problems import did_you_mean, no_node
 from dora.errors import DoraError
 
 POLL_INTERVAL = 0.2  # seconds between reads of files that are followed
+STDOUT = 1
 
 
 @click.command()
@@ -106,7 +109,18 @@ def _follow(source: LogLocation, show: Callable[[], None]) -> None:
         ended = source.ended()  # asked before the last entries are read
         show()
         if not ended:
-            time.sleep(POLL_INTERVAL)
+            _wait_for_more()
+
+
+def _wait_for_more() -> None:
+    """Sleep. Raises `BrokenPipeError` if nobody reads the output any more, as in ``dora logs -f | head``.
+
+    A write would raise it, but a quiet node gives nothing to write.
+    """
+    reader = select.poll()
+    reader.register(STDOUT, 0)  # errors are reported without being asked for
+    if reader.poll(POLL_INTERVAL * 1000):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def _check_node(node: str, source: LogLocation, with_logs: Sequence[str], follow: bool) -> None:
