@@ -73,12 +73,17 @@ class Running:
         return self.address.partition("ticket=")[2]
 
     @property
-    def uuid(self) -> str:
-        """The UUID of the dataflow."""
+    def record(self) -> dict[str, Any]:
+        """What is said of the dataflow to a program."""
         request = urllib.request.Request(f"{self.base}api/dataflows", headers=self.headers)
         with urllib.request.urlopen(request) as response:
             (listed,) = json.loads(response.read())
-        return str(listed["uuid"])
+        return dict(listed)
+
+    @property
+    def uuid(self) -> str:
+        """The UUID of the dataflow."""
+        return str(self.record["uuid"])
 
     @property
     def headers(self) -> dict[str, str]:
