@@ -107,3 +107,14 @@ def test_no_message_is_taken_while_the_tap_is_closed(monkeypatch: pytest.MonkeyP
     assert stage.adaptive.tapped and stage.adaptive.due_s <= 0.03, "the tap is open for a short time"
     message = stage.adaptive.take()
     assert message is not None and message.sequence == stage.words[SENT]
+
+
+def test_messages_are_missed_between_two_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    missed = []
+    for number in (100, 101, 104, 7, 8):  # at last the numbers begin anew
+        stage.words[SENT] = number
+        assert stage.adaptive.take() is not None
+        missed.append(stage.adaptive.missed)
+    assert missed == [0, 0, 2, 2, 2]
+    assert stage.adaptive.received == 5

@@ -13,9 +13,22 @@ from pathlib import Path
 
 import pytest
 
+from dora._ownership import UnsafeFile
 from dora.transport import board as module
-from dora.transport.board import DROPPED, LINE_BYTES, MAX_LINES, RECEIVED, SENT, WORDS, Board
-from dora.wire.counters import LINK_COUNTERS, LINK_FLAGS, NODE_COUNTERS
+from dora.transport.board import (
+    DROPPED,
+    FINAL,
+    LINE_BYTES,
+    MAX_LINES,
+    RECEIVED,
+    REPEATED,
+    SENT,
+    WORDS,
+    Board,
+    delivered,
+    last_sent,
+)
+from dora.wire.counters import LEFT_OUT, LINK_COUNTERS, LINK_FLAGS, NODE_COUNTERS
 
 
 @pytest.fixture
@@ -33,13 +46,66 @@ def test_a_new_board_is_all_zeros_and_has_a_place_for_every_line(path: str) -> N
 
 def test_a_board_takes_the_memory_of_the_lines_that_are_used(path: str) -> None:
     board = Board.create(path, 3)
-    assert os.stat(path).st_blocks * 512 <= 8192
+    assert 3 * LINE_BYTES <= os.stat(path).st_blocks * 512 <= 8192
     board.allocate(1000)
     assert os.stat(path).st_blocks * 512 >= 1000 * LINE_BYTES
     board.set(999, SENT, 5)
     assert Board.open(path).get(999, SENT) == 5
     with pytest.raises(OSError, match="65536 lines"):
         board.allocate(MAX_LINES + 1)
+    board.allocate(MAX_LINES)
+    assert os.stat(path).st_blocks * 512 >= MAX_LINES * LINE_BYTES
+
+
+def test_a_board_of_more_lines_than_usual_has_a_place_for_all_of_them(path: str) -> None:
+    board = Board.create(path, MAX_LINES + 1)
+    board.set(MAX_LINES, SENT, 5)
+    assert Board.open(path).get(MAX_LINES, SENT) == 5
+    board.close()
+
+
+@pytest.mark.parametrize("size", [0, 4096, MAX_LINES * LINE_BYTES - 8, MAX_LINES * LINE_BYTES + 8])
+def test_a_file_of_another_size_is_not_used(path: str, size: int) -> None:
+    """Words beyond the end of a file would be a SIGBUS."""
+    Board.create(path, 1).close()
+    os.truncate(path, size)
+    with pytest.raises(UnsafeFile, match=f"it has {size} bytes"):
+        Board.open(path)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+def test_a_board_that_is_closed_leaves_no_file_open(path: str) -> None:
+    Board.create(path, 1).close()
+
+    board = Board.open(path)
+    board.allocate(2)
+    board.close()
+    files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert path not in files
+
+
+def test_what_still_has_to_come_from_another_machine_was_sent(path: str) -> None:
+    board = Board.create(path, 1)
+    board.set(0, SENT, 5)
+    assert last_sent(board.words, 0) == 5
+    board.set(0, FINAL, 8)
+    assert last_sent(board.words, 0) == 8
+    board.set(0, SENT, 9)
+    assert last_sent(board.words, 0) == 9
+    board.close()
+
+
+def test_what_a_restarted_receiver_gets_again_is_delivered_and_what_rules_leave_out_is_not(
+    path: str,
+) -> None:
+    board = Board.create(path, 1)
+    board.set(0, RECEIVED, 5)
+    board.set(0, REPEATED, 2)
+    assert delivered(board.words, 0, {}) == 7
+    left_out = LEFT_OUT[0].name
+    assert delivered(board.words, 0, {left_out: 3}) == 4
+    assert delivered(board.words, 0, {left_out: 9}) == 0, "it was read in the middle of a change"
+    board.close()
 
 
 def test_processes_share_the_words_of_a_board(path: str) -> None:

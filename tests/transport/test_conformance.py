@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import threading
 from typing import Any
 
@@ -121,6 +122,16 @@ def test_sizes_may_alternate(bench: Bench) -> None:
         assert decode_bytes(port.take()) == pattern(size, index)
 
 
+@pytest.mark.parametrize("size", [10, 50_000])
+def test_metadata_that_is_larger_than_a_small_message_arrives_whole(bench: Bench, size: int) -> None:
+    output_port, (port,) = bench.link(10)
+    metadata = {"text": "y" * 20_000}
+    output_port.send(pattern(size), metadata)
+    message = port.take()
+    assert decode_metadata(message.metadata) == metadata
+    assert decode_bytes(message) == pattern(size)
+
+
 def test_prepared_memory_may_be_used_at_any_later_time(bench: Bench) -> None:
     output_port, (port,) = bench.link(50)
     output_port.sender.prepare()
@@ -132,6 +143,17 @@ def test_prepared_memory_may_be_used_at_any_later_time(bench: Bench) -> None:
             output_port.sender.prepare()
     for index, size in enumerate(sizes):
         assert decode_bytes(port.take()) == pattern(size, index)
+
+
+def test_prepared_memory_leaves_room_for_eight_loans_and_a_message(bench: Bench) -> None:
+    output_port, (port,) = bench.link(10)
+    for _ in range(20):
+        output_port.sender.prepare()
+    loans = [output_port.fill(output_port.message(bytes([index]))) for index in range(8)]
+    output_port.send(b"sent")
+    for loan in loans:
+        loan.send()
+    assert sequences([port.take() for _ in range(9)]) == [9, *range(1, 9)]
 
 
 @pytest.mark.parametrize("size", [64, 65, 128, 1000, 4096, 4097, 100_000, 5_000_000])
@@ -155,8 +177,10 @@ def test_loans_are_aligned_and_as_large_as_asked(bench: Bench, size: int) -> Non
 
 def test_a_discarded_or_dropped_loan_is_not_sent_and_costs_nothing(bench: Bench) -> None:
     output_port, (port,) = bench.link(10)
+    discarded = []  # which gives the memory back, not the garbage collector
     for _ in range(100):  # far more than may be out at once
-        output_port.sender.loan(100_000).discard()
+        discarded.append(output_port.sender.loan(100_000))
+        discarded[-1].discard()
         output_port.sender.loan(100)
     output_port.send(b"sent")
     message = port.take()
@@ -287,6 +311,33 @@ def test_a_second_receiver_replaces_a_closed_receiver(bench: Bench) -> None:
         return second.receiver.receive()
 
     assert until(heard).sequence > 1
+
+
+def test_ports_may_be_closed_and_opened_again_any_number_of_times(bench: Bench) -> None:
+    """As a program does that joins its dataflow again and again, in one process."""
+    output, (config,) = bench.describe(10)
+    open_files = []
+    for number in range(1, 3 * output.max_receivers):
+        engine = bench.engine()
+        port = bench.port(config, engine)
+        output_port = OutputPort(output, engine, bench.board)
+        output_port.send(b"x")
+        assert port.take().sequence == number
+        port.receiver.close()
+        output_port.sender.close()
+        engine.close()
+        bench.engines.clear()
+        open_files.append(len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0)
+    assert open_files[-1] <= open_files[2]
+
+
+def test_an_output_that_was_destroyed_may_be_made_again(bench: Bench) -> None:
+    output_port, (port,) = bench.link(10)
+    output_port.sender.close()
+    output_port.sender.destroy()
+    again = OutputPort(output_port.config, bench.engines[-1], bench.board)
+    again.send(b"x")
+    assert decode_bytes(port.take()) == b"x"
 
 
 # --------------------------------------------------------------------------- threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,11 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FunctionType
+from typing import Any
 
 import hammer
 import pytest
 from linking import LIMIT, until
 
+from dora._ownership import open_own
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.fence import begin_fence, fence
@@ -48,6 +51,17 @@ def _rung(doorbell: Doorbell) -> bool:
         return False
 
 
+def _openings(path: str) -> int:
+    """Return how many file descriptors of this process are open on a pipe."""
+    pipe, found = os.stat(path), 0
+    for fd in range(4096):
+        try:
+            found += os.path.samestat(os.fstat(fd), pipe)
+        except OSError:  # it is not open
+            pass
+    return found
+
+
 def _is_in(thread: int | None, function: FunctionType) -> bool:
     """Return whether a thread is running this function, and nothing in Python below it."""
     frame = sys._current_frames().get(thread or 0)
@@ -70,9 +84,12 @@ def _sleep(doorbell: Doorbell, timeout: float | None) -> float:
     return time.monotonic() - start
 
 
-def test_a_ring_before_the_wait_ends_it_at_once(doorbell: Doorbell, bell: Bell) -> None:
+@pytest.mark.parametrize("timeout", [None, LIMIT])
+def test_a_ring_before_the_wait_ends_it_at_once(
+    doorbell: Doorbell, bell: Bell, timeout: float | None
+) -> None:
     bell.ring()
-    assert _sleep(doorbell, LIMIT) < LIMIT / 2
+    assert _sleep(doorbell, timeout) < LIMIT / 2
     doorbell.rearm()
     assert not _rung(doorbell)
 
@@ -82,6 +99,10 @@ def test_rearming_consumes_only_the_ring_that_ended_a_wait(doorbell: Doorbell, b
     bell.ring()  # the owner has said that it sleeps, and is about to wait
     doorbell.rearm()
     assert _sleep(doorbell, LIMIT) < LIMIT / 2
+    doorbell.rearm()
+    bell.ring()  # a message was found without a wait, and the owner looks for the next one
+    doorbell.rearm()
+    assert _rung(doorbell)
 
 
 def test_a_ring_during_the_wait_ends_it(doorbell: Doorbell, bell: Bell) -> None:
@@ -92,7 +113,11 @@ def test_a_ring_during_the_wait_ends_it(doorbell: Doorbell, bell: Bell) -> None:
         thread.join()
 
 
-def test_a_wait_without_a_ring_ends_by_itself_and_not_too_early(doorbell: Doorbell) -> None:
+@pytest.mark.parametrize("selectable", [True, False])
+def test_a_wait_without_a_ring_ends_by_itself_and_not_too_early(
+    doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch, selectable: bool
+) -> None:
+    monkeypatch.setattr(doorbell, "_selectable", selectable)
     for timeout in (0.0, 0.0005, 0.02):
         assert timeout <= _sleep(doorbell, timeout) < LIMIT
 
@@ -108,7 +133,51 @@ def test_several_rings_count_as_one(doorbell: Doorbell, bell: Bell) -> None:
 def test_ringing_into_a_full_pipe_does_not_block(doorbell: Doorbell, bell: Bell) -> None:
     for _ in range(70_000):  # a pipe holds 65,536 bytes
         bell.ring()
+    doorbell.ring()
     assert _rung(doorbell)
+
+
+def test_a_doorbell_that_was_closed_may_be_rung(doorbell: Doorbell) -> None:
+    """Another thread closes the node before this one wakes it."""
+    doorbell.close()
+    doorbell.ring()
+
+
+def test_bells_and_doorbells_that_nobody_has_any_more_are_closed(directory: str) -> None:
+    path = f"{directory}/bell"
+    Doorbell.make(path)
+    doorbell, bell = Doorbell(path), Bell(path)
+    bell.ring()
+    assert _openings(path) == 2
+    del bell
+    assert _openings(path) == 1
+    del doorbell
+    assert _openings(path) == 0
+
+
+def test_a_bell_that_two_threads_open_at_once_is_opened_once(
+    doorbell: Doorbell, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_second(*arguments: Any, **options: Any) -> int:
+        monkeypatch.setattr("dora.transport.doorbell.open_own", open_own)
+        assert bell.open(), "the other thread is faster"
+        return open_own(*arguments, **options)
+
+    monkeypatch.setattr("dora.transport.doorbell.open_own", open_second)
+    bell.ring()
+    assert _openings(doorbell.path) == 2, "of the bell and of the doorbell"
+    assert _rung(doorbell)
+
+
+def test_a_missing_doorbell_is_an_error_and_no_second_one_follows(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignored: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: ignored.append(repr(error.exc_value)))
+    with pytest.raises(FileNotFoundError):
+        Doorbell(f"{directory}/bell")
+    gc.collect()
+    assert ignored == []
 
 
 def test_ringing_without_a_listener_is_not_an_error(directory: str) -> None:
@@ -208,6 +277,16 @@ def test_descriptors_beyond_the_limit_of_select_work(directory: str) -> None:
         bell.ring()
         assert _sleep(doorbell, None) < LIMIT / 2
         doorbell.close()
+        os.close(fillers.pop())
+        readable, writable = os.pipe()
+        os.close(fillers.pop(0))
+        doorbell = Doorbell(bell.path, readable)
+        assert doorbell.fd < 1024 <= readable
+        os.write(writable, b"x")
+        assert doorbell.wait(LIMIT)
+        doorbell.close()
+        os.close(readable)
+        os.close(writable)
     finally:
         for fd in fillers:
             os.close(fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import glob
 import logging
 import os
 import subprocess
@@ -15,6 +16,8 @@ from linking import LIMIT, Bench, InputPort
 from msgspec.structs import replace
 
 from dora.errors import SharedMemoryFull, TransportError
+from dora.transport.interface import MAX_QUEUE
+from dora.transport.queues import SpilloverQueue
 from dora.wire.decode import decode_arrow, decode_bytes
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig
@@ -90,6 +93,50 @@ def test_freed_memory_does_not_count_as_populated(iceoryx_bench: Bench) -> None:
         assert all(len(view) >= size for view in sender._views.values())
 
 
+def test_a_closed_output_goes_on_in_one_new_sender_only(iceoryx_bench: Bench) -> None:
+    output_port, _ = iceoryx_bench.link(10)
+    output_port.sender.close()
+    engine = iceoryx_bench.engines[-1]
+    first, second = (engine.sender(output_port.config) for _ in range(2))
+    assert first is output_port.sender
+    assert second is not first
+
+
+def test_a_queue_beyond_the_engine_spills_only_if_it_may_drop_messages(
+    process_bench: Bench,
+) -> None:
+    """Under back-pressure the engine has room for all, and no thread is needed."""
+    for policy, spills in (("drop_oldest", True), ("backpressure", False)):
+        _, (port,) = process_bench.link(MAX_QUEUE + 1, policy=policy)
+        assert isinstance(port.receiver, SpilloverQueue) == spills
+
+
+def test_a_destroyed_output_leaves_no_memory(iceoryx_bench: Bench) -> None:
+    def memory() -> list[str]:
+        files = glob.glob(f"/dev/shm/{iceoryx_bench.prefix}*")
+        return [path for path in files if os.stat(path).st_size > 4 << 20]
+
+    output_port, _ = iceoryx_bench.link(10)
+    output_port.send(bytes(5 << 20))
+    output_port.sender.prepare()
+    assert memory()
+    output_port.sender.destroy()
+    assert not memory()
+
+
+def test_rubbish_is_dropped_and_the_next_message_arrives(
+    process_bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    output_port, (port,) = process_bench.link(10)
+    output_port.sender.send(b"rubbish" * 20)
+    huge = output_port.message(b"")[:16] + (1 << 40).to_bytes(8, "little") + bytes(40)
+    output_port.sender.send(huge)
+    output_port.send(b"good")
+    with caplog.at_level(logging.WARNING, "dora.transport"):
+        assert decode_bytes(port.take()) == b"good"
+    assert "a bad message was dropped" in caplog.text
+
+
 def test_too_many_loans_are_a_clear_error(process_bench: Bench) -> None:
     output_port, _ = process_bench.link(10)
     with pytest.raises(TransportError, match="loans that were neither sent nor discarded"):
@@ -119,6 +166,7 @@ def test_ended_runs_keep_no_files_open(name: str) -> None:
         output_port, (port,) = bench.link(10)
         output_port.send(b"x")
         port.take()
+        output_port.sender.close()
         bench.close()
         del bench, output_port, port
         gc.collect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from own_shm import needs_own_shm, within_own_shm
 from sender_process import LARGE, SMALL
 
 from dora.transport.board import SENT
+from dora.transport.taps import open_taps
+from dora.wire.daemon_protocol import Inspection
 from dora.wire.decode import decode_arrow, decode_bytes
 from dora.wire.message import Message
 
@@ -77,6 +80,20 @@ def test_a_new_node_leaves_the_messages_of_an_ended_sender_in_their_queues(proce
     before = _shared_memory(process_bench)
     process_bench.engine()
     assert _shared_memory(process_bench) >= before
+    assert sequences([port.take(), port.take()]) == [1, 2]
+
+
+def test_a_tap_that_ends_leaves_the_messages_of_an_ended_sender_in_their_queues(
+    process_bench: Bench,
+) -> None:
+    bench = process_bench
+    output, (config,) = bench.describe(10)
+    port = bench.port(config)
+    taps = open_taps(Inspection("id", None, bench.name, bench.run_dir, bench.prefix, "board", [], []))  # type: ignore[arg-type]
+    assert bench.start_sender("kill", output).wait(LIMIT) == -9
+    taps.close()
+    del taps
+    gc.collect()
     assert sequences([port.take(), port.take()]) == [1, 2]
 
 

@@ -371,6 +371,26 @@ def test_a_receiver_that_is_killed_while_it_holds_a_message_gives_it_back(shm_be
     assert names(shm_bench, "c") == []
 
 
+def test_a_message_in_the_hand_of_a_former_receiver_comes_back_once_its_process_is_dead(
+    shm_bench: Bench,
+) -> None:
+    """It ends between taking the message and giving its slot back."""
+    output_port, (port,) = shm_bench.link(10)
+    output_port.send(b"x")
+    assert isinstance(port.receiver, ShmReceiver)
+    assert port.receiver.has_messages()
+    (incoming,) = port.receiver._incoming
+    assert incoming.ring.take() >= 0
+    port.receiver.close()
+    output_port.send(b"x")
+    assert not all_is_idle(output_port), "its process may still read it"
+    del incoming
+    shm_bench.engines[0].close()
+    sender_of(output_port)._reclaim()
+    assert all_is_idle(output_port)
+    assert names(shm_bench, "c") == []
+
+
 def test_a_closed_receiver_gives_back_what_it_has_not_read(shm_bench: Bench) -> None:
     output_port, (port,) = shm_bench.link(10)
     for _ in range(5):

@@ -361,6 +361,8 @@ class IceoryxReceiver:
                 size = offset + header[BODY_SIZE]
                 if size <= SMALL_MESSAGE:
                     return Message(view[:size].tobytes(), 0, None, header)  # by name is slower
+                if size > sample.header.number_of_elements:
+                    raise MessageError(f"{size} bytes are more than its memory has")
                 if self.held >= MAX_HELD:
                     self._copy_warning.give(size, self.held)
                     return Message(_copy_out(address, size))
