@@ -113,6 +113,16 @@ def test_an_ensemble_weighs_by_age_as_act_does(tick: int, decay: float) -> None:
     assert played.chunk is chunks[-1]
 
 
+@pytest.mark.parametrize(("decay", "counts"), [(-1000.0, 2.0), (1000.0, 1.0)])
+def test_in_an_ensemble_with_a_steep_decay_one_chunk_counts(decay: float, counts: float) -> None:
+    player = ChunkPlayer("ensemble", decay=decay)
+    player.add(ActionChunk(np.full((5, 1), 1.0), 0, PERIOD), 0)
+    player.add(ActionChunk(np.full((5, 1), 2.0), 0, PERIOD), 0)
+    played = player.at(0)
+    assert played is not None
+    assert played.action[0] == counts
+
+
 def test_the_newest_chunk_counts_and_late_chunks_begin_in_their_middle() -> None:
     player = ChunkPlayer(interpolate=False)
     first = ActionChunk(np.arange(50.0)[:, None], 0, PERIOD, 1)
@@ -175,6 +185,26 @@ def test_after_the_end_the_last_action_is_repeated_as_late() -> None:
     assert (played.action[0], played.is_late, played.step) == (2.0, True, 1)
 
 
+def test_a_fade_has_an_action_also_right_after_the_clock_was_set_back() -> None:
+    player = ChunkPlayer("fade")
+    player.add(ActionChunk(np.ones((50, 1)), 0, PERIOD), 10 * PERIOD)
+    played = player.at(5 * PERIOD)
+    assert played is not None
+    assert played.action[0] == 1
+
+
+def test_after_the_end_of_an_ensemble_its_last_mean_is_repeated() -> None:
+    player = ChunkPlayer("ensemble", decay=0.0)
+    player.add(ActionChunk(np.zeros((5, 1)), 0, PERIOD), 0)
+    player.add(ActionChunk(np.full((5, 1), 4.0), 0, PERIOD), 0)
+    found = [player.at(moment * MS) for moment in (90, 100, 200)]
+    assert [(*played.action, played.is_late) for played in found if played is not None] == [
+        (2, False),
+        (2, True),
+        (2, True),
+    ]
+
+
 def test_a_fade_goes_on_after_the_end_of_the_chunks() -> None:
     player = ChunkPlayer("fade", fade=0.04)
     player.add(ActionChunk(np.zeros((5, 1)), 0, PERIOD), 0)
@@ -233,6 +263,20 @@ def test_of_a_burst_of_chunks_the_newest_are_kept(blend: Blend) -> None:
     assert len(kept) <= 25
 
 
+@pytest.mark.parametrize("blend", BLENDS)
+def test_a_chunk_that_no_later_moment_needs_is_not_kept(blend: Blend) -> None:
+    """It may keep a message in shared memory."""
+    player = ChunkPlayer(blend, fade=0.1)
+    first = ActionChunk(np.zeros((5, 1)), 0, PERIOD)
+    known = weakref.ref(first)
+    assert player.add(first, 0)
+    del first
+    assert player.add(ActionChunk(np.zeros((50, 1)), 0, PERIOD), 0)
+    assert known() is not None
+    assert player.add(ActionChunk(np.zeros((50, 1)), 5 * PERIOD, PERIOD), 5 * PERIOD)
+    assert known() is None
+
+
 def test_the_type_of_the_actions_stays() -> None:
     for blend in BLENDS:
         player = ChunkPlayer(blend)
@@ -248,6 +292,11 @@ def test_left_over_actions_begin_at_the_step_of_the_moment() -> None:
     assert chunk.left_over(900).ravel().tolist() == [0, 1, 2, 3]
     assert chunk.left_over(1250).ravel().tolist() == [2, 3]
     assert chunk.left_over(1400).size == 0
+
+
+def test_a_moved_chunk_was_observed_as_much_later_as_it_starts() -> None:
+    moved = ActionChunk(np.ones((3, 1)), 1000, 100, observed_ns=900).moved(-50)
+    assert (moved.start_ns, moved.observed_ns, moved.end_ns) == (950, 850, 1250)
 
 
 def test_a_message_brings_the_same_chunk() -> None:

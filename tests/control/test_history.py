@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,6 +67,9 @@ def test_a_value_that_is_too_old_for_its_offset_is_marked() -> None:
     assert found is not None
     assert found["x"].values == (0, SECOND)
     assert found["x"].padded == (True, False)
+    found = filled([0, SECOND]).at(SECOND, {"x": [-0.5, 0.0]}, tolerance=0.5)
+    assert found is not None
+    assert found["x"].padded == (False, False)
 
 
 def test_the_latest_value_before_the_limit_is_kept_and_earlier_ones_are_dropped() -> None:
@@ -72,6 +78,9 @@ def test_the_latest_value_before_the_limit_is_kept_and_earlier_ones_are_dropped(
     assert found is not None
     assert found["x"].values == (2 * SECOND,) * 4 + (4 * SECOND,)
     assert found["x"].padded == (True, True, True, False, False)
+    found = filled([0, SECOND, 2 * SECOND], keep=0.5).at(2 * SECOND, {"x": 3})
+    assert found is not None
+    assert found["x"].values == (SECOND, SECOND, 2 * SECOND)
 
 
 def test_a_single_old_value_stays_for_ever_newer_moments() -> None:
@@ -90,12 +99,30 @@ def test_a_clock_that_was_set_back_starts_the_history_again() -> None:
     assert found["x"].values == ("new", "new")
 
 
+def test_the_values_from_before_a_clock_was_set_back_are_not_kept() -> None:
+    """Each may keep a message in shared memory."""
+    history: InputHistory[str] = InputHistory()
+    value = np.zeros(3)
+    known = weakref.ref(value)
+    history.add("x", value, 100 * SECOND)
+    del value
+    history.add("x", "new", SECOND)
+    assert known() is None
+
+
+def test_a_late_value_that_is_as_old_as_values_are_kept_sets_nothing_back() -> None:
+    found = filled([2 * SECOND, SECOND], keep=1.0).at(2 * SECOND, {"x": 2})
+    assert found is not None
+    assert found["x"].values == (SECOND, 2 * SECOND)
+
+
 def test_a_value_of_the_same_time_takes_the_place_of_the_former() -> None:
     history = filled([5])
     history.add("x", "again", 5)
-    found = history.at(5, {"x": 1})
+    found = history.at(5, {"x": 2})
     assert found is not None
-    assert found["x"].values == ("again",)
+    assert found["x"].values == ("again", "again")
+    assert found["x"].padded == (True, False)
 
 
 def test_there_is_nothing_until_all_wanted_inputs_have_a_value() -> None:

@@ -69,6 +69,26 @@ def test_a_large_distance_takes_longer_than_the_ramp() -> None:
     assert parts[20] == 1
 
 
+def test_a_distance_may_take_any_time_and_a_source_any_time_to_send() -> None:
+    takeover = Takeover(["human", "policy"], ramp=0.1, timeout=math.inf, max_speed=1e-300)
+    takeover.update("policy", [0.0], 0)
+    takeover.at(0)
+    takeover.update("human", [1e300], 0)
+    found = takeover.at(SECOND)
+    assert found is not None
+    assert (found.source, found.part) == ("human", 0.0)
+    found = takeover.at(2 * SECOND)
+    assert found is not None
+    assert 0 < found.part < 1e-6
+
+
+def test_after_a_reset_no_source_is_active_until_it_sends_again() -> None:
+    takeover = Takeover(["policy"], timeout=10)
+    takeover.update("policy", [1.0], 0)
+    takeover.reset()
+    assert takeover.at(0) is None
+
+
 def test_a_released_source_gives_back_at_once() -> None:
     takeover = Takeover(["human", "policy"], ramp=0.0, timeout=10)
     takeover.update("policy", [1.0], 0)

@@ -49,7 +49,7 @@ from dora.transport.board import (
 )
 from dora.transport.doorbell import Doorbell
 from dora.wire.counters import FLUSHED, RESTARTS, SILENT, UNSENT
-from dora.wire.excerpt import failure_lines
+from dora.wire.excerpt import MAX_LINES, error_line, failure_lines
 from dora.wire.node_config import RemoteConfig, TlsFiles
 from dora.wire.node_protocol import ReloadFrame, StopFrame
 
@@ -68,7 +68,7 @@ def test_lines_are_complete_however_the_bytes_arrive() -> None:
 def test_long_lines_are_split_and_bad_bytes_replaced() -> None:
     lines = LineSplitter(max_line=4)
     assert lines.feed(b"123456789") == ["1234", "5678"]
-    assert lines.feed(b"0\nabcdef\n\xff") == ["90", "abcd", "ef"]
+    assert lines.feed(b"0\nabcdef\nfull\n\xff") == ["90", "abcd", "ef", "full"]
     assert lines.finish() == ["\ufffd"]
 
 
@@ -82,10 +82,36 @@ def test_the_last_traceback_is_kept_with_its_causes() -> None:
     second = [head, "  b", "KeyError: 2"]
     assert failure_lines([*first, "later", *second]) == tuple(second)
     assert failure_lines(["x", *first, *link, *second]) == (*first, *link, *second)
+    cause = ["", "The above exception was the direct cause of the following exception:", ""]
+    assert failure_lines(["x", *first, *cause, *second]) == (*first, *cause, *second)
+    third = [head, "  c", "OSError: 3"]
+    assert failure_lines([*first, *link, *second, "later", *third]) == tuple(third)
+
+
+def test_an_error_is_named_with_the_last_place_in_the_users_code() -> None:
+    lines = [
+        "Traceback (most recent call last):",
+        '  File "/home/me/node.py", line 9, in <module>',
+        "    main()",
+        '  File "/home/me/arm.py", line 3, in main',
+        "    np.stack([])",
+        '  File "/venv/lib/python3.11/site-packages/numpy/shape.py", line 7, in stack',
+        "    raise ValueError('need an array')",
+        "ValueError: need an array",
+        "",
+    ]
+    assert error_line(lines) == "ValueError: need an array (/home/me/arm.py:3)"
+    library = [line for line in lines if "/home/me" not in line]
+    assert error_line(library).endswith("array (/venv/lib/python3.11/site-packages/numpy/shape.py:7)")
+    assert error_line(["", "thread panicked at no.rs", "  note"]) == "thread panicked at no.rs"
+    assert error_line([]) == ""
 
 
 def test_errors_and_tails() -> None:
     assert failure_lines(["a", "fatal Error: no", "b"]) == ("fatal Error: no", "b")
+    assert failure_lines(["Error: 1", "a", "Error: 2", "b"]) == ("Error: 2", "b")
+    many = ["Error: no", *[str(number) for number in range(100)]]
+    assert failure_lines(many) == tuple(many[:MAX_LINES])
     assert failure_lines([str(number) for number in range(30)]) == tuple(str(n) for n in range(20, 30))
     assert failure_lines([]) == ()
     syntax = [

@@ -5,16 +5,21 @@ from __future__ import annotations
 import doctest
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 import pytest
+from msgspec import structs
 
+from dora._paths import path_records_of
 from dora.cli.top_tables import link_row
 from dora.errors import ConnectError, DoraError
+from dora.node.receive.path_meter import PathMeter, Records
 from dora.observe import formatting as values
 from dora.observe import latency, rates, topics
+from dora.observe.latency import PathReader
 from dora.observe.rates import RateMeter
 from dora.observe.snapshot import RunSource
 from dora.transport.board import (
@@ -23,6 +28,7 @@ from dora.transport.board import (
     CONNECTED,
     DROPPED,
     FIRST,
+    LINE_BYTES,
     RECEIVED,
     SENT,
     STATE,
@@ -33,6 +39,8 @@ from dora.wire.daemon_protocol import Description, Inspection, LinkView, NodeVie
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata
+from dora.wire.path_statistics import path_number
+from dora.wire.trail import origin_id
 
 MS = 1_000_000
 
@@ -40,6 +48,32 @@ MS = 1_000_000
 @pytest.mark.parametrize("module", [latency, rates, values])
 def test_the_examples_in_the_docstrings(module) -> None:
     assert doctest.testmod(module).failed == 0
+
+
+def test_a_path_without_new_messages_keeps_its_last_latencies_also_after_a_miss(tmp_path: Path) -> None:
+    camera, boxes = origin_id("camera/image"), origin_id("detector/boxes")
+    nodes = [
+        NodeView("camera", "Running", outputs=[OutputView("image", 0)]),
+        NodeView("detector", "Running", outputs=[OutputView("boxes", 1)]),
+        NodeView("motor", "Running"),
+    ]
+    link = LinkView(2, 1, "detector/boxes", "motor/in")
+    inspection = Inspection("id", None, "shm", "", "", "", nodes, [link])
+    board = str(tmp_path / "board")
+    memory = Records(path_records_of(board, 0))
+    meter = PathMeter(memory)
+    path = path_number(camera, 2)
+    meter.add(path, 80 * MS)
+    meter.note_budget(path, 50 * MS, boxes)
+    reader = PathReader(board, memoryview(bytearray(3 * LINE_BYTES)).cast("Q"))
+    (first,) = reader.refresh(inspection)
+    assert (first.messages, first.missed) == (1, 1)
+    assert first.median_ms == first.p99_ms == pytest.approx(80, rel=0.07)
+    assert first.slowest_hop == "the work of `detector` until it sent `boxes`"
+    assert reader.refresh(inspection) == [first]
+    meter.note_budget(path, 50 * MS, boxes)
+    assert reader.refresh(inspection) == [structs.replace(first, missed=2)]
+    memory.close()
 
 
 def message_of(data, metadata=None) -> Message:

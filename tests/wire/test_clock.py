@@ -35,6 +35,12 @@ def test_the_shortest_way_of_the_last_round_trips_counts(offset: int, ways: list
     assert best.error_ns == min((there + back) // 2 for there, back in ways[-8:])
 
 
+def test_a_clock_that_is_set_during_a_round_trip_gives_no_negative_error() -> None:
+    """It would be the least error of all, and this round trip the best one."""
+    found = trip(0, 1000, 500, -2000)
+    assert found.error_ns == 0
+
+
 def test_a_clock_that_is_set_is_followed_at_once() -> None:
     kept = ClockFilter()
     for _ in range(8):

@@ -108,6 +108,9 @@ def test_the_loss_is_that_of_the_packets_since_the_last_reading(words: memoryvie
     put(words, SLOT, {PACKETS.word: 10_100, RESENT_PACKETS.word: 60})
     (found,) = network_rates("robot", before, read_networks([VIEW], words), 2.0)
     assert found.loss == 0.5
+    put(words, SLOT, {RESENT_PACKETS.word: 400})  # more often than once each
+    (found,) = network_rates("robot", before, read_networks([VIEW], words), 2.0)
+    assert found.loss == 1.0
 
 
 def test_the_output_with_the_largest_share_comes_first_and_is_named_from_four_fifths_on() -> None:

@@ -24,6 +24,8 @@ def test_contexts_of_other_vendors_are_read() -> None:
     assert parse_context(f"traceparent:cc-{TRACE}-{SPAN}-03-what-a-later-version-adds") == TraceContext(
         TRACE, SPAN
     )
+    twice = f"traceparent:00-{TRACE}-{SPAN}-01\nTraceparent:00-{SPAN * 2}-{SPAN}-01"
+    assert parse_context(twice) == TraceContext(TRACE, SPAN)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,8 @@ def test_contexts_of_other_vendors_are_read() -> None:
         f"traceparent:00-{TRACE.upper()}-{SPAN}-01",
         f"traceparent:00-{'0' * 32}-{SPAN}-01",
         f"traceparent:00-{TRACE}-{'0' * 16}-01",
+        f"traceparent:00-{'0' * 32}-{SPAN}-01\n",
+        f"traceparent:00-{TRACE}-{'0' * 16}-01\n",
     ],
 )
 def test_an_invalid_context_is_none(value: object) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from dora.wire.message import Encoding, Message, pack_head
 from dora.wire.trail import (
     ENTRY_SIZE,
+    MAX_HOPS,
     MAX_ORIGINS,
     DataOrigin,
     Hop,
@@ -77,6 +78,25 @@ def test_a_join_keeps_the_hops_of_all_once() -> None:
     assert passes_of(joined[0]) == 3
 
 
+def test_a_join_of_more_outputs_than_there_is_room_for_keeps_the_oldest_ones_and_the_newest() -> None:
+    found = origins_of(*sent(join(single(output, 1000 + output) for output in range(1, 61))))
+    assert [origin.output for origin in found] == [*range(1, MAX_ORIGINS + 1), 60]
+
+
+def test_a_join_of_many_hops_keeps_the_last_ones() -> None:
+    hops = [Hop(number, number, number) for number in range(1, MAX_HOPS + 31)]
+    header = synthetic(5, 1, 1, 0, ENTRY_SIZE)
+    joined = sent(join((header, pack_entry(*hop)) for hop in hops))
+    assert hops_of(*joined) == hops[-MAX_HOPS:]
+
+
+def test_a_join_was_passed_on_as_often_as_the_message_that_was_passed_on_most() -> None:
+    """Else data that goes in a circle grows old."""
+    for passes in ([3, 1], [1, 3], [0, 3, 2]):
+        joined = join(single(1, 5, count) for count in passes)
+        assert passes_of(joined[0]) == 3
+
+
 @given(st.integers(-10, 100))
 def test_what_does_not_fit_is_left_out_in_whole_entries(room: int) -> None:
     header, trail = join([single(1, 1), single(2, 2), single(3, 3)])
@@ -90,3 +110,11 @@ def test_another_clock_moves_all_times() -> None:
     header, trail = join([single(1, 100), single(2, 200)])
     assert origins_of(*shift(header, trail, 50)) == [DataOrigin(1, 150, 150), DataOrigin(2, 250, 250)]
     assert origins_of(*shift(header, trail, -150)) == [DataOrigin(1, 0, 0), DataOrigin(2, 50, 50)]
+
+
+def test_a_time_that_another_clock_moves_out_of_range_is_the_last_one() -> None:
+    """A message from another machine may claim any time."""
+    last = 2**64 - 1
+    header = synthetic(last, 1, 0, 1, ENTRY_SIZE)
+    moved = sent(shift(header, pack_entry(2, last - 5, last), 10))
+    assert origins_of(*moved) == [DataOrigin(1, last, last), DataOrigin(2, last, last)]

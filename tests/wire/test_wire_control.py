@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, get_args
 
 import msgspec
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from dora.wire import node_protocol
 from dora.wire.black_box import SavedBlackBox
 from dora.wire.daemon_protocol import (
+    ANSWER_TIMEOUT,
+    SAVE_TIMEOUT,
     Answer,
     ApplyChange,
     CheckChange,
@@ -52,6 +55,7 @@ from dora.wire.daemon_protocol import (
     SetParameter,
     StartEventLogs,
     WaitingNode,
+    answer_timeout,
     decode_answer,
     decode_to_daemon,
 )
@@ -105,10 +109,15 @@ from dora.wire.node_protocol import (
     decode_to_node,
 )
 from dora.wire.operations import (
+    MAX_GRACE,
+    AddOperation,
     OperationResult,
     ProposedChange,
+    RemoveOperation,
+    ReplaceOperation,
     RestartOperation,
     StopOperation,
+    grace_fault,
 )
 
 CONFIG = NodeConfig(
@@ -305,3 +314,26 @@ def test_frames_of_the_other_direction_are_refused() -> None:
         decode_to_node(body(encode_frame(Ready())))
     with pytest.raises(msgspec.ValidationError):
         decode_to_daemon(body(encode_frame(StopFrame())))
+
+
+def test_what_waits_for_a_build_or_an_end_has_no_limit_and_a_file_a_longer_one() -> None:
+    waiting = [
+        RestartOperation("a"),
+        StopOperation("a"),
+        RemoveOperation("a"),
+        AddOperation("nodes: []"),
+        ReplaceOperation("a", "nodes: []"),
+    ]
+    assert {answer_timeout(request) for request in waiting} == {None}
+    assert answer_timeout(SaveBlackBox()) == SAVE_TIMEOUT > ANSWER_TIMEOUT
+    assert answer_timeout(Inspect()) == ANSWER_TIMEOUT
+
+
+@pytest.mark.parametrize("grace", [None, 0.0, 5.0, MAX_GRACE])
+def test_nodes_may_get_no_time_to_end_and_up_to_a_day(grace: float | None) -> None:
+    assert grace_fault(grace) == ""
+
+
+@pytest.mark.parametrize("grace", [-1.0, MAX_GRACE + 1, math.inf, math.nan])
+def test_a_grace_out_of_range_is_refused(grace: float) -> None:
+    assert "from 0 to 86,400 seconds" in grace_fault(grace)

@@ -84,6 +84,17 @@ def test_a_body_that_lies_in_its_place_stays_there() -> None:
     assert (len(head), message.small_body) == (192, b"abc")
 
 
+def test_sections_that_end_on_a_boundary_may_have_the_body_on_the_next_one() -> None:
+    head = pack_head(Encoding.PLAIN, b"C", bytes(7), 3, 1, 0, b"", 0, 0, b"", 128)
+    assert len(head) == 128
+    Message(head + b"abc").validate(131)
+
+
+def test_a_message_without_an_origin_is_as_old_as_its_sending() -> None:
+    message = Message(pack_head(Encoding.PLAIN, b"C", b"", 0, 1, 7, b"", 0, 5))
+    assert origins_of(message.header, message.trail) == [DataOrigin(5, 7, 7)]
+
+
 @given(
     st.integers(0, 2), st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300), U64, U64
 )
@@ -156,6 +167,8 @@ def test_a_truncated_message_is_refused() -> None:
         Message(GOLDEN[:-1]).validate(len(GOLDEN) - 1)
     with pytest.raises(MessageError):
         Message(GOLDEN[:50], address=1, owner=object()).validate(len(GOLDEN))
+    with pytest.raises(MessageError, match="do not fit"):
+        Message(GOLDEN[:100], address=1, owner=object()).validate(len(GOLDEN))
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"DORA\x02" + tail))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import struct
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -410,6 +412,68 @@ def test_a_batch_in_shared_memory_is_read_where_it_lies_while_messages_come_fast
         found = decode_arrow(place.message)
         assert place.has(found)
         assert found.equals(image("left", number))
+
+
+def test_all_bytes_of_a_view_of_larger_values_are_sent() -> None:
+    view = memoryview(np.arange(6, dtype=np.int32).reshape(2, 3))
+    assert decode_bytes(as_message(view)) == view.tobytes()
+
+
+class Colour(pa.ExtensionType):
+    """A type of a program whose values have a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.dictionary(pa.int8(), pa.string()), "tests.colour")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: Any, serialized: bytes) -> Colour:
+        return cls()
+
+
+def test_an_extension_of_a_type_with_a_dictionary_arrives() -> None:
+    names = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int8()), ["red", "blue"])
+    sent = pa.ExtensionArray.from_storage(Colour(), names)
+    found = decode_arrow(as_message(sent))
+    storage = getattr(found, "storage", found)
+    assert storage.to_pylist() == ["red", "blue", "red"]
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, pa.array])
+def test_a_payload_keeps_the_values_of_an_array_that_is_gone(wrap: Any) -> None:
+    values = np.arange(1000.0)
+    expected, known = values.tobytes(), weakref.ref(values)
+    payload = encode(wrap(values))
+    del values
+    assert known() is not None
+    assert payload.to_bytes() == expected
+    del payload
+    assert known() is None
+
+
+@pytest.mark.parametrize("decode", [decode_arrow, decode_numpy])
+def test_a_part_of_an_array_keeps_the_shared_memory_that_it_lies_in(decode: Any) -> None:
+    place = SharedMemory(pa.array(range(100), pa.uint8()))
+    known = weakref.ref(place)
+    part = decode(place.message)[10:]
+    del place
+    gc.collect()
+    assert known() is not None
+    assert part.tolist() == list(range(10, 100))
+    del part
+    gc.collect()
+    assert known() is None
+
+
+def test_plain_values_in_shared_memory_are_not_looked_for_in_the_head() -> None:
+    decode_arrow(as_message(bytes(100)))
+    prepare()
+    place = SharedMemory(pa.array(range(100), pa.uint8()))
+    found = decode_arrow(place.message)
+    assert found.to_pylist() == list(range(100))
+    assert found.buffers()[1].address == place.begin + place.message.body_offset
 
 
 @pytest.mark.parametrize("size", [200_000, 40_000])

@@ -91,17 +91,20 @@ class PathReader:
     def refresh(self, inspection: Inspection) -> list[PathLatency]:
         """Return the latencies since the last time, or for paths without a new message the last ones.
 
-        The number of messages, and the worst time, are those since the start.
+        The number of messages, those that were late, and the worst time are those since the start.
         """
         shown = {}
         for record, ends in self._read(inspection):
             key = record.origin, record.slot
             recent = record.since(self._last.get(key))
-            if recent.messages or recent.missed or key not in self._shown:
+            if recent.messages or key not in self._shown:
                 found = self._named(inspection, recent, ends)
                 shown[key] = structs.replace(found, messages=record.messages)
-            else:
-                shown[key] = self._shown[key]
+            else:  # a message that was late is counted also if its time was not measured
+                found = self._named(inspection, record, ends)
+                shown[key] = structs.replace(
+                    self._shown[key], missed=found.missed, slowest_hop=found.slowest_hop
+                )
             self._last[key] = record
         self._shown = shown
         return list(shown.values())

@@ -233,7 +233,6 @@ def schema_section(batch: Any) -> bytes:
     if known is None or (type_.num_fields and not type_.equals(known[0], check_metadata=True)):
         if len(_schemas) > 256:  # a program may make new types all the time
             _schemas.clear()
-        _schemas.pop(type_, None)
         known = _schemas[type_] = (type_, _make_schema_section(batch))
     return known[1]
 

@@ -99,6 +99,6 @@ def hop_text(word: int, name_of: Callable[[int], str]) -> str:
 def named(record: Record, source: str, sink: str, names: Mapping[int, str]) -> PathLatency:
     """Return the latency of a path with names. ``names``: of all outputs, by number."""
     latency = record.latency(source, sink)
-    if not record.missed or record.slowest_hop & 0xFFFF_FFFF not in names:
+    if record.slowest_hop & 0xFFFF_FFFF not in names:  # 0: no message was late
         return latency
     return structs.replace(latency, slowest_hop=hop_text(record.slowest_hop, names.__getitem__))

@@ -97,7 +97,7 @@ class Record(msgspec.Struct, frozen=True):
     slowest_hop: int = 0  # see `dora.wire.hops`
 
     def since(self, former: Record | None) -> Record:
-        """Return what was counted after ``former``; the worst time stays that since the start."""
+        """Return what was counted after ``former``; worst time and misses stay those since the start."""
         if former is None or former.messages > self.messages:
             return self
         counts = tuple(now - then for now, then in zip(self.buckets, former.buckets, strict=True))
