@@ -124,6 +124,9 @@ def test_timers_and_logs_may_be_connected_to_ports(project: Project) -> None:
     nodes = project.write(flow=flow, mods__detect=inner).nodes()
     assert nodes["pipe.scale"]["inputs"] == {"image": "dora/timer/millis/10"}
     assert nodes["pipe.find"]["inputs"] == {"image": "dora/logs/warn/pipe.scale"}
+    inner = DETECT.replace("scale/small", "dora/logs/warn/camera")  # a node outside of the module
+    nodes = project.write(mods__detect=inner).nodes()
+    assert nodes["pipe.find"]["inputs"] == {"image": "dora/logs/warn/camera"}
 
 
 OUTER = """module: {name: outer, inputs: [frames], outputs: [boxes, tracks]}
@@ -183,6 +186,52 @@ def test_preload_of_the_node_that_uses_a_module(project: Project) -> None:
     assert (scipy.name, dataflow.node("pipe.find").preload) == ("scipy", None)
     line = inner.partition("[scipy]")[0].count("\n") + 1
     assert scipy.place == f"{project.folder}/mods/detect.yml:{line}:15"
+
+
+def test_parameters_of_the_nearest_module_win(project: Project) -> None:
+    project.write(
+        flow="nodes: [{id: a, module: a.yml, params: {size: 1, name: x}}]\n",
+        a="module: {name: a}\nnodes: [{id: b, module: b.yml, params: {size: 2}}]\n",
+        b="module: {name: b}\nnodes: [{id: c, path: c.py}]\n",
+    )
+    assert project.load().node("a.b.c").env == {"PARAM_SIZE": "2", "PARAM_NAME": "x"}
+
+
+def test_the_environment_of_an_outer_module_reaches_the_inner_ones(project: Project) -> None:
+    project.write(
+        flow="nodes: [{id: a, module: a.yml, env: {A: outer, B: outer}}]\n",
+        a="module: {name: a}\nnodes: [{id: b, module: b.yml, env: {B: inner}}]\n",
+        b="module: {name: b}\nnodes: [{id: c, path: c.py}]\n",
+    )
+    assert project.load().node("a.b.c").env == {"A": "outer", "B": "inner"}
+
+
+def test_commands_of_the_outer_module_run_before_those_of_the_inner_one(project: Project) -> None:
+    project.write(
+        flow="nodes: [{id: a, module: a.yml}]\n",
+        a="module: {name: a}\nbuild: make a\nnodes: [{id: b, module: b.yml}]\n",
+        b="module: {name: b}\nbuild: make b\nnodes: [{id: c, path: c.py, build: [make c, make d]}]\n",
+    )
+    assert project.nodes()["a.b.c"]["build"] == "make a\nmake b\nmake c\nmake d"
+
+
+@pytest.mark.parametrize(
+    ("inner", "node", "found"),
+    [
+        ("{machine: m2}", "{machine: m3}", "m3"),
+        ("{machine: m2}", "null", "m2"),
+        ("null", "null", "m1"),
+    ],
+)
+def test_the_innermost_deploy_of_nested_modules_counts(
+    project: Project, inner: str, node: str, found: str
+) -> None:
+    project.write(
+        flow="nodes: [{id: a, module: a.yml, deploy: {machine: m1}}]\n",
+        a=f"module: {{name: a}}\nnodes: [{{id: b, module: b.yml, deploy: {inner}}}]\n",
+        b=f"module: {{name: b}}\nnodes: [{{id: c, path: c.py, deploy: {node}}}]\n",
+    )
+    assert project.nodes()["a.b.c"]["deploy"] == {"machine": found}
 
 
 def test_environment_of_the_node_that_uses_a_module(project: Project) -> None:
@@ -375,6 +424,7 @@ def test_problems_of_a_module_point_into_its_file(
         ("    inputs: {f", "    params: {a: 1, A: 2}\n    inputs: {f", "A", "are both `$PARAM_A`", ""),
         ("    inputs: {f", "    params: [a]\n    inputs: {f", "[a]", "a mapping of parameters", "speed"),
         ("    inputs: {f", "    params: {a: []}\n    inputs: {f", "[]", "a text, number or boolean", ""),
+        ("{frames: camera/image}", "[camera/image]", "[camera", "expected a mapping of inputs", ""),
         ("path: plot.py", "path: p\n    params: {a: 1}", "params", "but uses no `module`", ""),
         ("id: plot", "id: pipe", "pipe", "two nodes with the id `pipe`", "its own"),
     ],
@@ -403,6 +453,18 @@ def test_a_mistake_in_a_module_used_twice_is_reported_once(project: Project) -> 
         DETECT.replace("find.py", "find.py\n    env: {A: $NOPE}"),
     ):
         assert len(project.write(mods__detect=mistake).problems()) == 1
+
+
+def test_a_module_that_passes_on_outputs_of_a_broken_one_is_not_blamed(project: Project) -> None:
+    use = "module: {name: u, outputs: [boxes]}\n"
+    use += "nodes: [{id: d, module: detect.yml, inputs: {frames: d/boxes}}]"
+    project.write(
+        flow=FLOW + "  - {id: use, module: mods/use.yml}\n",
+        mods__use=use,
+        mods__detect=DETECT.replace("find.py", "find.py\n    max_restarts: many"),
+    )
+    (problem,) = project.problems()
+    assert problem.file == "mods/detect.yml"
 
 
 def test_a_warning_in_a_module_is_reported_once(project: Project) -> None:
@@ -537,10 +599,12 @@ nodes:
       sync: [{inputs: [c, a], tolerance: 5ms}]
   - id: bridge
     inputs: {a: _mod/a, c: _mod/c, d_e: _mod/c}
+    outputs: [c]
     ros2:
       topics:
         - {topic: /one, message_type: std_msgs/String, direction: publish, input: a}
         - {topic: /two, message_type: std_msgs/String, direction: publish, input: c}
+        - {topic: /c, message_type: std_msgs/String, direction: subscribe}
         - {topic: /d/e, message_type: std_msgs/String, direction: publish}
 """
 
@@ -558,7 +622,7 @@ nodes:
     assert dataflow.node("open.pair").syncs == ()
     bridges = {name: dataflow.node(f"{name}.bridge").ros2 for name in ("open", "full")}
     ports = {name: [topic.ports for topic in block.topics] for name, block in bridges.items() if block}
-    assert ports == {"open": [("a",)], "full": [("a",), ("c",), ("d_e",)]}
+    assert ports == {"open": [("a",), ("c",)], "full": [("a",), ("c",), ("c",), ("d_e",)]}
     assert [group.inputs for group in dataflow.node("full.fuse").syncs] == [("a", "b", "c")]
     assert [group.inputs for group in dataflow.node("full.pair").syncs] == [("c", "a")]
 
@@ -602,5 +666,6 @@ def test_a_repository_in_a_folder_is_relative_to_the_file_of_the_module(
 ) -> None:
     module = f"module: {{name: m}}\nnodes:\n  - {{id: n, path: n.py, git: '{written}'}}\n"
     flow = "nodes: [{id: m, module: mods/m.yml}]\n"
-    git = project.write(flow=flow, mods__m=module).load().node("m.n").git
-    assert git is not None and git.repository == becomes
+    node = project.write(flow=flow, mods__m=module).load().node("m.n")
+    assert node.git is not None and node.git.repository == becomes
+    assert node.path == "n.py"  # in the repository

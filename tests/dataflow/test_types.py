@@ -377,6 +377,18 @@ def test_types_that_multiply_are_refused(tmp_path: Path) -> None:
     assert any("`my/v1/T1` grows too large" in w.message for w in dataflow.type_warnings)
 
 
+def test_several_large_types_are_no_larger_than_one(tmp_path: Path) -> None:
+    def struct(name: str, of: str) -> str:
+        fields = ", ".join(f"{{name: f{i}, type: {of}}}" for i in range(20))
+        return f"  {name}: {{arrow: Struct, fields: [{fields}]}}\n"
+
+    large = struct("A", "Row") + struct("B", "Row") + struct("Row", "Cell") + struct("Cell", "Int8")
+    write_types(tmp_path, f"types:\n{large}")
+    dataflow = parse(FLOW.replace("std/core/v1/UInt8", "my/v1/B"), tmp_path)
+    assert dataflow.type_warnings == ()
+    assert len(dataflow.types.outputs["camera/number"].shapes) == 1
+
+
 # --------------------------------------------------------------------------- manifests
 
 MANIFEST = """apiVersion: 1
@@ -447,6 +459,10 @@ def test_the_plan_has_the_expected_types_of_each_input() -> None:
     image, number, log = configs["reader"].inputs
     assert (number.type, number.shapes) == ("std/core/v1/UInt32", ["UInt32", "UInt8"])
     assert image.shapes == []  # bytes can be anything
+    same = plan(
+        parse(text.replace("std/core/v1/UInt32", "std/core/v1/UInt8")), RunContext("id", "/run", "p_", "/b")
+    )
+    assert same.configs["reader"].inputs[1].shapes == ["UInt8"]
     assert (log.type, log.shapes) == ("", [])
     assert [output.type for output in configs["camera"].outputs] == [
         "std/media/v1/Image",

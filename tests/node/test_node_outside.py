@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 from file_limit import file_limit
 
 import dora
-from dora import ConnectError, Node, NotInDataflow
+from dora import ConnectError, Node, NotInDataflow, SendError
 
 # As dora-rs 1.1 writes it, but for the times.
 RECORDING: dict[str, Any] = {
@@ -63,7 +65,7 @@ def replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_recorded_inputs_come_in_the_order_of_their_times(replay: Any) -> None:
     replay(RECORDING)
-    begun = time.monotonic()
+    begun, now = time.monotonic(), datetime.now(UTC)
     node = Node()
     events = list(node)
     assert time.monotonic() - begun >= 0.05
@@ -77,7 +79,7 @@ def test_recorded_inputs_come_in_the_order_of_their_times(replay: Any) -> None:
     assert events[0]["value"].equals(pa.nulls(0))
     assert events[1]["value"].to_pylist() == [1, 2, 3]
     assert events[1]["metadata"]["k"] == 3
-    assert "timestamp" in events[1]["metadata"]
+    assert events[1]["metadata"]["timestamp"] > now
     assert events[2].data == pa.array([1.5, None]).buffers()[1].to_pybytes()[:16]
     assert node.id == "recv"
     assert node.node_config() == {"inputs": {}, "outputs": []}
@@ -105,6 +107,37 @@ def test_outputs_are_written_as_json_lines(replay: Any, monkeypatch: pytest.Monk
     assert (
         outputs.with_name("golden.jsonl").read_text() == '{"id":"echo","data":[120],"data_type":"UInt8"}\n'
     )
+
+
+@pytest.mark.parametrize("word", ["0", "false", "False", ""])
+def test_outputs_have_their_times_unless_they_are_not_wanted(
+    replay: Any, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    outputs = replay(RECORDING)
+    outputs.write_text("of an earlier run, and longer\n" * 100)
+    monkeypatch.setenv("DORA_TEST_NO_OUTPUT_TIME_OFFSET", word)
+    with Node() as node:
+        node.send_output("echo", b"x")
+    assert "time_offset_secs" in json.loads(outputs.read_text())
+
+
+def test_a_node_that_is_closed_writes_no_more(replay: Any) -> None:
+    outputs = replay(RECORDING)
+    node = Node()
+    node.close()
+    with pytest.raises(SendError):
+        node.send_output("late", b"x")
+    assert outputs.read_text() == ""
+
+
+def test_a_node_that_is_closed_leaves_no_descriptor_open(replay: Any) -> None:
+    replay(RECORDING)
+    Node().close()
+    gc.collect()
+    before = os.listdir("/dev/fd")
+    Node().close()
+    gc.collect()
+    assert len(os.listdir("/dev/fd")) == len(before)
 
 
 def test_threads_that_send_first_at_once_write_each_message_once(
@@ -151,6 +184,22 @@ def test_a_recording_may_be_empty_or_end_without_a_stop(replay: Any) -> None:
         assert node.id == "other"
 
 
+def test_nothing_comes_after_a_recorded_stop(replay: Any) -> None:
+    replay({"id": "n", "events": [{"type": "Stop"}, {"type": "Input", "id": "a"}]})
+    with Node() as node:
+        assert [event["type"] for event in node] == ["STOP"]
+        assert node.next() is None
+
+
+def test_a_recorded_set_lacks_the_inputs_without_a_message(replay: Any) -> None:
+    inputs = {"empty": {}, "none": None, "list": [], "one": [{"data": [1]}]}
+    replay({"id": "n", "events": [{"type": "Sync", "inputs": inputs}]})
+    with Node() as node:
+        (event,) = node
+    assert event["missing"] == ["none", "list"]
+    assert not event["complete"]
+
+
 def test_values_may_be_in_arrow_files(replay: Any, tmp_path: Path) -> None:
     batches = [pa.record_batch({"x": [1, 2], "y": ["a", "b"]}), pa.record_batch({"x": [3], "y": ["c"]})]
     with pa.ipc.new_file(tmp_path / "d.arrow", batches[0].schema) as writer:
@@ -180,11 +229,22 @@ def test_values_may_be_in_arrow_files(replay: Any, tmp_path: Path) -> None:
         ([{"type": "Inptu"}], "event 0 of .* 'Inptu' is no type"),
         ([{"type": "Input"}], "it has no 'id'"),
         ([{"type": "Input", "id": "a", "path": "none.arrow"}], "is not an Arrow file"),
+        ([{"type": "Input", "id": "a", "path": "broken.arrow"}], "is not an Arrow file"),
+        ([{"type": "Input", "id": "a", "path": "s.arrow", "batch_index": 1}], "has 1 batches"),
+        ([{"type": "Input", "id": "a", "path": "s.arrow", "batch_index": -1}], "there is no number -1"),
         ([{"type": "Stop"}, {"type": "Input", "id": "a", "data": ["x"], "data_type": "Int8"}], "event 1"),
         ([7], "event 0"),
     ],
 )
-def test_an_error_in_recorded_inputs_names_its_place(replay: Any, events: Any, message: str) -> None:
+def test_an_error_in_recorded_inputs_names_its_place(
+    replay: Any, tmp_path: Path, events: Any, message: str
+) -> None:
+    offsets = pa.array([0, 1000, 1], pa.int32()).buffers()[1]  # the first text ends far behind the data
+    broken = pa.Array.from_buffers(pa.utf8(), 2, [None, offsets, pa.py_buffer(b"a")])
+    for name, array in (("s.arrow", pa.array(["a"])), ("broken.arrow", broken)):
+        batch = pa.record_batch([array], ["x"])
+        with pa.ipc.new_file(tmp_path / name, batch.schema) as writer:
+            writer.write(batch)
     replay({"id": "n", "events": events})
     with pytest.raises(ConnectError, match=message):
         Node()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -107,6 +108,20 @@ def test_a_killed_task_ends_where_it_waits(scheduler: Scheduler) -> None:
     assert told == [15]
 
 
+def test_a_task_that_is_killed_before_it_waits_for_a_raised_flag_ends_there(scheduler: Scheduler) -> None:
+    flag, told = Flag(), []
+
+    def body() -> None:
+        scheduler.wait(flag, None, "a friend")
+        told.append("went on")
+
+    scheduler.raise_flag(flag)
+    scheduler.kill(scheduler.start("a", "a", None, body), Killed(15))
+    scheduler.sleep(0)
+    assert told == []
+    assert scheduler.others() == []
+
+
 def test_a_timer_is_called_between_tasks(scheduler: Scheduler) -> None:
     due: list[int] = [START_NS + SECOND, START_NS + 3 * SECOND]
     called = []
@@ -144,4 +159,23 @@ def test_a_thread_that_is_no_task_can_raise_a_flag(scheduler: Scheduler) -> None
     thread.start()
     go.set()
     scheduler.wait(flag, None, "the thread")
+    thread.join()
+
+
+def test_a_flag_that_another_thread_raises_ends_the_wait_at_once(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.testing.scheduler._POLL_INTERVAL", 30)
+    flag = Flag()
+
+    def outside() -> None:
+        while not scheduler.driver.waits:
+            pass
+        scheduler.raise_flag(flag)
+
+    thread = threading.Thread(target=outside)
+    thread.start()
+    begun = time.monotonic()
+    scheduler.wait(flag, None, "the thread")
+    assert time.monotonic() - begun < 20
     thread.join()

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 import dora
-from dora import DataflowError, DoraStatus, Node
+from dora import DataflowError, DataflowFailed, DoraStatus, Node
 from dora.builder import DataflowBuilder
 from dora.testing import VirtualDataflow, VirtualTimeError, run_dataflow
 
@@ -129,8 +129,16 @@ def test_printed_lines_and_log_entries_keep_their_node(capsys: pytest.CaptureFix
     assert "source: to stdout" in capsys.readouterr().out
 
 
-def test_captured_lines_are_messages_too() -> None:
-    text = """
+def test_a_traceback_with_which_the_output_of_a_node_ends_is_logged() -> None:
+    def talk() -> None:
+        Node()
+        print('Traceback (most recent call last):\n  File "a.py", line 1', file=sys.stderr)
+
+    flow = run_dataflow(CHAIN, nodes={"source": talk, "double": double})
+    assert "line 1" in "\n".join(flow.lines("source"))
+
+
+CAPTURED = """
 nodes:
   - id: talker
     path: talker.py
@@ -140,6 +148,25 @@ nodes:
     path: listener.py
     inputs: {line: talker/lines, log: dora/logs/info/talker}
 """
+
+
+@pytest.mark.parametrize("options", ["", "    restart_policy: on-failure\n    restart_delay: 3\n"])
+def test_lines_for_a_node_that_has_ended_count_as_dropped(options: str) -> None:
+    def talker() -> None:
+        Node()
+        for number in range(3):
+            time.sleep(1)
+            print(number)  # the last one at the moment of the restart
+
+    def listener(node: Node) -> None:
+        if options and not node.is_restart():
+            raise OSError("again")
+
+    flow = run_dataflow(CAPTURED + options, nodes={"talker": talker, "listener": listener})
+    assert [(link.sent, link.dropped) for link in flow.result.links] == [(3, 3)]
+
+
+def test_captured_lines_are_messages_too() -> None:
     heard = []
 
     def talker(node: Node) -> None:
@@ -151,7 +178,7 @@ nodes:
             (event["id"], event["value"][0].as_py()[:6]) for event in node if event["type"] == "INPUT"
         )
 
-    run_dataflow(text, nodes={"talker": talker, "listener": listener}, stop_after=1)
+    run_dataflow(CAPTURED, nodes={"talker": talker, "listener": listener}, stop_after=1)
     assert ("line", "hello\n") in heard
     assert [name for name, _ in heard].count("log") == 1
 
@@ -277,6 +304,77 @@ nodes:
     assert flow.result.ok
 
 
+RESTARTED = """
+nodes:
+  - id: source
+    path: source.py
+    inputs: {tick: dora/timer/millis/100}
+    outputs: [number]
+  - id: weak
+    path: weak.py
+    inputs: {number: {source: source/number, queue_size: 100}}
+    restart_policy: on-failure
+    max_restarts: 1
+    restart_delay: 0.003
+"""
+
+
+@pytest.mark.parametrize("delay", [0.003, 0.004, 0.005, 0.008, 0.017])
+def test_any_delay_of_a_restart_ends(delay: float) -> None:
+    starts = []
+
+    def weak(node: Node) -> None:
+        starts.append(time.monotonic() - 1000)
+        if not node.is_restart():
+            raise OSError("again")
+
+    text = RESTARTED.replace("0.003", str(delay))
+    assert run_dataflow(text, nodes={"source": count(1), "weak": weak}).result.ok
+    assert starts == pytest.approx([0, delay])
+
+
+def test_a_restarted_node_fails_by_what_its_last_process_did() -> None:
+    def weak(node: Node) -> None:
+        if not node.is_restart():
+            print("of the first process", file=sys.stderr)
+            raise OSError("again")
+        sys.exit(3)
+
+    with pytest.raises(DataflowFailed):
+        run_dataflow(RESTARTED, nodes={"source": count(1), "weak": weak})
+    flow = run_dataflow(RESTARTED, nodes={"source": count(1), "weak": weak}, check=False)
+    (failure,) = flow.result.failures
+    assert failure.exit_code == 3
+    assert failure.last_lines == ()
+
+
+def test_a_process_that_has_ended_gets_no_more_messages() -> None:
+    def weak() -> None:
+        node = Node()
+        if not node.is_restart():
+            raise OSError("again")
+        list(node)
+
+    with VirtualDataflow(RESTARTED, nodes={"weak": weak}, play=["source"]) as flow:
+        (receivers,) = flow._daemon._engine._services.values()
+        assert len(receivers) == 1  # the messages are kept for the test
+        flow.advance(1)
+        assert len(receivers) == 2
+        flow.stop()
+
+
+def test_messages_to_a_restarted_node_count_until_it_ends() -> None:
+    def weak(node: Node) -> None:
+        next(event for event in node if event["type"] == "INPUT")
+        if not node.is_restart():
+            raise OSError("again")
+        time.sleep(0.35)
+
+    flow = run_dataflow(RESTARTED, nodes={"source": count(10), "weak": weak})
+    (link,) = flow.result.links
+    assert (link.sent, link.received) == (5, 2)
+
+
 def test_a_script_that_is_restarted_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "weak.py").write_text(
         "import dora\n"
@@ -370,6 +468,31 @@ def test_a_dynamic_node_joins_from_the_test() -> None:
             assert event is not None
             assert event["value"].to_pylist() == [6]
         flow.stop()
+
+
+def test_a_dynamic_node_may_leave_and_come_back() -> None:
+    with VirtualDataflow(CHAIN, nodes={"source": count(100), "double": double}) as flow:
+        for _ in range(2):
+            with Node("sink") as sink:
+                event = sink.next()
+                assert event is not None
+                assert event["type"] == "INPUT"
+        flow.stop()
+
+
+def test_a_node_of_a_process_that_has_ended_gets_nothing_more() -> None:
+    left = []
+
+    def leaves() -> None:
+        left.append(Node())
+
+    with VirtualDataflow(CHAIN, nodes={"source": leaves, "double": double}) as flow:
+        flow.advance(0.5)
+        begun = flow.time
+        event = left[0].next(timeout=10)
+        assert event is not None
+        assert event["error"] == "the daemon is gone; the dataflow has ended"
+        assert flow.time == begun
 
 
 def test_a_node_with_threads_runs_at_the_pace_of_the_real_clock() -> None:

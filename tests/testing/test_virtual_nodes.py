@@ -254,6 +254,22 @@ def test_a_script_has_its_own_arguments_environment_and_folder(tmp_path: Path) -
     assert "helper_of_script" not in sys.modules
 
 
+def test_what_a_node_changes_in_its_environment_and_folder_stays_while_others_run(tmp_path: Path) -> None:
+    seen = []
+
+    def node() -> None:
+        os.environ["A"] = "changed"
+        os.chdir(tmp_path)
+        time.sleep(1)
+        seen.append((os.environ["A"], os.getcwd()))
+
+    outside = os.getcwd()
+    run_node(node, env={"A": "given"})
+    assert seen == [("changed", str(tmp_path))]
+    assert "A" not in os.environ
+    assert os.getcwd() == outside
+
+
 def test_the_command_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "echoing.py").write_text(
         "import sys\nimport dora\n\n"

@@ -138,8 +138,6 @@ class VirtualDaemon:
         attach.in_process = lambda _: None
         self._replacements.close()
         self.scheduler.close()
-        for host in self._hosts.values():
-            host.leave()
         for doorbell in self._doorbells.values():
             doorbell.close()
 
@@ -291,7 +289,7 @@ class VirtualDaemon:
         outputs = [observed(output, self._tap_slot) for output in planned.outputs]
         config = msgspec.structs.replace(planned, restart_count=restart_count, outputs=outputs)
         doorbell = self._doorbells[config.bell]
-        channel = VirtualChannel(doorbell, lambda message: self._receive(node_id, channel, message))
+        channel = VirtualChannel(doorbell, lambda message: self._receive(node_id, message))
         doorbell.channel = channel
         self._channels[node_id] = channel
         self._hosts[node_id] = VirtualHost(
@@ -319,8 +317,9 @@ class VirtualDaemon:
 
         self._engine.listen(output.service, keep)
 
-    def _receive(self, node_id: str, channel: VirtualChannel, message: ToDaemon) -> None:
-        if self._channels.get(node_id) is not channel or self.scheduler.closed:
+    def _receive(self, node_id: str, message: ToDaemon) -> None:
+        """Take a message of a node's process; the channel of one that has ended carries none."""
+        if self.scheduler.closed:
             return
         if isinstance(message, on.NodeMessage):
             self.feed(on.MessageReceived(node_id, message))
@@ -353,7 +352,9 @@ class VirtualDaemon:
         node = self.supervisor.state.nodes[node_id]
         if node.present and self.send(node_id, frame):
             return True
-        return False if node.spec.is_dynamic or node.phase == "ended" or node.restarts else None
+        if node.spec.is_dynamic or node.phase in ("running", "ended", "backoff") or node.restarts:
+            return False
+        return None
 
     def _keep(self, entry: LogEntry) -> None:
         self.logs.append(entry)

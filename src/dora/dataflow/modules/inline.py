@@ -221,7 +221,6 @@ class Inliner:
         entries = dict(written.entries)
         self._connect(entries, scope)
         if scope.parent is not None:
-            self._rebase(entries, "shared-library", scope)
             key, python = entries.get("python", (None, None))
             if key is not None and isinstance(python, MappingNode):
                 source = dict(python.entries)
@@ -333,7 +332,7 @@ def _outputs(named: YamlNode, scope: _ModuleScope) -> YamlNode:
 def _substituted(value: YamlNode, scope: _ModuleScope) -> YamlNode:
     if isinstance(value, SequenceNode):
         return SequenceNode.of([_substituted(item, scope) for item in value.items], value)
-    if not isinstance(value, ScalarNode) or value.value is None:
+    if not isinstance(value, ScalarNode):
         return value
     text = scope.substitute(value.text)
     return value if text == value.text else ScalarNode.of(text, value)
