@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from starlette.websockets import WebSocketDisconnect
 from waiting import TIMEOUT
 
 from dora.cluster.dashboard.local_server import _ask
+from dora.cluster.dashboard.pages import Dashboard, Subject, _deliver
 from dora.cluster.dashboard.watches import (
     MAX_LINES,
     MAX_WAITING_PREVIEWS,
@@ -24,6 +28,7 @@ from dora.cluster.dashboard.watches import (
 )
 from dora.cluster.dashboard.yaml_text import lines_of_nodes
 from dora.cluster.http.auth import AuthMiddleware, cookie_of, keys_for
+from dora.cluster.http_api import DataflowView
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.reader import LogReader
 from dora.daemon.logs.writer import LogFiles
@@ -31,6 +36,7 @@ from dora.dataflow.model import LogLevel
 from dora.observe.preview.protocol import (
     Ended,
     Found,
+    FromWatcher,
     Lines,
     Search,
     Target,
@@ -38,8 +44,17 @@ from dora.observe.preview.protocol import (
     frame,
     page_query,
 )
-from dora.observe.preview.watcher import CommandQueue, search
-from dora.observe.queries import Preview
+from dora.observe.preview.watcher import (
+    MAX_MESSAGE,
+    CommandQueue,
+    SendFrame,
+    Watcher,
+    answer_search,
+    encode_entry,
+    search,
+    send_lines,
+)
+from dora.observe.queries import Preview, SnapshotQuery
 from dora.observe.snapshot import Snapshot
 from dora.observe.snapshot_json import MAX_SAMPLES, LastMinute
 from dora.wire.daemon_protocol import DescribeDataflow, Description, GraphText
@@ -209,6 +224,32 @@ def test_the_end_of_a_replaced_watcher_leaves_the_new_one(watchers: list[Watch])
     asyncio.run(check())
 
 
+@pytest.mark.parametrize("says", [None, "no JSON"])
+def test_a_page_that_is_gone_or_not_ours_needs_no_watcher(watchers: list[Watch], says: str | None) -> None:
+    joined: list[Watch] = []
+
+    class Page:
+        path_params = {"dataflow": "id"}
+        scope: dict[str, Any] = {}
+
+        async def accept(self, _: object) -> None: ...
+
+        async def receive_text(self) -> str:
+            joined.extend(watchers)
+            if says is None:
+                raise WebSocketDisconnect
+            return says
+
+    async def check() -> None:
+        view = DataflowView(uuid="id", name="lab", status="Finished", nodes=[])
+        dashboard = Dashboard(lambda _: Subject(view), KEYS)
+        await dashboard._live(Page())  # type: ignore[arg-type]
+        await end_tasks(dashboard._watches)
+
+    asyncio.run(check())
+    assert len(joined) == 1 and watchers == []
+
+
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[ToWatcher]:
     """What watches send to their processes."""
@@ -240,6 +281,134 @@ def test_a_browser_gets_the_previews_that_it_shows() -> None:
     assert [head for head, _ in taken(shows.outbox)[1]] == [{"topic": "a/out", "n": 1}]
     told, previews = taken(shows_not.outbox)
     assert (told["lines"], previews) == ([{}], [])
+
+
+def test_a_browser_that_comes_later_gets_the_present_state_and_the_last_minute() -> None:
+    watch, early, late = Watch(TARGET), Viewer(), Viewer()
+    watch.add(early)
+    watch._receive(GraphText(b'{"boxes":[]}'))
+    watch._receive(Snapshot("", [], [], trouble="early"))
+    watch._receive(Lines([b'{"n":1}']))
+    watch._receive(Preview("a/out", b"{}"))
+    watch._receive(Ended())
+    watch.add(late)
+    for viewer in (early, late):
+        told, previews = taken(viewer.outbox)
+        assert sorted(told) == ["ended", "graph", "lines", "samples", "skipped", "state"]
+        assert (told["graph"], told["lines"]) == ({"boxes": []}, [{"n": 1}])
+        assert told["state"]["trouble"] == "early"
+        assert (len(told["samples"]), told["skipped"], previews) == (1, 0, [])
+
+
+def test_the_graph_of_another_machine_shows_only_until_this_one_reports() -> None:
+    watch, viewer = Watch(TARGET), Viewer()
+    watch.add(viewer)
+    watch.receive_remote(GraphText(b'"far"'))
+    assert taken(viewer.outbox)[0] == {"graph": "far"}
+    watch._receive(Snapshot("", [], []))
+    watch._receive(GraphText(b'"here"'))
+    watch.receive_remote(GraphText(b'"far"'))
+    assert taken(viewer.outbox)[0]["graph"] == "here"
+
+
+def test_other_machines_look_at_what_the_browsers_do_and_end_with_the_watch(sent: list[ToWatcher]) -> None:
+    class Remote:
+        queries: list[SnapshotQuery] = []
+        closed = False
+
+        def change_query(self, query: SnapshotQuery) -> None:
+            self.queries.append(query)
+
+        async def close(self) -> None:
+            self.closed = True
+
+    watch, viewer, remote = Watch(TARGET), Viewer(), Remote()
+    watch.remote = remote  # type: ignore[assignment]
+    watch.add(viewer)
+    viewer.query = page_query(("a/out",), latency=True)
+    for _ in range(2):
+        watch.update_query()
+    assert remote.queries == sent == [viewer.query]
+    asyncio.run(watch.end())
+    assert remote.closed
+
+
+def test_a_watcher_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck:
+        stdin = None
+        killed = False
+
+        def kill(self) -> None:
+            self.killed = True
+
+        async def wait(self) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("dora.cluster.dashboard.watches.END_TIMEOUT", 0.01)
+    watch, process = Watch(TARGET), Stuck()
+    watch._process = process  # type: ignore[assignment]
+    asyncio.run(watch.end())
+    assert process.killed
+
+
+@pytest.mark.parametrize(
+    "sends", [b"", b"\xff\xff\xff\x7f", frame({"type": "OfTheNextVersion"})], ids=["end", "size", "kind"]
+)
+def test_browsers_are_told_that_their_watcher_is_lost(sends: bytes) -> None:
+    class Process:
+        killed = False
+
+        def __init__(self) -> None:
+            self.stdout = asyncio.StreamReader()
+
+        def kill(self) -> None:
+            self.killed = True
+
+        async def wait(self) -> int:
+            return -9 if self.killed else 0
+
+    async def read() -> None:
+        watch, viewer = Watch(TARGET), Viewer()
+        watch.add(viewer)
+        process: Any = Process()
+        process.stdout.feed_data(frame(Lines([b"1"])) + sends)
+        if not sends:
+            process.stdout.feed_eof()
+        await asyncio.wait_for(watch._read(process), TIMEOUT)
+        (told,) = await viewer.outbox.take()
+        assert json.loads(told) == {"lines": [1], "skipped": 0, "lost": True}
+        assert process.killed == bool(sends), "what it would still send cannot be read"
+
+    asyncio.run(read())
+
+
+def test_a_page_gets_the_next_delivery_when_it_has_drawn_the_one_before() -> None:
+    class Socket:
+        def __init__(self) -> None:
+            self.sent: list[str] = []
+
+        async def send_text(self, text: str) -> None:
+            self.sent.append(text)
+
+    async def deliver() -> None:
+        async def until_sent(*texts: str) -> None:
+            async with asyncio.timeout(TIMEOUT):
+                while socket.sent != list(texts):
+                    await asyncio.sleep(0)
+
+        viewer, socket = Viewer(), Socket()
+        delivering = asyncio.create_task(_deliver(socket, viewer))  # type: ignore[arg-type]
+        viewer.outbox.set("state", b"1")
+        await until_sent('{"state":1}', "{}")
+        viewer.outbox.set("state", b"2")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        viewer.outbox.set("state", b"3")
+        viewer.ready.set()
+        await until_sent('{"state":1}', "{}", '{"state":3}', "{}")
+        delivering.cancel()
+
+    asyncio.run(deliver())
 
 
 def test_a_search_is_answered_once_and_to_who_has_asked(sent: list[ToWatcher]) -> None:
@@ -305,6 +474,86 @@ def test_of_a_long_log_the_end_is_read(tmp_path: Path) -> None:
     reader = LogReader(str(tmp_path))
     reader.begin_near_end(1 << 30)
     assert len(list(reader.entries())) == 1000
+
+
+def test_of_many_new_lines_the_last_are_sent_and_the_others_counted(tmp_path: Path) -> None:
+    log = LogReader(written(tmp_path, 10))
+    sent: list[FromWatcher] = []
+    send_lines(log, 3, sent.append, first=True)  # a page does not miss what was there before it
+    send_lines(log, 3, sent.append)
+    files = LogFiles(str(tmp_path))
+    for number in range(10, 15):
+        files.write(LogEntry(number * 1_000_000_000, "info", "arm", f"step {number}"))
+    files.close()
+    send_lines(log, 3, sent.append)
+    log.close()
+    found = []
+    for message in sent:
+        assert isinstance(message, Lines)
+        found.append(([json.loads(entry)["message"] for entry in message.entries], message.skipped))
+    assert found == [(["step 7", "step 8", "step 9"], 0), (["step 12", "step 13", "step 14"], 2)]
+
+
+def test_a_log_entry_of_any_length_is_shown_in_part() -> None:
+    long, short = (
+        json.loads(encode_entry(LogEntry(0, "info", "arm", "x" * length)))["message"]
+        for length in (MAX_MESSAGE + 5, MAX_MESSAGE)
+    )
+    assert long == "x" * MAX_MESSAGE + "… 5 more characters"
+    assert short == "x" * MAX_MESSAGE
+
+
+def test_a_page_gets_the_last_lines_before_it_hears_of_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr("dora.observe.preview.watcher.DaemonClient", lambda _: None)
+
+    class Observer:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def results(self) -> Iterator[None]:
+            yield None  # the log was read a moment ago
+            written(tmp_path, 1)
+            os.close(writing)
+
+    monkeypatch.setattr("dora.observe.preview.watcher.SnapshotObserver", Observer)
+    sent: list[FromWatcher] = []
+    Watcher(Target("id", "socket", str(tmp_path)), CommandQueue(reading), sent.append).run()
+    os.close(reading)
+    lines, ended = sent
+    assert isinstance(lines, Lines) and b"step 0" in lines.entries[0]
+    assert ended == Ended()
+
+
+def test_a_frame_is_sent_whole_through_a_pipe_that_takes_it_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = bytearray()
+
+    def write(_: int, data: memoryview) -> int:
+        taken.extend(data[:3])
+        return len(data[:3])
+
+    monkeypatch.setattr("dora.observe.preview.watcher.os.write", write)
+    SendFrame(1)(Ended())
+    assert taken == frame(Ended())
+
+
+def test_a_search_whose_server_has_gone_ends_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+
+    def send(_: FromWatcher) -> None:
+        raise BrokenPipeError
+
+    answer_search(written(tmp_path, 1), Search(1), send)
+    for thread in threading.enumerate():
+        if thread.name == "dora-search":
+            thread.join(TIMEOUT)
+    assert failed == []
 
 
 # ------------------------------------------------------------------------------- who may come in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -23,8 +24,11 @@ from starlette.requests import Request
 from starlette.types import Message
 from tokens import bearer
 
-from dora.cluster.dashboard.histories import ANSWER_TIMEOUT, MOST, Histories, HistoryProcess
+from dora.cluster.dashboard.histories import ANSWER_TIMEOUT, MOST, Histories, HistoryProcess, PastFiles
 from dora.cluster.dashboard.local import listen
+from dora.cluster.dashboard.pages import Dashboard, Subject
+from dora.cluster.http.auth import keys_for
+from dora.cluster.http_api import DataflowView
 from dora.cluster.refusal import Refusal
 from dora.recording.history.worker import ANSWER
 
@@ -123,6 +127,26 @@ def test_a_comparison_holds_no_other_request_up(monkeypatch: pytest.MonkeyPatch)
     assert (no_limit, limit) == (None, ANSWER_TIMEOUT)
 
 
+def test_a_request_that_is_too_long_is_refused_before_all_of_it_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dora.cluster.dashboard.histories.MAX_REQUEST", 9)
+    parts: list[Message] = [{"type": "http.request", "body": b"12345", "more_body": True}] * 9
+
+    async def receive() -> Message:
+        return parts.pop()
+
+    async def check() -> None:
+        histories = Histories()
+        histories.open([], "lab")
+        scope = {"type": "http", "path_params": {"history": "lab"}}
+        with pytest.raises(Refusal, match="too long"):
+            await histories._answer(Request(scope, receive))
+
+    asyncio.run(check())
+    assert len(parts) == 7
+
+
 def test_an_answer_that_does_not_come_is_given_up(recording: Path) -> None:
     async def check() -> None:
         silent = subprocess.Popen(["cat", "/dev/zero"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -132,7 +156,9 @@ def test_an_answer_that_does_not_come_is_given_up(recording: Path) -> None:
                 await HistoryProcess([str(recording)], silent).ask(ABOUT)
             with pytest.raises(Refusal, match="was not read within"):
                 await HistoryProcess([str(recording)], waits).ask(ABOUT, 0.01)
-            assert waits.wait() == -signal.SIGKILL
+            assert waits.returncode == -signal.SIGKILL
+            assert waits.stdin is not None and waits.stdout is not None
+            assert waits.stdin.closed and waits.stdout.closed, "nothing is left of it"
         finally:
             for one in (silent, waits):
                 one.kill()
@@ -174,6 +200,30 @@ def test_the_oldest_of_many_is_closed(tmp_path: Path) -> None:
         assert closed == [0, 1]
         await histories.close()
         assert closed == list(range(MOST + 2))
+
+    asyncio.run(check())
+
+
+def test_a_page_that_looks_back_often_leaves_few_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = itertools.count()
+
+    def write(_: PastFiles, socket: str) -> str:  # noqa: ARG001
+        path = tmp_path / f"{next(numbers)}.mcap"
+        path.touch()
+        return str(path)
+
+    monkeypatch.setattr(PastFiles, "write", write)
+
+    async def check() -> None:
+        view = DataflowView(uuid="id", name="lab", status="Running", nodes=[])
+        dashboard = Dashboard(lambda _: Subject(view), keys_for("secret"))
+        for _ in range(MOST + 2):
+            await dashboard._look_back(Request({"type": "http", "path_params": {"dataflow": "id"}}))
+        assert sorted(int(path.stem) for path in tmp_path.iterdir()) == list(range(2, MOST + 2))
+        await dashboard.close()
+        assert list(tmp_path.iterdir()) == []
 
     asyncio.run(check())
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import time
+import weakref
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from recorded_files import T0, message_of
 
 from dora.observe.preview import images as pictures
-from dora.observe.preview.render import MAX_CURVE, MAX_POINTS, MAX_ROWS, MAX_TEXT, show
+from dora.observe.preview import topic as topics
+from dora.observe.preview.render import MAX_CURVE, MAX_POINTS, MAX_ROWS, MAX_SERIES, MAX_TEXT, show
+from dora.observe.preview.topic import MAX_STEPS, PreviewTopic
 from dora.wire.array_shape import describe
+from dora.wire.message import Message
 
 MEDIA, VISION = "std/media/v1", "std/vision/v1"
 
@@ -138,6 +145,32 @@ def test_depth_and_masks_are_pictures() -> None:
     assert len({tuple(pixels[row, 30] // 32) for row in (5, 25, 40)}) == 3
 
 
+def test_a_depth_that_is_not_known_is_black_and_a_far_one_is_not() -> None:
+    depth = np.full((48, 64), 4.0, np.float32)
+    depth[:16], depth[16:32, :32], depth[16:32, 32:] = 0.0, np.nan, np.inf
+    pixels = opened(shown(depth.reshape(-1), {"primitive": "depth", "width": 64, "height": 48}))
+    assert pixels[:30].max() < 15 and pixels[34:].min() > 200
+
+
+def test_an_image_file_that_is_too_large_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = np.frombuffer(shown(red(16, 16), {"width": 16, "height": 16}).body, np.uint8)
+    monkeypatch.setattr(pictures, "MAX_FILE", len(data))
+    assert shown(data).kind == "image"
+    monkeypatch.setattr(pictures, "MAX_FILE", len(data) - 1)
+    preview = shown(data, {"encoding": "jpeg"})
+    assert preview.kind == "curve" and "is too large for a preview" in preview.head["hint"]
+
+
+def test_a_pixel_has_its_values_and_a_place_outside_has_none() -> None:
+    size = {"width": 3, "height": 2}
+    depth = message_of(np.arange(6, dtype=np.uint16) * 500, {**size, "primitive": "depth"}, 1, T0)
+    pixels = message_of(np.arange(18, dtype=np.uint8), {**size, "encoding": "rgb8"}, 1, T0)
+    for message, text in ((depth, "2.500 m"), (pixels, "RGB 15 16 17")):
+        assert pictures.pixel_text("a/out", message, 2, 1) == text
+        for outside in ((3, 0), (0, 2), (-1, 0), (0, -1)):
+            assert pictures.pixel_text("a/out", message, *outside) == "", outside
+
+
 # ------------------------------------------------------------------------------------- boxes
 
 
@@ -207,6 +240,8 @@ def test_few_numbers_are_followed_and_many_are_a_curve() -> None:
     preview = shown(curve)
     assert preview.kind == "curve" and len(preview.head["curve"]) <= MAX_CURVE + 2
     assert preview.head["greatest"] == 9.0 and max(preview.head["curve"]) == 9.0
+    level = shown(np.full(MAX_CURVE + 1, 5.0)).head["curve"]
+    assert set(level) == {5.0}, "nothing is added at the end"
     assert shown([float(n) for n in range(20)]).head["curve"] == [float(n) for n in range(20)]
 
 
@@ -222,6 +257,9 @@ def test_structs_of_numbers_by_declared_type_are_followed() -> None:
         "names": ["a", "b"],
         "values": [0.1, 0.2],
     }
+    many = [{"names": [f"j{n}" for n in range(99)], "positions": [0.5] * 99}]
+    head = shown(many, declared="std/control/v1/JointState").head
+    assert len(head["names"]) == len(head["values"]) == MAX_SERIES
 
 
 def test_structs_are_tables_and_texts_are_texts() -> None:
@@ -245,6 +283,9 @@ def test_points() -> None:
     value = pa.array([{"points": cloud.tobytes(), "width": 10, "height": 1}], kind)
     preview = shown(value, declared=f"{MEDIA}/PointCloud")
     assert np.frombuffer(preview.body, np.float32).reshape(-1, 3)[4].tolist() == [0, 0, 7]
+    holes = np.array([1, 2, 3, np.nan, 5, 6, 7, 8, np.inf, 9, 9, 9], np.float32)
+    preview = shown(holes, {"primitive": "points3d"})
+    assert np.frombuffer(preview.body, np.float32).tolist() == [1, 2, 3, 9, 9, 9]
 
 
 @pytest.mark.parametrize(
@@ -272,3 +313,138 @@ def test_nothing_is_shown_as_nothing() -> None:
     ):
         for declared in ("", f"{MEDIA}/Image", "std/control/v1/Twist"):
             assert shown(empty, declared=declared).kind in ("values", "text", "table")
+
+
+# --------------------------------------------------------------------- the previews of one topic
+
+
+class Clock:
+    """What `time` has, on a clock of the test's: a preview takes no time, unless the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.worked = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.worked
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(topics, "time", clock)
+    return clock
+
+
+def number(value: float, owner: object = None) -> Message:
+    """Return a message that belongs into a curve; with an ``owner``, its body stays with the sender."""
+    sent = message_of(np.array([value]), {}, 1, T0)
+    return sent if owner is None else kept_by(owner, sent)
+
+
+def kept_by(owner: object, sent: Message) -> Message:
+    memory = np.frombuffer(sent.head, np.uint8)
+    return Message(sent.head, memory.ctypes.data, (owner, memory))
+
+
+def curve(topic: PreviewTopic) -> list[float] | None:
+    """Return the values of the next preview, None if there is none."""
+    preview = topic.preview()
+    if preview is None:
+        return None
+    assert preview.adds, "it goes on where the last one ended"
+    return [values[0] for _, values in json.loads(preview.head)["steps"]]
+
+
+def begun_curve() -> PreviewTopic:
+    """Return a topic that is known to be a curve."""
+    topic = PreviewTopic("a/out", "")
+    topic.take(number(0))
+    assert curve(topic) == [0] and topic.needs_all
+    return topic
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_curve_has_each_value_once() -> None:
+    topic = begun_curve()
+    assert curve(topic) is None
+    for value in (1, 2, 3):
+        topic.take(number(value))
+    assert curve(topic) == [1, 2, 3]
+    assert curve(topic) is None
+
+
+@pytest.mark.usefixtures("clock")
+def test_of_too_many_values_and_of_large_messages_the_last_one_is_shown() -> None:
+    topic = begun_curve()
+    for value in range(MAX_STEPS + 50):
+        topic.take(number(value))
+    assert curve(topic) == [*range(1, MAX_STEPS), MAX_STEPS + 49]
+    for value in range(3):
+        topic.take(number(value, owner=object()))
+    assert curve(topic) == [2]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_topic_may_change_from_numbers_to_something_else() -> None:
+    topic = begun_curve()
+    topic.take(number(1))
+    topic.take(message_of(pa.array(["done"]), {}, 2, T0))
+    preview = topic.preview()
+    assert preview is not None and not preview.adds
+    head = json.loads(preview.head)
+    assert (head["kind"], head["texts"], "steps" in head) == ("text", ["done"], False)
+    assert topic.preview() is None and not topic.needs_all
+
+
+def test_a_preview_that_took_long_is_followed_by_a_longer_pause(clock: Clock) -> None:
+    topic = PreviewTopic("a/out", "")
+    topic.take(message_of(red(4, 2), {"width": 4, "height": 2}, 1, T0))
+    clock.thread_time = iter((1.0, 1.5)).__next__  # type: ignore[method-assign]
+    assert topic.preview() is not None
+    topic.take(message_of(red(4, 2), {"width": 4, "height": 2}, 2, T0))
+    clock.now += 0.5 * topics.REST - 0.01
+    assert topic.preview() is None
+    clock.thread_time = lambda: 2.0  # type: ignore[method-assign]
+    clock.now += 0.02
+    assert topic.preview() is not None
+
+
+@pytest.mark.parametrize("shown_first", [False, True])
+def test_the_memory_of_a_sender_is_free_once_its_message_was_shown(shown_first: bool) -> None:
+    class Owner: ...
+
+    owner = Owner()
+    gone = weakref.ref(owner)
+    topic = PreviewTopic("a/out", "")
+    topic.take(number(1, owner))
+    del owner
+    assert gone() is not None
+    if shown_first:
+        assert topic.preview() is not None
+    else:
+        topic.release()
+    assert gone() is None
+    assert topic.preview() is None
+
+
+def test_a_fault_in_a_preview_spoils_only_this_preview(monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = PreviewTopic("a/out", "")
+    with monkeypatch.context() as patched:
+        patched.setattr("dora.observe.preview.render._by_arrow_type", None)
+        topic.take(number(1))
+        preview = topic.preview()
+        assert preview is not None
+        problem = json.loads(preview.head)["problem"]
+        assert problem.startswith("it cannot be shown: TypeError: ")
+
+
+def test_a_message_has_the_time_of_its_frame_or_of_its_sending() -> None:
+    taken = datetime.fromtimestamp(5, UTC)
+    for metadata, stamp in (({"timestamp": taken}, 5_000_000), ({}, T0 // 1000)):
+        message = message_of(np.array([1.0]), metadata, 1, T0)
+        assert topics.describe("a/out", "", message).head["stamp"] == stamp
+        assert topics.stamp_of(message) == stamp

@@ -13,7 +13,7 @@ from waiting import TIMEOUT
 from dora.cluster.dashboard.remote import RemoteObservers, merged
 from dora.cluster.http.relay import RelayedSession
 from dora.cluster.refusal import Refusal
-from dora.observe.preview.protocol import Ended, FromWatcher
+from dora.observe.preview.protocol import Ended, FromWatcher, page_query
 from dora.observe.queries import SnapshotQuery
 from dora.observe.rates import LinkRate
 from dora.observe.remote.protocol import DeliveryTaken, QueryEnded, decode_to_process, encode
@@ -117,7 +117,7 @@ class Machines:
         self.refusals: dict[str, Refusal] = {}
         self.messages: list[FromWatcher] = []
         self.forgotten: list[RelayedSession] = []
-        self.observers = RemoteObservers(names, {}, self._open, lambda: None, self.messages.append)
+        self.observers = RemoteObservers(names, PLACED, self._open, lambda: None, self.messages.append)
 
     def _open(self, machine: str) -> RelayedSession:
         if machine in self.refusals:
@@ -206,6 +206,55 @@ def test_a_dataflow_has_ended_when_it_has_on_all_machines() -> None:
         (await machines.sessions_of("base", 1)).end()
         await until(machines.observers._tasks[1].done)
         assert machines.messages == [Ended()]
+        await machines.observers.close()
+
+    asyncio.run(observe())
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_machine_is_asked_for_the_previews_of_its_own_nodes() -> None:
+    async def next_query(session: RelayedSession) -> SnapshotQuery:
+        async with asyncio.timeout(TIMEOUT):
+            query = decode_to_process(await session.to_observer.get())
+        assert isinstance(query, SnapshotQuery)
+        return query
+
+    async def observe() -> None:
+        machines = Machines("arm", "base")
+        sessions = [await machines.sessions_of(name, 1) for name in ("arm", "base")]
+        for session in sessions:
+            assert (await next_query(session)).previews == ()
+        # A node that was added later may be anywhere.
+        machines.observers.change_query(page_query(("camera/image", "plan/command", "new/out")))
+        assert [(await next_query(session)).previews for session in sessions] == [
+            ("camera/image", "new/out"),
+            ("plan/command", "new/out"),
+        ]
+        machines.refusals["arm"] = Refusal(503, "machine `arm` is away")
+        sessions[0].end()
+        await until(lambda: "arm" in machines.observers.faults)
+        machines.observers.change_query(page_query(("camera/image",)))
+        assert (await next_query(sessions[1])).previews == ()
+        assert sessions[0].to_observer.empty(), "nothing is sent to a machine that is away"
+        await machines.observers.close()
+
+    asyncio.run(observe())
+
+
+@pytest.mark.parametrize("gone_first", [False, True])
+def test_the_sentence_of_an_observer_is_shown_and_not_that_it_is_gone(gone_first: bool) -> None:
+    async def observe() -> None:
+        machines = Machines("arm")
+        session = await machines.sessions_of("arm", 1)
+        gone = "the observer on machine `arm` is gone"
+        session.to_client.put_nowait(encode([QueryEnded("the dataflow is not running yet")]))
+        if gone_first:
+            session.end(gone)
+        await until(session.to_client.empty)
+        await until(lambda: session.ended.is_set())
+        session.end(gone)
+        await until(lambda: "arm" in machines.observers.faults)
+        assert machines.observers.faults == {"arm": "the dataflow is not running yet"}
         await machines.observers.close()
 
     asyncio.run(observe())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import doctest
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -15,7 +16,7 @@ from waiting import TIMEOUT, wait_until
 
 from dora.observe import conflate
 from dora.observe.conflate import MOST_BYTES, ConflatedQueue
-from dora.observe.queries import EchoQuery, Line, MessageQuery, SnapshotQuery
+from dora.observe.queries import EchoQuery, Line, MessageQuery, Preview, Result, SnapshotQuery
 from dora.observe.remote import server
 from dora.observe.remote.protocol import (
     DeliveryTaken,
@@ -229,3 +230,60 @@ def test_nothing_waits_for_a_client_that_is_gone(client: Client, session: server
     ending.join(TIMEOUT)
     assert not ending.is_alive()
     client.takes.set()
+
+
+def observed(
+    monkeypatch: pytest.MonkeyPatch, kind: str, results: Iterable[Result], **counts: tuple[int, int]
+) -> None:
+    """Let queries of a kind have these results; ``counts`` are missed and seen messages of ``a/…``."""
+    observer = SimpleNamespace(
+        results=lambda: iter(results),
+        ended=True,
+        counts={f"a/{output}": both for output, both in counts.items()},
+    )
+    monkeypatch.setattr(server, kind, lambda *_, **__: observer)
+
+
+def test_lines_that_newer_ones_replaced_count_as_missed(
+    client: Client, session: server.ObserverServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_LINES", 2)
+    lines = [Line("a/x", str(number)) for number in range(5)]
+    observed(monkeypatch, "Observer", [*lines, Line("a/y", "0")], x=(1, 5), y=(0, 1))
+    session.put("a/z", Line("a/z", "0"))
+    assert client.next() == [Line("a/z", "0")]  # and does not take it yet
+    run: Any = None
+    ending = server.run_query(session, run, EchoQuery(["a/x", "a/y"]))
+    assert ending == QueryEnded(ended=True, missed={"a/x": (1 + 3, 5 - 3)})
+    client.say(DeliveryTaken())
+    assert client.next() == [*lines[-2:], Line("a/y", "0")]
+
+
+def test_previews_wait_for_one_another_if_they_go_on_and_else_replace_one_another(
+    client: Client, session: server.ObserverServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curve = [Preview("a/x", b"%d" % number, adds=True) for number in range(server.MAX_PARTS + 1)]
+    images = [Preview("a/y", b"%d" % number) for number in range(3)]
+    observed(monkeypatch, "SnapshotObserver", [*curve, *images])
+    session.put("a/z", Line("a/z", "0"))
+    client.next()
+    run: Any = None
+    server.run_query(session, run, SnapshotQuery(1.0))
+    client.say(DeliveryTaken())
+    assert client.next() == [*curve[1:], images[-1]]
+
+
+def test_the_first_end_of_a_query_counts_and_nothing_follows_it(
+    client: Client, session: server.ObserverServer
+) -> None:
+    client.takes.clear()  # so that the end waits
+    session.put("a/x", Line("a/x", "1"))
+    client.next()
+    ending = threading.Thread(target=session.finish, args=(QueryEnded("first"),), daemon=True)
+    ending.start()
+    wait_until(lambda: session._ending is not None, "the end")
+    session.put("a/x", Line("a/x", "late"))
+    client.takes.set()
+    session.finish(QueryEnded("second"))
+    ending.join(TIMEOUT)
+    assert client.next() == [QueryEnded("first")]

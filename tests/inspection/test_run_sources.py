@@ -16,6 +16,9 @@ from dora.errors import ConnectError, DoraError
 from dora.observe import load, metrics, rates, snapshot
 from dora.observe.load import Load, LoadMeter
 from dora.observe.metrics import collect_all_metrics
+from dora.observe.preview.protocol import page_query
+from dora.observe.preview.snapshot_observer import SnapshotObserver
+from dora.observe.queries import SnapshotQuery
 from dora.observe.snapshot import RunSource, Snapshot, SnapshotSources
 from dora.transport.board import CONNECTED, RECEIVED, SENT, STATE, Board
 from dora.wire.counters import EXPIRED
@@ -280,3 +283,33 @@ def test_the_first_snapshot_has_the_load_since_the_beginning(
         clock.now_ns += SECOND
         ((_, found),) = sources.refresh()
     assert [node.load and node.load.cpu_percent for node in found.nodes] == [50.0, None]
+
+
+def test_a_preview_goes_on_when_topics_are_tapped_again_and_lets_go_before_that(run: Any) -> None:
+    observer = SnapshotObserver(run, lambda: page_query(("a/x",)), enough=lambda: False)
+
+    def tap() -> None:
+        taps = [SimpleNamespace(topic=topic) for topic in observer._source.topics_here()]
+        observer._source._taps = SimpleNamespace(taps=taps, close=lambda: None)  # type: ignore[assignment]
+        observer._choose_previews()
+
+    tap()
+    preview = observer._previews["a/x"]
+    assert list(observer._previews) == ["a/x"]
+    message: Any = SimpleNamespace(owner=object())
+    observer._take("a/x", message)
+    observer._take("a/log", message)  # is tapped for its latency only
+    assert preview._last is message
+    observer._source.tap(lambda _: False, latency=False)
+    assert preview._last is None, "the memory of the sender goes with the tap"
+    tap()
+    assert observer._previews["a/x"] is preview
+
+
+def test_snapshots_end_with_the_dataflow(run: Any) -> None:
+    turns = iter(range(9))
+    query = SnapshotQuery(every=0.0)
+    observer = SnapshotObserver(run, lambda: query, enough=lambda: next(turns, None) is None)
+    run.ended = True
+    assert list(observer.results()) == []
+    assert observer.ended and run.closed

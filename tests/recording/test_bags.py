@@ -104,6 +104,30 @@ def test_decompressed_files_are_removed(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list((tmp_path / "tmp").iterdir())
 
 
+def test_nothing_decompressed_is_left_of_a_file_that_is_no_bag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "drive.mcap.zstd"
+    file.write_bytes(zstandard.compress(b"no bag at all"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    with pytest.raises(NotARecording):
+        open_recording(str(file))
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_small_disk_keeps_a_part_of_its_room_and_not_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = write_bag(tmp_path / "drive", compression=CompressionMode.FILE)
+    disk = SimpleNamespace(f_blocks=100 << 20, f_bavail=50 << 20, f_frsize=1)
+    monkeypatch.setattr("os.fstatvfs", lambda _: disk)
+    assert contents(bag) == expected()
+    disk.f_bavail = (100 << 20) // 20
+    with pytest.raises(NotARecording, match="has no room for it"):
+        open_recording(str(bag))
+
+
 def test_a_compressed_file_that_would_fill_the_disk_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,8 +162,10 @@ def test_files_of_a_bag_are_merged_by_time(tmp_path: Path) -> None:
 def test_facts_about_a_bag_are_of_all_its_files(tmp_path: Path) -> None:
     early, late = MESSAGES[:2], MESSAGES[2:]
     parts = [write_bag(tmp_path / f"part{number}", part) for number, part in enumerate((late, early, []))]
-    with open_recording(str(join_bags(tmp_path / "drive", *parts))) as opened:
+    bag = join_bags(tmp_path / "drive", *parts)
+    with open_recording(str(bag)) as opened:
         assert opened.topics["chatter"].messages == 2
+        assert opened.size == sum(file.stat().st_size for file in bag.iterdir())
         assert (opened.first_ns, opened.last_ns) == (time_of(MESSAGES[0]), time_of(MESSAGES[-1]))
         assert opened.reached_ns == 0
         for _ in opened.messages(end_ns=time_of(MESSAGES[3])):
@@ -162,6 +188,20 @@ def test_a_damage_that_only_reading_finds_is_told_afterwards(tmp_path: Path) -> 
         assert not opened.damage
         assert 20 < len(list(opened.messages())) <= 50
         assert opened.damage
+
+
+def test_messages_of_sqlite_that_were_stored_late_come_by_their_time(tmp_path: Path) -> None:
+    assert contents(write_bag(tmp_path / "drive", MESSAGES[::-1], storage=SQLITE)) == expected()
+
+
+def test_a_message_of_sqlite_without_bytes_ends_the_bag_as_damaged(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "drive", storage=SQLITE)
+    with closing(sqlite3.connect(bag / "drive.db3")) as database:
+        database.execute("UPDATE messages SET data = 'text' WHERE timestamp = ?", (time_of(MESSAGES[2]),))
+        database.commit()
+    with open_recording(str(bag)) as opened:
+        assert len(list(opened.messages())) == 2
+        assert opened.damage == "a message has no time, or no bytes"
 
 
 def test_the_tenth_file_comes_after_the_ninth(tmp_path: Path) -> None:
@@ -206,6 +246,25 @@ def test_mcap_files_of_other_programs(tmp_path: Path, options: dict[str, bool], 
     with open_recording(str(path)) as opened:
         assert opened.complete
         assert opened.left_out == {"/other": "protobuf"}
+
+
+def test_a_topic_without_its_slash_is_the_same_topic(tmp_path: Path) -> None:
+    from mcap.writer import Writer
+
+    path = tmp_path / "foxglove.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start(profile="ros2")
+        kind = LIBRARY.message("std_msgs/msg/String")
+        schema = writer.register_schema(kind.name, "ros2msg", kind.definition_text().encode())
+        for number, topic in enumerate(("chatter", "/chatter")):
+            channel = writer.register_channel(topic, "cdr", schema)
+            writer.add_message(channel, T0 + number, kind.encode({"data": topic}), T0 + number)
+        writer.finish()
+    assert [(topic, value[0]["data"]) for topic, _, value in contents(path)] == [
+        ("chatter", "chatter"),
+        ("chatter", "/chatter"),
+    ]
 
 
 # Types.

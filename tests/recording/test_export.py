@@ -12,6 +12,7 @@ import pytest
 from recorded_files import T0, write_recording
 
 from dora.cli.main import run_command_line
+from dora.recording import export_parquet
 
 STATE = pa.struct({"name": pa.string(), "angles": pa.list_(pa.float64())})
 MESSAGES = [
@@ -51,6 +52,37 @@ def test_parquet(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     ]
     assert images.column("value").to_pylist() == [bytes(12), b"", bytes(12)]
     assert images.column("shape").to_pylist() == [None, None, [2, 2, 3]]
+
+
+@pytest.mark.parametrize(("limit", "most"), [("_ROWS", 2), ("_BYTES", 16)])
+def test_so_many_messages_or_bytes_are_in_memory_at_a_time(
+    tmp_path: Path, limit: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_parquet, limit, most)
+    messages = [("arm/n", number / 10, np.array([number])) for number in range(5)]
+    path = write_recording(tmp_path / "run.mcap", messages)
+    assert run_command_line(["export", str(path), "--parquet", str(tmp_path / "out")]) == 0
+    with pq.ParquetFile(tmp_path / "out/arm/n.parquet") as file:
+        sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        table = file.read()
+    assert sizes == [2, 2, 1]
+    assert table.column("value").to_pylist() == [[number] for number in range(5)]
+    assert table.column("sequence").to_pylist() == [1, 2, 3, 4, 5]
+
+
+def test_bytes_of_which_some_are_missing_are_a_list(tmp_path: Path) -> None:
+    values = pa.array([1, None, 3], pa.uint8())
+    path = write_recording(tmp_path / "run.mcap", [("arm/n", 0.0, b"whole"), ("arm/n", 0.1, values)])
+    assert run_command_line(["export", str(path), "--parquet", str(tmp_path / "out")]) == 0
+    (whole,) = pq.read_table(tmp_path / "out/arm/n.parquet").column("value").to_pylist()
+    (parts,) = pq.read_table(tmp_path / "out/arm/n.2.parquet").column("value").to_pylist()
+    assert (whole, parts) == (b"whole", [1, None, 3])
+
+
+def test_a_file_is_written_over_only_with_force(recording: Path, tmp_path: Path) -> None:
+    command = ["export", str(recording), "--parquet", str(tmp_path / "out")]
+    assert [run_command_line(command) for _ in range(2)] == [0, 1]
+    assert run_command_line([*command, "--force"]) == 0
 
 
 def test_a_folder_relative_to_the_working_folder(

@@ -102,6 +102,31 @@ def test_messages_of_ros_and_images_are_written(tmp_path: Path, capsys: pytest.C
     assert stamped[2].header.stamp.nanosec == 9
 
 
+def test_an_image_with_a_time_that_ros_does_not_have_gets_the_time_of_sending(tmp_path: Path) -> None:
+    pixels = np.arange(24, dtype=np.uint8)
+    last = (2**31 - 1) * 10**9
+    sent = [
+        ("cam/image", 0.0, pixels, {**SIZE, "encoding": "bgr8", "stamp": stamp})
+        for stamp in (-1, last + 10**9, "soon", last)
+    ]
+    assert export(write_recording(tmp_path / "run.mcap", sent), tmp_path / "bag") == 0
+    stamps = [message.header.stamp for _, _, message in read(tmp_path / "bag")]
+    assert [stamp.sec * 10**9 + stamp.nanosec for stamp in stamps] == [T0, T0, T0, last]
+
+
+def test_what_has_an_encoding_and_is_called_no_image_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.arange(24, dtype=np.uint8)
+    sent = [
+        ("cam/mask", 0.0, pixels[:8], {**SIZE, "encoding": "mono8", "primitive": "masks"}),
+        ("cam/image", 0.1, pixels, {**SIZE, "encoding": "bgr8", "primitive": "image"}),
+    ]
+    assert export(write_recording(tmp_path / "run.mcap", sent), tmp_path / "bag") == 0
+    assert [topic for topic, _, _ in read(tmp_path / "bag")] == ["/cam/image"]
+    assert "left out: 1 message of cam/mask" in capsys.readouterr().err
+
+
 EVERY_KIND: dict[str, dict[str, Any]] = {
     "std_msgs/msg/String": {"data": "grüße"},
     "sensor_msgs/msg/Image": {

@@ -113,7 +113,8 @@ class RemoteObservers:
                     case Preview() | GraphText():
                         self._on_message(item)
                     case QueryEnded():
-                        session.reason = session.reason or item.fault
+                        session.end()  # before its connection ends, which would be the reason
+                        session.reason = item.fault or session.reason
                         if item.ended:
                             self._end(machine)
                             return True

@@ -123,6 +123,7 @@ def _packed(preview: Preview) -> bytes:
 
 
 LINGER_TIME: Final = 10.0  # seconds that a watcher outlives its last browser: a page that is loaded again
+END_TIMEOUT: Final = 2.0  # seconds; a watcher that takes longer to end is killed
 FINISH_TIMEOUT: Final = 1.5  # seconds; less than the run waits for its server
 MAX_TOPICS: Final = 16  # that one browser may look at
 RECENT_LINES: Final = 1000  # log entries that a browser gets when it opens the page
@@ -179,7 +180,7 @@ class Watch:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), 2.0)
+            await asyncio.wait_for(self._process.wait(), END_TIMEOUT)
         except TimeoutError:
             self._process.kill()
         if self._reader is not None:

@@ -140,7 +140,7 @@ async def _join(
     try:
         await asyncio.wait({reading, writing, over}, return_when=asyncio.FIRST_COMPLETED)
         present = not reading.done() and not writing.done()
-        session.end("" if present else gone_reason)
+        session.end(gone_reason)  # if it has not ended: the first reason counts
         if present:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await outgoing.join()

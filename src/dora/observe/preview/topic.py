@@ -50,8 +50,9 @@ class PreviewTopic:
         """Keep a message instead of the one before."""
         if self.needs_all and message.owner is None and len(self._steps) < MAX_STEPS:
             self._show(message)  # each value counts in a curve
-        else:
-            self._last = message
+            if self.needs_all:
+                return
+        self._last = message  # also the first one that is none of a curve: its bytes are needed as well
 
     def release(self) -> None:
         """Drop the message that is held; its memory belongs to the sender."""
