@@ -66,6 +66,12 @@ def test_messages_of_any_size_are_the_same(size: int) -> None:
     assert received(kind, sent).equals(kind.decode(sent))
 
 
+@pytest.mark.parametrize("text", [b"\2\0\0\0ab", b"\3\0\0\0\xffa\0", b"\0\0\0\0"], ids=repr)
+def test_a_text_without_a_zero_or_that_is_no_utf8_is_the_same(text: bytes) -> None:
+    kind, sent = LIBRARY.message("std_msgs/String"), b"\0\1\0\0" + text
+    assert received(kind, sent).equals(kind.decode(sent))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=60)
 @given(data=st.data())

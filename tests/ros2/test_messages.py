@@ -661,6 +661,21 @@ def test_a_value_that_python_has_no_form_for_is_named_with_its_field(
             "0001000000000000000000000500000001",
             "field 'data' claims 5 elements, but 1 bytes are left",
         ),
+        (  # the gap before the number is there, and half of the number
+            "std_msgs/Float64MultiArray",
+            "00010000000000000000000001000000" + "00" * 8,
+            "field 'data' claims 1 elements, but 4 bytes are left",
+        ),
+        (
+            "geometry_msgs/PoseWithCovariance",
+            "00010000" + "00" * 56 + "00" * 100,
+            "field 'covariance' claims 36 elements, but 100 bytes are left",
+        ),
+        (  # the gap before the pose is there, and a part of the pose
+            "geometry_msgs/PoseArray",
+            "00010000" + "00" * 8 + "0100000000000000" + "01000000" + "00" * 56,
+            "it ends within a value: it has 80 bytes",
+        ),
         (
             "test_msgs/WStrings",
             "0001000001000000ffffff00",
@@ -675,9 +690,11 @@ def test_a_value_that_python_has_no_form_for_is_named_with_its_field(
     ],
 )
 def test_bytes_that_are_no_message_are_refused(name: str, data: str, said: str) -> None:
-    with pytest.raises(MalformedMessage) as error:
-        message(name).decode(bytes.fromhex(data))
-    assert said in str(error.value)
+    kind = message(name)
+    for convert in (kind.decode, kind.transcode):
+        with pytest.raises(MalformedMessage) as error:
+            convert(bytes.fromhex(data))
+        assert said in str(error.value)
 
 
 def test_a_length_takes_no_memory_before_it_is_believed() -> None:

@@ -313,6 +313,8 @@ class RosNode(metaclass=ABCMeta):
         self._node = node
         self._siblings = context.nodes
         self._endpoints: set[RosEndpoint] = set()  # those that are open
+        # An endpoint that is made while another thread closes the node would else stay in the graph.
+        self._lock = threading.Lock()
         self._closed = False
 
     @abstractmethod
@@ -344,11 +346,12 @@ class RosNode(metaclass=ABCMeta):
         return created
 
     def _create(self, kind: Kind, name: str, type: RosType, qos: Qos) -> Any:
-        if self._closed:
-            raise TransportError(f"node {self._node.full} is closed")
         full = resolve(name, self.name, self.namespace)
-        endpoint = self._make(EndpointSpec(kind, self._node, full, type, qos, self.graph, self._forget))
-        self._endpoints.add(endpoint)
+        with self._lock:
+            if self._closed:
+                raise TransportError(f"node {self._node.full} is closed")
+            endpoint = self._make(EndpointSpec(kind, self._node, full, type, qos, self.graph, self._forget))
+            self._endpoints.add(endpoint)
         return endpoint
 
     def _forget(self, endpoint: RosEndpoint) -> None:
@@ -357,9 +360,10 @@ class RosNode(metaclass=ABCMeta):
 
     def close(self) -> None:
         """Leave the graph, and close the endpoints; a second time it does nothing."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
         for endpoint in list(self._endpoints):
             endpoint.close()
         self._end()

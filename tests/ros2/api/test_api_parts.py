@@ -7,8 +7,9 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from waiting import TIMEOUT, wait_until
 
 from dora import (
+    CallFailed,
     Ros2ActionClient,
     Ros2ActionServer,
     Ros2Context,
@@ -24,15 +26,17 @@ from dora import (
     Ros2QosPolicies,
     Ros2ServiceServer,
     Ros2Subscription,
+    Ros2Transport,
     TransportError,
 )
+from dora.errors import ConnectError
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api import actions, reports, services, topics
 from dora.ros2.api.answers import AnswerThread
 from dora.ros2.api.parameters import ParameterError, RosParameters
 from dora.ros2.api.reports import DroppedMessages, MismatchWatch, RosoutHandler, node_logger
 from dora.ros2.engine import RequestId, ServiceRequest
-from dora.ros2.graph import Endpoint, Kind, NodeName, RosGraph
+from dora.ros2.graph import UNKNOWN_NODE, Endpoint, Kind, NodeName, RosGraph
 from dora.ros2.message_queue import MessageCounters, MessageQueue
 from dora.ros2.qos import INFINITE_NS, SERVICES
 
@@ -75,9 +79,11 @@ class EngineNode:
 
     def __init__(self) -> None:
         self.servers: dict[str, EngineServer] = {}
+        self.published: dict[str, list[bytes]] = {}
 
-    def create_publisher(self, *_: Any) -> Any:
-        return SimpleNamespace(publish=lambda data: None, close=lambda: None)  # noqa: ARG005
+    def create_publisher(self, name: str, *_: Any) -> Any:
+        messages = self.published.setdefault(name.rpartition("/")[2], [])
+        return SimpleNamespace(publish=messages.append, close=lambda: None)
 
     def create_server(self, name: str, *_: Any) -> EngineServer:
         return self.servers.setdefault(name.rpartition("/")[2], EngineServer(name))
@@ -119,6 +125,7 @@ class FibonacciServer:
             node, "/fibonacci", FIBONACCI, SERVICES, LIBRARY, dropped, lambda: self.now * 1_000_000_000
         )
         self._servers = node.servers
+        self._status = node.published["status"]
 
     def ask(self, service: str, type: Any, request: dict[str, Any]) -> Any:
         """Return the response to a request."""
@@ -145,12 +152,33 @@ class FibonacciServer:
         ids = [uuid.UUID(bytes=bytes(item["goal_id"]["uuid"])) for item in found["goals_canceling"]]
         return found["return_code"], ids
 
+    def states(self) -> list[int]:
+        """Return the states of the goals, as they were published last."""
+        found: Any = LIBRARY.message("action_msgs/GoalStatusArray").decode(self._status[-1])
+        return [item["status"] for item in found[0].as_py()["status_list"]]
+
 
 @pytest.fixture(name="fibonacci")
 def _fibonacci(warnings: list[str]) -> Iterator[FibonacciServer]:
     found = FibonacciServer(warnings)
     yield found
     found.actions.close()
+
+
+def test_each_change_of_a_goal_is_published_and_goals_and_cancellations_ring(
+    fibonacci: FibonacciServer,
+) -> None:
+    rings: list[int] = []
+    fibonacci.actions.set_on_goal(lambda: rings.append(1))
+    goal_id = uuid.uuid4()
+    assert fibonacci.goal(goal_id)
+    assert (fibonacci.states(), len(rings)) == ([1], 1)
+    assert fibonacci.actions.take_goal(TIMEOUT) is not None
+    assert fibonacci.states() == [2]
+    fibonacci.cancel(goal_id.bytes)
+    assert (fibonacci.states(), len(rings)) == ([3], 2)
+    fibonacci.actions.send_result(str(goal_id), {}, "canceled")
+    assert fibonacci.states() == [5]
 
 
 def test_a_goal_that_comes_twice_is_accepted_once(fibonacci: FibonacciServer) -> None:
@@ -181,6 +209,17 @@ def test_a_goal_that_is_canceled_before_it_is_taken_stays_canceled(fibonacci: Fi
     assert fibonacci.cancel(goal_id.bytes) == (3, [])
 
 
+@pytest.mark.parametrize("what", ["take_goal", "take_cancel"])
+def test_an_end_wakes_who_waits_for_a_goal_or_a_cancellation(fibonacci: FibonacciServer, what: str) -> None:
+    found: list[object] = []
+    take = getattr(fibonacci.actions, what)
+    waiting = threading.Thread(target=lambda: found.append(take(10 * TIMEOUT)), daemon=True)
+    waiting.start()
+    fibonacci.actions.close()
+    waiting.join(TIMEOUT)
+    assert found == [None]
+
+
 def test_the_results_of_the_last_goals_are_kept_and_open_goals_too(
     fibonacci: FibonacciServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +241,7 @@ class FarServer:
     def __init__(self) -> None:
         self.accepts = True
         self.interrupts = ""  # what Ctrl-C ends
+        self.closed: list[str] = []  # what the client has left
         self.results: list[Future[bytes]] = []
         self.graph = SimpleNamespace(wait_for=lambda condition, timeout: self._reach("wait"))  # noqa: ARG005
 
@@ -212,8 +252,10 @@ class FarServer:
     def create_subscription(self, topic: str, *_: Any) -> Any:
         return SimpleNamespace(topic=topic, take=lambda timeout: None, close=lambda: None)  # noqa: ARG005
 
-    def create_client(self, *_: Any) -> Any:
-        return SimpleNamespace(call=self._call, send_request=self._send_request, close=lambda: None)
+    def create_client(self, name: str, *_: Any) -> Any:
+        return SimpleNamespace(
+            call=self._call, send_request=self._send_request, close=lambda: self.closed.append(name)
+        )
 
     def _call(self, data: bytes, timeout: float) -> bytes:  # noqa: ARG002
         self._reach("call")
@@ -265,6 +307,50 @@ def test_a_goal_whose_result_has_come_is_not_given_up() -> None:
     assert client._feedback == client._asked == {}
 
 
+def test_a_result_that_cannot_be_read_is_an_error_and_nothing_is_kept_of_its_goal() -> None:
+    server = FarServer()
+    client = client_of(server)
+    goal_id = client.send_goal({"order": 1})
+    assert goal_id is not None
+    client.request_result(goal_id).set_result(b"odd")
+    with pytest.raises(CallFailed, match="the result of a goal cannot be read"):
+        client.take_result(goal_id, 0)
+    assert client._feedback == client._asked == {}
+
+
+class TalkingServer(FarServer):
+    """One that also sends feedback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counters = MessageCounters()
+        self.feedback: MessageQueue[bytes] = MessageQueue(None, self.counters)
+
+    def create_subscription(self, topic: str, *_: Any) -> Any:
+        def close() -> None:
+            self.closed.append(topic)
+            self.feedback.close()
+
+        return SimpleNamespace(topic=topic, take=self.feedback.take, counters=self.counters, close=close)
+
+
+def test_feedback_that_cannot_be_read_is_counted_and_the_next_one_arrives() -> None:
+    server = TalkingServer()
+    client = client_of(server)
+    goal_id = client.send_goal({"order": 1})
+    assert goal_id is not None
+    good = {"goal_id": {"uuid": uuid.UUID(goal_id).bytes}, "feedback": {"sequence": [1]}}
+    for data in (b"odd", FIBONACCI.feedback_message.encode(good)):
+        server.feedback.put(data)
+    found = client.take_feedback(goal_id, TIMEOUT)
+    assert found is not None
+    assert found.to_pylist() == [{"sequence": [1]}]
+    assert server.counters.malformed == 1
+    client.close()
+    parts = ("send_goal", "get_result", "cancel_goal", "feedback")
+    assert server.closed == [f"/fibonacci/_action/{part}" for part in parts]
+
+
 def test_a_request_that_cannot_be_read_does_not_end_the_wait_for_the_next(warnings: list[str]) -> None:
     engine: Any = EngineServer("/lamp")
     type = LIBRARY.service("std_srvs/SetBool")
@@ -308,6 +394,49 @@ def test_a_context_keeps_no_node_that_is_closed() -> None:
     context.close()
 
 
+class Engines:
+    """The contexts of engines that a context of the Python interface opens. The first has no services."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened: list[Any] = []
+        self.told: list[object] = []  # the callbacks for the end of an engine
+        monkeypatch.setattr("dora.ros2.choose.choose", lambda *_, **__: None)
+        monkeypatch.setattr(Ros2Transport, "open", lambda *_: self._open())
+
+    def _open(self) -> Any:
+        engine = SimpleNamespace(
+            graph=RosGraph(),
+            malformed=0,
+            has_services=bool(self.opened),
+            set_on_failure=self.told.append,
+            close=lambda: None,
+        )
+        self.opened.append(engine)
+        return engine
+
+
+def test_the_end_of_an_engine_is_told_also_if_it_was_opened_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = Engines(monkeypatch)
+    first, second = list[object](), list[object]()
+    with Ros2Context() as context:
+        context.set_on_failure(first.append)
+        context.engine(services=False)
+        context.set_on_failure(second.append)
+    assert engines.told == [first.append, second.append]
+
+
+def test_an_engine_with_services_is_opened_once_and_none_after_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engines = Engines(monkeypatch)
+    with Ros2Context() as context:
+        found = [context.engine(services=services)[0] for services in (False, True, False, True)]
+    assert len(engines.opened) == 2
+    assert [engines.opened.index(engine) for engine in found] == [0, 1, 0, 1]
+    with pytest.raises(ConnectError, match="the ROS context is closed"):
+        context.engine(services=False)
+
+
 def test_parameters_are_served_after_a_client_has_gone(warnings: list[str]) -> None:
     node: Any = EngineNode()
     parameters = RosParameters({"speed": 1.0})
@@ -335,6 +464,17 @@ def test_requests_that_come_before_the_thread_are_answered(warnings: list[str]) 
     answers.start("answers")
     wait_until(lambda: early.answered == [b"first", b"second"], "the answers")
     answers.close()
+
+
+def test_requests_that_wait_at_the_end_get_no_response(warnings: list[str]) -> None:
+    node: Any = EngineNode()
+    type = LIBRARY.service("std_srvs/SetBool")
+    answers = AnswerThread(node, SERVICES, DroppedMessages("the server of /lamp", warnings.append))
+    server: Any = answers.serve("/lamp", type, lambda request, asked: {"success": True})  # noqa: ARG005
+    server.ask(b"late", type.request.encode({"data": True}))
+    answers.close()
+    answers._run()
+    assert (server.answered, warnings) == ([], [])
 
 
 class Clock:
@@ -531,3 +671,52 @@ def test_the_watch_keeps_nothing_of_endpoints_and_problems_that_are_over(warning
     wait_until(forgotten, "the end of the subscription")
     wait_until(lambda: not watch._changed.is_set(), "the rest until the next change")
     watch.close()
+
+
+class WatchedGraph(RosGraph):
+    """A graph with a subscription of ours, which counts how often a watch has looked at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+        self.after_look: Callable[[], None] = lambda: None
+        self.update(endpoints=[("ours", endpoint(Kind.SUBSCRIPTION, "std_msgs/msg/String", b"ours"))])
+
+    def problems(self, gid: bytes, *, checks_qos: bool) -> list[str]:
+        found = super().problems(gid, checks_qos=checks_qos)
+        self.after_look()
+        self.looks += 1
+        return found
+
+
+def test_a_change_during_the_look_of_the_watch_is_not_missed(warnings: list[str]) -> None:
+    graph, subscription = WatchedGraph(), Subscription()
+    other = endpoint(Kind.PUBLISHER, "std_msgs/msg/Bool", b"other")
+
+    def change() -> None:
+        graph.after_look = lambda: None
+        graph.update(endpoints=[("other", other)])
+
+    graph.after_look = change
+    watch = MismatchWatch(SimpleNamespace(graph=graph, checks_qos=False))  # type: ignore[arg-type]
+    watch.add(subscription, warnings.append)  # type: ignore[arg-type]
+    wait_until(lambda: warnings, "the warning")
+    watch.close()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_problem_is_told_with_the_name_of_its_node_or_late_without_it(
+    named: bool, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "_NAME_PERIOD", 10 * TIMEOUT if named else 0.05)
+    graph, subscription = WatchedGraph(), Subscription()
+    other = endpoint(Kind.PUBLISHER, "std_msgs/msg/Bool", b"other")
+    graph.update(endpoints=[("other", replace(other, node=UNKNOWN_NODE))])
+    watch = MismatchWatch(SimpleNamespace(graph=graph, checks_qos=False))  # type: ignore[arg-type]
+    watch.add(subscription, warnings.append)  # type: ignore[arg-type]
+    wait_until(lambda: graph.looks, "the look at the node without a name")
+    if named:
+        graph.update(endpoints=[("other", other)])
+    wait_until(lambda: warnings, "the warning")
+    watch.close()
+    assert [("/other" if named else UNKNOWN_NODE.name) in text for text in warnings] == [True]

@@ -151,6 +151,13 @@ def test_a_change_in_dora_may_bring_names_and_types_and_take_them() -> None:
     assert in_ros(found) == {"gain": 2.0, "new": "back"}
 
 
+def test_ros_may_set_use_sim_time_after_dora_has_deleted_it() -> None:
+    side, found, _ = bridge({"use_sim_time": True})
+    found.handle(ParamDeleted("use_sim_time"))
+    found.ros.set("use_sim_time", True)
+    assert side.sent == [{"use_sim_time": True}]
+
+
 def test_changes_on_both_sides_at_once_do_not_wait_for_each_other() -> None:
     _, found, _ = bridge({"gain": 0.5})
     events = [ParamUpdate("other", number) for number in range(500)]

@@ -6,6 +6,7 @@ import math
 import threading
 from concurrent.futures import Future
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from waiting import TIMEOUT, wait_until
 
 from dora.dataflow.ros2 import Ros2Block, Ros2BlockCalls, Ros2BlockTopic
 from dora.errors import CallFailed, SharedMemoryFull, TransportError
-from dora.node.events import Input, Reference
+from dora.node.events import Input, ParamDeleted, ParamUpdate, Reference
 from dora.node.external import External
 from dora.ros2 import InterfaceLibrary
 from dora.ros2.api.actions import RESULT_TIMEOUT
@@ -128,7 +129,9 @@ def test_an_image_has_the_time_of_its_sender_else_the_one_of_the_node() -> None:
     assert stamp_of_image(simulated(node, 7_000_000_000)) == 7
     assert stamp_of_image(node.ros, stamp=3_000_000_000, timestamp=sent) == 3
     assert stamp_of_image(node.ros, stamp="then", timestamp=sent) == 1_000_000_000
-    assert stamp_of_image(node.ros, stamp=-1, timestamp=sent) == 1_000_000_000
+    for impossible in (-1, 2**31 * 1_000_000_000):  # of which ROS has no seconds
+        assert stamp_of_image(node.ros, stamp=impossible, timestamp=sent) == 1_000_000_000
+    assert stamp_of_image(node.ros, stamp=2**31 * 1_000_000_000 - 1, timestamp=sent) == 2**31 - 1
 
 
 def test_in_a_simulation_messages_of_ros_have_the_simulated_time() -> None:
@@ -264,6 +267,30 @@ def test_where_a_send_may_wait_the_thread_of_the_node_sends_in_order() -> None:
     assert texts.next(0) is not None, "those that are delivered count no more"
 
 
+def test_where_one_output_may_wait_the_thread_of_the_node_sends_to_all() -> None:
+    node = DoraSide()
+    node.may_wait = lambda output: output == "b"  # type: ignore[method-assign]
+    side: Any = node
+    subscription: Any = TextSubscription()
+    both = Ros2BlockTopic("/texts", "std_msgs/String", "subscribe", ("a", "b"))
+    texts = SubscribedTopic(side, side.ros, both, subscription, "std_msgs/msg/String")
+    texts.set_on_message(lambda: None)
+    subscription.arrive("text")
+    assert node.sent == []
+    deliver = texts.next(0)
+    assert deliver is not None
+    deliver()
+    assert [(output, value) for output, value, _ in node.sent] == [("a", "text"), ("b", "text")]
+
+
+def test_a_message_after_a_stop_is_sent_in_no_thread_of_the_engine() -> None:
+    node = DoraSide()
+    subscription, texts, woken = texts_of(node)
+    texts.set_on_message(None)
+    subscription.arrive("late")
+    assert (node.sent, woken, subscription.pending) == ([], [], 1)
+
+
 def test_messages_that_come_while_one_is_sent_are_left_to_the_thread_of_the_node() -> None:
     node = DoraSide()
     subscription, texts, woken = texts_of(node)
@@ -372,6 +399,22 @@ def test_requests_that_no_node_answers_are_given_up(clock: Clock) -> None:
     assert server._open == {}
 
 
+def test_a_response_belongs_to_the_request_that_it_names_or_to_the_oldest() -> None:
+    side: Any = DoraSide()
+    callers: Any = Callers()
+    server = Ros2ServiceServer(callers, SET_BOOL, DroppedMessages("a server", side.log_warn))
+    ports = {"request": "request", "response": "response"}
+    served = ServedService(side, side.ros, Ros2BlockCalls("/lamp", SET_BOOL.name, "server", ports), server)
+    for _ in range(3):
+        delivery = served.next(0)
+        assert delivery is not None
+        delivery()
+    third = side.sent[2][2]["request_id"]
+    for named in ({"request_id": third}, {}, {}):
+        served.handle(event("response", pa.array([{"success": True}]), **named))
+    assert callers.answered == [3, 1, 2]
+
+
 def test_a_request_whose_answer_is_an_error_or_does_not_fit_is_given_up() -> None:
     node, engine = DoraSide(), Callers()
     side: Any = node
@@ -467,13 +510,29 @@ class LateLamp(Lamp):
         return super().send_request(data)
 
 
-def lamp_of(node: DoraSide, lamp: LateLamp) -> CalledService:
+def lamp_of(node: DoraSide, lamp: Lamp) -> CalledService:
     side: Any = node
     client: Any = lamp
     ports = {"request": "request", "response": "response"}
     return CalledService(
         side, side.ros, Ros2BlockCalls("/lamp", SET_BOOL.name, "client", ports), client, SET_BOOL
     )
+
+
+def test_requests_and_responses_that_do_not_fit_fail_and_the_next_ones_pass() -> None:
+    node, lamp = DoraSide(), Lamp()
+    called = lamp_of(node, lamp)
+    for name, value in (("asked", {"wrong": 1}), ("answered", {"data": True}), ("good", {"data": True})):
+        called.handle(event("request", pa.array([value]), request_id=name))
+    for future, data in zip(lamp.asked, (b"odd", SET_BOOL.response.encode({})), strict=True):
+        future.set_result(data)
+    while (delivery := called.next(0)) is not None:
+        delivery()
+    found = {metadata["request_id"]: metadata.get("error", "") for _, _, metadata in node.sent}
+    assert list(found) == ["asked", "answered", "good"]
+    assert "field 'wrong'" in found["asked"]
+    assert "a received message is no std_srvs/srv/SetBool_Response" in found["answered"]
+    assert found["good"] == ""
 
 
 def test_requests_wait_for_each_server_and_go_out_in_order() -> None:
@@ -703,6 +762,45 @@ def test_a_goal_that_the_client_cannot_send_ends() -> None:
     assert [metadata["error"] for _, _, metadata in node.sent] == ["a bug"]
 
 
+def test_a_goal_that_the_server_refuses_ends() -> None:
+    node, server = DoraSide(), FarServer()
+    server.send_goal = lambda value: None  # type: ignore[method-assign,assignment,return-value]  # noqa: ARG005
+    called = fibonacci(node, server)
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    deliver_next(called)
+    assert (called._open, server.results) == ({}, {})
+    assert [metadata["error"] for _, _, metadata in node.sent] == ["the server refuses the goal"]
+
+
+def test_a_cancellation_that_fails_is_told_and_the_goal_goes_on() -> None:
+    node, server = DoraSide(), FarServer()
+
+    def cancel(goal_id: str) -> None:  # noqa: ARG001
+        raise CallFailed("the server is busy")
+
+    server.cancel = cancel  # type: ignore[method-assign]
+    called = fibonacci(node, server)
+    server.accepts.set()
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    deliver_next(called)
+    called.handle(event("cancel", pa.array([], pa.uint8()), goal_id="mine"))
+    deliver_next(called)
+    assert node.warnings == ["goal mine of /fibonacci cannot be canceled: the server is busy"]
+    assert (list(called._open), node.sent) == (["mine"], [])
+
+
+def test_feedback_that_came_before_its_goal_was_accepted_goes_out_at_once() -> None:
+    node, server = DoraSide(), FarServer()
+    server.set_on_feedback = lambda goal_id, callback: callback()  # type: ignore[method-assign]  # noqa: ARG005
+    server.feedback.append("feedback")
+    called = fibonacci(node, server)
+    server.accepts.set()
+    called.handle(event("goal", pa.array([{"order": 1}]), goal_id="mine"))
+    for _ in range(2):
+        deliver_next(called)
+    assert [(output, value) for output, value, _ in node.sent] == [("feedback", "feedback")]
+
+
 class ActionServer:
     """A server of an action, which checks results."""
 
@@ -803,6 +901,15 @@ def test_what_is_due_is_done_between_events_and_at_the_end() -> None:
     assert side.timeouts == [math.inf, 0.0, math.inf]
 
 
+def test_a_changed_and_a_deleted_parameter_get_to_ros() -> None:
+    changes = [ParamUpdate("gain", 1), ParamDeleted("gain")]
+    found: list[Any] = []
+    side: Any = BusyNode([partial(changes.__getitem__, place) for place in range(2)])
+    parameters: Any = SimpleNamespace(handle=found.append)
+    BridgeNode(side, side.ros, Ros2Block(), parameters).run()
+    assert found == changes
+
+
 @pytest.mark.parametrize("kind", ["service", "action"])
 def test_a_bridge_waits_no_longer_for_a_server_than_its_limit(kind: str) -> None:
     ports = {name: name for name in ("request", "response", "goal", "feedback", "result")}
@@ -842,6 +949,15 @@ def test_an_engine_that_has_ended_is_told_in_the_thread_of_the_node() -> None:
     with pytest.raises(TransportError, match="the process 5, which has rclpy, has ended"):
         deliver()
     assert failures.next(0) is None
+
+
+def test_an_engine_that_has_ended_before_the_node_listens_is_told_at_once() -> None:
+    rung: list[int] = []
+    failures = EngineFailures()
+    failures.add(TransportError("the process 5, which has rclpy, has ended"))
+    failures.set_on_message(lambda: rung.append(1))
+    assert rung == [1]
+    assert failures.next(0) is not None
 
 
 def test_losses_beyond_the_room_on_the_board_keep_the_highest_number() -> None:

@@ -65,6 +65,14 @@ def test_a_publisher_is_reliable_and_as_deep_as_the_queue_of_its_input() -> None
     assert qos == Qos(depth=7, deadline=50)
 
 
+def test_a_publisher_of_several_inputs_has_the_deepest_queue_and_the_longest_deadline() -> None:
+    inputs = [
+        InputConfig("in", "link", "a/out", queue_size=size, deadline_ns=deadline)
+        for size, deadline in ((3, 80), (7, 50), (5, 0))
+    ]
+    assert publisher_qos(PUBLISH, inputs).qos == Qos(depth=7, deadline=80)
+
+
 def test_what_is_latched_is_kept_for_ros_and_asked_of_ros() -> None:
     rules = OutputRules(latched=LatchRule(3))
     offered = publisher_qos(PUBLISH, [InputConfig("in", "link", "a/out", source_rules=rules)]).qos

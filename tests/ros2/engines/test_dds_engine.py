@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ from ros_meeting import BASIC, STRING, Meeting, message, wait_for_match
 from waiting import TIMEOUT, wait_until
 
 from dora.errors import ConnectError, TransportError
-from dora.ros2.dds import calls, domains
+from dora.ros2.dds import calls, domains, watch
 from dora.ros2.dds.context import open_context
 from dora.ros2.dds.domains import close_domain, config_from_environment, open_domain
+from dora.ros2.dds.entities import NodeEntities, ParticipantEntities, write_entities
 from dora.ros2.dds.topics import DdsPublisher, DdsSubscription
 from dora.ros2.graph import NodeName
 from dora.ros2.qos import SENSOR_DATA, History, Qos
@@ -39,7 +41,10 @@ def test_qualities_that_do_not_match_are_told_with_both_sides(dds_engine: Meetin
         found: list[str] = ours.graph.problems(subscription.gid, checks_qos=ours.checks_qos)
         return found
 
-    assert ours.graph.wait_for(lambda: "/lidar" in "".join(problems()), TIMEOUT)
+    def has_both() -> bool:
+        return all(name in "".join(problems()) for name in ("/lidar", "/map"))
+
+    assert ours.graph.wait_for(has_both, TIMEOUT)  # discovery tells of an endpoint before its node
     assert problems() == [
         "no message passes on /scan from publisher /lidar to subscription /map: the publisher offers "
         "reliability best_effort, the subscription requests reliable; set `reliability: best_effort` here"
@@ -201,6 +206,37 @@ def test_what_cannot_be_announced_is_closed(dds_engine: Meeting, monkeypatch: py
         context.create_node("third")
     assert closed == ["/chatter0", "/chatter1"]
     assert list(context.watch._own) == [NodeName("both", "/")]
+
+
+def test_an_endpoint_that_is_closed_is_announced_no_more(dds_engine: Meeting) -> None:
+    context = dds_engine.open()
+    node = context.create_node("both")
+    for create in (node.create_publisher, node.create_subscription):
+        create("/chatter", STRING).close()
+    assert context.watch._own == {NodeName("both", "/"): (set(), set())}
+
+
+def test_nodes_that_cannot_be_read_are_counted_and_the_next_ones_are_in_the_graph(
+    dds_engine: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, good = dds_engine.open(), NodeName("good", "/")
+    data = write_entities(ParticipantEntities(bytes(16), (NodeEntities(good, (), ()),)))
+    info = SimpleNamespace(valid_data=True)
+    arrived = [[(b"odd", info), (data, info)]]
+    monkeypatch.setattr(watch, "take", lambda _: arrived.pop() if arrived else [])
+    context.watch._on_entities()
+    assert context.graph.wait_for(lambda: context.graph.nodes() == [good], TIMEOUT)
+    assert context.malformed == 1
+
+
+def test_losses_are_known_after_the_end_of_a_subscription(
+    dds_engine: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscription: Any = dds_engine.open().create_node("listener").create_subscription("/chatter", STRING)
+    lost = SimpleNamespace(total_count=3)
+    monkeypatch.setattr(subscription._reader, "get_sample_lost_status", lambda: lost)
+    subscription.close()
+    assert subscription.counters.lost == 3
 
 
 def test_a_domain_that_does_not_exist_is_refused() -> None:

@@ -32,7 +32,7 @@ from waiting import TIMEOUT, wait_until
 
 from dora.errors import CallFailed, CallTimedOut, TransportError
 from dora.ros2.graph import Kind, NodeName
-from dora.ros2.qos import Durability, History, Qos, Reliability
+from dora.ros2.qos import Durability, History, Liveliness, Qos, Reliability
 
 PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[2])]  # of the helpers, for other processes
 KEEP_ALL = Qos(history=History.KEEP_ALL)
@@ -225,6 +225,25 @@ def test_what_is_closed_refuses_to_work(engines: Meeting) -> None:
         context.create_node("talker")
 
 
+def test_an_endpoint_that_is_made_while_its_node_is_closed_is_closed_too(name_engines: Meeting) -> None:
+    context = name_engines.open()
+    node = context.create_node("hasty")
+    closing, make = threading.Thread(target=node.close), node._make
+
+    def slow(spec: Any) -> Any:
+        closing.start()
+        closing.join(0.1)  # it is not over before the endpoint is there
+        return make(spec)
+
+    node._make = slow
+    publisher = node.create_publisher("/chatter", STRING)
+    closing.join(TIMEOUT)
+    assert publisher.closed
+    assert context.graph.wait_for(
+        lambda: not context.graph.nodes() and not context.graph.endpoints(), TIMEOUT
+    )
+
+
 @pytest.mark.parametrize("name", ["a b", "", "/", "a//b", "a/", "1a", "a-b"])
 def test_a_name_that_breaks_the_rules_is_refused(engines: Meeting, name: str) -> None:
     node = engines.open().create_node("talker")
@@ -288,6 +307,20 @@ def test_nodes_and_topics_are_in_the_graph_until_they_close(engines: Meeting) ->
     wait_for_match(other, "/robot/scan", 0, 0)
     node.close()
     assert other.graph.wait_for(lambda: not other.graph.nodes() and not other.graph.endpoints(), TIMEOUT)
+
+
+def test_the_durations_and_the_liveliness_of_a_publisher_are_known_elsewhere(name_engines: Meeting) -> None:
+    ours, other = name_engines.open(), name_engines.open()
+    second = 1_000_000_000
+    qos = Qos(
+        deadline=second,
+        lifespan=2 * second,
+        liveliness=Liveliness.MANUAL_BY_TOPIC,
+        lease_duration=3 * second,
+    )
+    other.create_node("talker").create_publisher("/state", STRING, qos)
+    wait_for_match(ours, "/state", 1, 0)
+    assert [item.qos for item in ours.graph.endpoints(Kind.PUBLISHER, "/state")] == [qos]
 
 
 def test_a_context_that_comes_later_sees_what_is_there(engines: Meeting) -> None:
@@ -524,6 +557,7 @@ def test_a_call_to_a_silent_server_times_out(service_engines: Meeting) -> None:
     assert client.wait_for_service(TIMEOUT)
     with pytest.raises(CallTimedOut, match=r"/silent has not answered within 0\.05 s"):
         client.call(request(1), 0.05)
+    assert client._open == {}
 
 
 def test_closing_fails_the_calls_that_wait(service_engines: Meeting) -> None:

@@ -32,6 +32,40 @@ def test_a_server_whose_hash_is_not_known_is_one_of_the_type() -> None:
     assert graph.has_server("/set", "x/srv/A", "")
 
 
+def test_a_client_and_a_server_of_two_types_are_told_and_two_clients_are_not() -> None:
+    graph = RosGraph()
+    sides = ((b"1", Kind.CLIENT, "x/srv/A"), (b"2", Kind.SERVER, "x/srv/B"), (b"3", Kind.CLIENT, "x/srv/B"))
+    for gid, kind, type in sides:
+        entry = Endpoint(kind, NodeName(f"node{gid.decode()}", "/"), "/set", type, "", gid, None)
+        graph.update(endpoints=[(gid, entry)])
+    assert graph.problems(b"1", checks_qos=False) == [
+        "client /node1 and server /node2 do not meet on /set: the first one's type is x/srv/A, the other "
+        "one's x/srv/B"
+    ]
+    assert graph.problems(b"3", checks_qos=False) == []
+    assert len(graph.problems(b"2", checks_qos=False)) == 1
+
+
+def test_endpoints_are_found_by_their_node() -> None:
+    graph = RosGraph()
+    for number, node in enumerate((ARM, NodeName("arm", "/robot"))):
+        entry = Endpoint(Kind.PUBLISHER, node, "/state", "x/msg/A", "", bytes([number]), None)
+        graph.update(endpoints=[(number, entry)])
+    assert [item.gid for item in graph.endpoints(node=ARM)] == [b"\0"]
+
+
+def test_a_change_while_the_condition_is_asked_is_not_missed() -> None:
+    graph = RosGraph()
+
+    def condition() -> bool:
+        was_there = bool(graph.nodes())
+        if not was_there:
+            graph.update(nodes=[(1, ARM)])  # just after the look
+        return was_there
+
+    assert graph.wait_for(condition, TIMEOUT)
+
+
 @pytest.mark.parametrize("how", ["update", "replace", "wake", "close"])
 def test_who_waits_asks_again_after_each_change_until_the_end(how: str) -> None:
     graph = RosGraph()

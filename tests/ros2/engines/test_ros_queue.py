@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 from waiting import TIMEOUT, wait_until
 
@@ -107,6 +108,32 @@ def test_a_callback_that_comes_late_rings_at_once() -> None:
     queue.set_on_arrival(None)
     queue.put(2)
     assert rings == [1, 2]
+
+
+def test_a_callback_may_take_the_item_that_rings() -> None:
+    queue: MessageQueue[int] = MessageQueue(2, MessageCounters())
+    found: list[int | None] = []
+    queue.set_on_arrival(lambda: found.append(queue.take()))
+    putting = threading.Thread(target=queue.put, args=(1,), daemon=True)
+    putting.start()
+    putting.join(TIMEOUT)
+    assert found == [1]
+
+
+def test_an_item_that_comes_while_a_callback_is_set_rings() -> None:
+    queue: MessageQueue[int] = MessageQueue(2, MessageCounters())
+    rings: list[int] = []
+
+    class Items(deque[int]):
+        def __bool__(self) -> bool:  # the item comes just after the look
+            was_there = len(self) > 0
+            if not was_there:
+                queue.put(1)
+            return was_there
+
+    queue._items = Items()
+    queue.set_on_arrival(lambda: rings.append(1))
+    assert rings == [1]
 
 
 def test_gaps_are_counted_for_each_publisher() -> None:

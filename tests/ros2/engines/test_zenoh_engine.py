@@ -17,10 +17,10 @@ from ports import free_port
 from ros_meeting import STRING, Meeting, message, wait_for_subscription
 from waiting import TIMEOUT, wait_until
 
-from dora.errors import ConnectError
+from dora.errors import ConnectError, TransportError
 from dora.ros2.graph import NodeName
-from dora.ros2.qos import Durability, Qos
-from dora.ros2.zenoh.context import open_context
+from dora.ros2.qos import SENSOR_DATA, Durability, History, Qos, Reliability
+from dora.ros2.zenoh.context import ZenohContext, open_context
 from dora.ros2.zenoh.keys import attachment_bytes, node_token
 from dora.ros2.zenoh.session import open_session
 
@@ -121,6 +121,51 @@ def test_malformed_requests_are_counted_and_dropped(zenoh_engine: Meeting, sessi
 
     wait_until(asked, "two malformed requests")
     assert server.take_request() is None
+
+
+def test_a_request_that_comes_twice_is_taken_once(zenoh_engine: Meeting) -> None:
+    server: Any = zenoh_engine.open().create_node("server").create_server("/set", STRING)
+    query = SimpleNamespace(
+        payload=zenoh.ZBytes(message(1)),
+        attachment=zenoh.ZBytes(attachment_bytes(1, 0, GID)),
+        drop=lambda: None,
+    )
+    for _ in range(2):
+        server._on_query(query)
+    assert (server.counters.received, server.counters.malformed) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("qos", "blocks", "reliable"),
+    [
+        (Qos(), False, True),
+        (Qos(history=History.KEEP_ALL), True, True),
+        (Qos(Reliability.BEST_EFFORT, history=History.KEEP_ALL), False, False),
+        (SENSOR_DATA, False, False),
+    ],
+)
+def test_only_a_reliable_publisher_that_keeps_all_waits_for_slow_subscriptions(
+    zenoh_engine: Meeting, qos: Qos, blocks: bool, reliable: bool
+) -> None:
+    publisher = zenoh_engine.open().create_node("talker").create_publisher("/chatter", STRING, qos)
+    plain = publisher._plain
+    assert (plain.congestion_control == zenoh.CongestionControl.BLOCK) == blocks
+    assert (plain.reliability == zenoh.Reliability.RELIABLE) == reliable
+
+
+def test_a_context_that_cannot_watch_the_graph_leaves_no_session(
+    zenoh_engine: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[Any] = []
+
+    def fail(context: ZenohContext) -> None:
+        sessions.append(context.session)
+        raise zenoh.ZError("no answer")
+
+    monkeypatch.setattr(ZenohContext, "_watch_graph", fail)
+    with pytest.raises(TransportError, match="Zenoh cannot watch the ROS graph: no answer"):
+        zenoh_engine.open()
+    assert [session.is_closed() for session in sessions] == [True]
 
 
 def test_malformed_tokens_are_counted_and_dropped(zenoh_engine: Meeting, session: Any) -> None:

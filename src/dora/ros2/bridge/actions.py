@@ -193,12 +193,10 @@ class CalledAction(Deliveries):
                 self._node.send_output(output, found, metadata)
 
     def _result(self, key: str, goal_id: str, future: Future[bytes]) -> None:
-        if future.cancelled():
-            return  # it was given up
         goal = self._open.get(key)
         if goal is None or goal.ros_id != goal_id:
             self._client.forget(goal_id)
-            return  # it has ended, and another one may have its id
+            return  # it has ended or was given up, and another one may have its id
         self._feedback(key, goal_id)  # before the result, after which nobody expects feedback
         try:
             status, result = self._client.read_result(goal_id, future.result(0))

@@ -148,16 +148,11 @@ class GraphWatch:
                 return
             name = service[0]
             kind = Kind.CLIENT if kind is Kind.PUBLISHER else Kind.SERVER
-        try:
-            qos = read_qos(sample.qos)
-        except ValueError:
-            self._graph.malformed += 1
-            qos = None
         type_hash = ""
         if Policy.Userdata in sample.qos:
             type_hash = type_hash_of(sample.qos[Policy.Userdata].data)
         self._endpoints[gid] = Endpoint(
-            kind, UNKNOWN_NODE, name, ros_type(sample.type_name), type_hash, gid, qos
+            kind, UNKNOWN_NODE, name, ros_type(sample.type_name), type_hash, gid, read_qos(sample.qos)
         )
 
     def _join(self) -> None:
@@ -176,7 +171,7 @@ class GraphWatch:
 
 
 def read_qos(policies: Any) -> Qos:
-    """Return the quality of an endpoint that Cyclone has discovered; raises `ValueError`."""
+    """Return the quality of an endpoint that Cyclone has discovered."""
 
     def find(kind: Any) -> Any:
         return policies[kind] if kind in policies else None  # noqa: SIM401  # it has no `get`
