@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,6 +54,7 @@ class Recording:
 
     def __init__(self, folder: Path, inputs: str = "front state action episode", **settings: Any) -> None:
         self.reports: list[dict[str, Any]] = []
+        self.dropped: Counter[str] = Counter()  # by the queues of inputs
         self.root = folder / "dataset"
         self.inputs = inputs.split()
         given = {"dataset": str(self.root), "fps": 30, **settings}
@@ -60,6 +62,7 @@ class Recording:
             read_parameters(RecorderSettings, given),
             self.inputs,
             lambda report: self.reports.append(dict(report)),
+            self.dropped.__getitem__,
         )
 
     def take(self, *events: Input) -> None:

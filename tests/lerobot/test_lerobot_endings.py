@@ -97,6 +97,15 @@ def test_an_episode_that_is_asked_for_while_another_ends_has_its_first_rows(tmp_
     assert second[f"capture/{FRONT}/gaps"] == second[f"capture/{FRONT}/missing"] == 0
 
 
+def test_a_second_start_while_an_episode_ends_is_ignored(tmp_path: Path) -> None:
+    given = (0, "start"), (1.0, "end"), (1.01, "start next"), (1.02, "start other"), (2.0, "end")
+    with Recording(tmp_path, INPUTS) as recording:
+        recording.take(*late_camera(2.3, *given))
+    check_whole(recording.root, 2)
+    _, second = episodes_of(recording.root)
+    assert (second["tasks"], second["start_time"]) == (["next"], BEGIN_NS + round(1.01 * SECOND))
+
+
 def test_commands_after_a_start_concern_the_episode_that_comes_next(tmp_path: Path) -> None:
     given = (
         (0, "start"),

@@ -13,15 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_recording import BEGIN_NS, Recording, check_whole, command, frames, image, message, rows
+from waiting import TIMEOUT, wait_until
 
 from dora.errors import DoraError
+from dora.node.events import Input, Reference
 from dora.nodes.camera.pattern import number_of
 from dora.nodes.images import ImageData, encode_jpeg, image_of, to_array
-from dora.nodes.lerobot.dataset import DatasetError, read_episodes, read_info
+from dora.nodes.lerobot.dataset import SCRATCH, DatasetError, read_episodes, read_info
 from dora.nodes.lerobot.episode import Episode
-from dora.nodes.lerobot.layout import tasks_of
-from dora.nodes.lerobot.recorder import RecorderSettings
-from dora.nodes.lerobot.sampling import SECOND
+from dora.nodes.lerobot.layout import camera, tasks_of
+from dora.nodes.lerobot.recorder import RecorderSettings, captured_at
+from dora.nodes.lerobot.sampling import SECOND, Sampler
+from dora.nodes.lerobot.tracks import CameraTrack, ImageMemory
 from dora.nodes.lerobot.video import Codec, VideoWriter, read_video, to_video
 from dora.nodes.parameters import WrongParameter, read_parameters
 
@@ -154,6 +157,27 @@ def test_what_a_slow_camera_lacks_is_counted_and_the_others_keep_their_rates(tmp
     assert not gaps[:, names.index(FRONT)].any()
 
 
+def test_gaps_after_the_end_of_an_episode_are_not_its_own(tmp_path: Path) -> None:
+    with Recording(tmp_path, "state episode", on_gap="discard") as recording:
+        recording.take(message("state", 0, [0.0]), command(0, "start"))
+        recording.take(*(message("state", number / 30, [0.0]) for number in range(1, 18)))
+        recording.take(message("state", 2, [0.0]), message("state", 2.1, [0.0]))
+        recording.take(command(0.5, "end"))  # the command comes late
+    assert recording.reports == [{"saved": True, "episode": 0, "frames": 16, "outcome": "end"}]
+
+
+def test_an_episode_is_saved_also_if_its_status_cannot_be_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Recording(tmp_path) as recording:
+        monkeypatch.setattr(recording.recorder._saver, "_report", lambda _: 1 / 0)
+        recording.episode(0)
+        recording.episode(2)
+    assert recording.recorder.lost == 0
+    assert caplog.text.count("the status of the episode cannot be sent") == 2
+    check_whole(recording.root, 2)
+
+
 def test_an_episode_with_gaps_is_refused_if_that_is_set(tmp_path: Path) -> None:
     with Recording(tmp_path, on_gap="discard") as recording:
         recording.take(image("front", 0, 0), message("action", 0, [0.0]), message("state", 0, [0.0, 0.0]))
@@ -215,6 +239,43 @@ def test_a_message_that_cannot_be_used_is_counted(
     assert episode_of(recording.root, 1)[f"capture/{feature}/refused"] >= 1
 
 
+def test_messages_that_a_queue_drops_within_an_episode_are_counted(tmp_path: Path) -> None:
+    with Recording(tmp_path, "state action episode") as recording:
+        for begin, before, within in ((0, 5, 2), (2, 3, 4)):
+            recording.dropped["state"] += before
+            recording.take(message("state", begin, [0.0]), message("action", begin, [0.0]))
+            recording.take(command(begin, "start"))
+            recording.dropped["state"] += within
+            recording.take(message("state", begin + 0.1, [0.0]), command(begin + 0.1, "end"))
+    counted = [episode_of(recording.root, number) for number in range(2)]
+    assert [episode["capture/observation.state/dropped"] for episode in counted] == [2, 4]
+    assert [episode["capture/action/dropped"] for episode in counted] == [0, 0]
+
+
+def test_an_episode_begins_at_the_newest_time_of_capture_at_the_earliest(tmp_path: Path) -> None:
+    with Recording(tmp_path, "state episode") as recording:
+        recording.take(message("state", 1.0, [0.0]), message("state", 0.5, [0.0]))  # the second one is late
+        recording.take(command(0.2, "start"), message("state", 1.1, [0.0]), command(1.1, "end"))
+    assert episode_of(recording.root)["start_time"] == BEGIN_NS + SECOND
+
+
+@pytest.mark.parametrize("stamp", [BEGIN_NS + 1, (BEGIN_NS + SECOND) / SECOND, True, "today"], ids=str)
+def test_a_time_of_capture_may_be_a_number(stamp: Any) -> None:
+    sent = BEGIN_NS + 5000
+    event = Input.make("state", Reference(pa.array([0.0]), {"timestamp": stamp}, sent))
+    expected = {int: BEGIN_NS + 1, float: BEGIN_NS + SECOND}
+    assert captured_at(event) == expected.get(type(stamp), sent)
+
+
+def test_an_episode_whose_input_is_silent_until_the_end_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Recording(tmp_path) as recording:
+        recording.take(image("front", 0, 0), command(0, "start"))
+    assert "is not saved: nothing came from `state` and `action`" in caplog.text
+    check_whole(recording.root, 0)
+
+
 def test_an_episode_whose_input_is_silent_has_no_frames(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -253,6 +314,62 @@ def test_images_that_the_memory_cannot_hold_are_dropped(
         recording.take(image("front", 0, 0, (1024, 768)))
     assert "the 1 MB of memory for images that wait for their encoder are full" in caplog.text
     check_whole(recording.root, 0)
+
+
+BYTES_OF_IMAGE = 64 * 48 * 3
+
+
+def test_an_image_is_copied_and_its_memory_given_back_and_one_without_memory_is_counted(
+    tmp_path: Path,
+) -> None:
+    memory = ImageMemory(2 * BYTES_OF_IMAGE)
+    sampler: Sampler[ImageData] = Sampler(30, 30, 0)
+    track = CameraTrack("front", camera(64, 48), sampler, memory, "h264", 30, lambda _: None)
+    data = image("front", 0, 3)["value"].to_numpy().copy()
+    assert track.push(BEGIN_NS, ImageData(data, "rgb8", 64, 48))
+    data[:] = 0  # as a sender does that uses its memory again
+    path = tmp_path / "front.mp4"
+    track.begin(BEGIN_NS, path)
+    assert memory.take(BYTES_OF_IMAGE), "the other half"
+    wait_until(lambda: memory.take(BYTES_OF_IMAGE), "the memory of the image")
+    assert not track.push(BEGIN_NS + 1, ImageData(data, "rgb8", 64, 48))
+    memory.give(2 * BYTES_OF_IMAGE)
+    assert memory.take(2 * BYTES_OF_IMAGE), "to the last byte"
+    source = track.end(BEGIN_NS).result(TIMEOUT)
+    assert source.counts.dropped == 1
+    (frame,) = read_video(path, 0.0, 1, 30)
+    assert number_of(to_array(frame)) == 3
+    track.begin(BEGIN_NS, path)
+    track.close()
+    assert not path.exists(), "an episode without an end leaves no video"
+
+
+def test_an_error_that_nobody_expects_ends_the_wait_for_the_rows_of_a_camera(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler: Sampler[ImageData] = Sampler(30, 30, 0)
+    track = CameraTrack("front", camera(64, 48), sampler, ImageMemory(1), "h264", 30, lambda _: None)
+    track.begin(BEGIN_NS, tmp_path / "front.mp4")
+    monkeypatch.setattr(sampler, "end", lambda _: 1 / 0)
+    assert isinstance(track.end(BEGIN_NS).exception(TIMEOUT), ZeroDivisionError)
+    track.close()
+
+
+def test_an_episode_whose_first_image_cannot_be_used_is_lost_and_the_next_one_is_whole(
+    tmp_path: Path,
+) -> None:
+    with Recording(tmp_path, "front wrist episode") as recording:
+        recording.take(image("wrist", -0.2, 0), image("front", -0.2, 0), image("front", 0, 0, (128, 96)))
+        recording.take(image("wrist", 0, 0), command(0, "start"))
+        recording.take(image("front", 0.1, 1), image("wrist", 0.1, 1), command(0.1, "end"))
+        videos = recording.root / SCRATCH
+        wait_until(lambda: recording.reports and not list(videos.glob("0-*.mp4")), "the end of both videos")
+        recording.take(image("wrist", 1.99, 3))
+        recording.take(image("front", 1.99, 3), command(2, "start"))
+        recording.take(image("front", 2.1, 4), image("wrist", 2.1, 4), command(2.1, "end"))
+    assert [report["saved"] for report in recording.reports] == [False, True]
+    assert "the first image of the episode cannot be used" in recording.reports[0]["reason"]
+    check_whole(recording.root, 1)
 
 
 def test_a_data_set_is_continued_only_if_that_is_set(tmp_path: Path) -> None:

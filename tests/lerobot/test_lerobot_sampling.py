@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from dora.nodes.lerobot.sampling import SECOND, Pick, Sampler, rows_between
+from dora.nodes.lerobot.sampling import SECOND, Pick, Sample, Sampler, rows_between
 
 START = 1_700_000_000 * SECOND
 PATIENCE = SECOND // 2
@@ -110,6 +110,49 @@ def test_a_sample_that_comes_after_its_row_is_late() -> None:
     made.push(at(0.2), 1)
     made.push(at(0.1), 2)  # and this one is older than the sample before it
     assert made.counts.late == 2
+    made.push(at(0.48), 3)  # after the last of the rows
+    assert made.counts.late == 2
+
+
+def test_a_row_does_not_go_back_to_a_sample_that_comes_out_of_order() -> None:
+    made = sampler()
+    made.push(at(0), 0)
+    made.begin(START)
+    made.push(at(0.2), 1)
+    assert len(list(made.rows(at(0.69)))) == 6
+    assert values(list(made.rows(at(0.72)))) == [1]  # at 0.2 s
+    made.push(at(0.1), 2)
+    assert values(list(made.end(at(0.3)))) == [1, 1, 1]
+    assert (made.counts.received, made.counts.late) == (1, 1)
+
+
+def test_a_sample_that_cannot_be_used_leaves_the_one_before_and_its_gap_is_counted_once() -> None:
+    made = sampler()
+    made.push(at(0), 0)
+    made.begin(START)
+    rows = list(made.rows(at(1.0)))
+    made.push(at(0.2), 1)  # late, and too old for the row that gets it
+    (pick,) = made.rows(at(1.02))
+    assert (pick.sample.value, pick.repeated, pick.gap) == (1, False, True)
+    repeated = made.counts.repeated
+    rows.append(made.refuse(pick, Sample(at(0), 0)))
+    assert rows[-1] == Pick(Sample(at(0), 0), True, True)
+    assert made.counts.gaps == sum(row.gap for row in rows)
+    assert (made.counts.refused, made.counts.repeated) == (1, repeated + 1)
+
+
+def test_samples_after_the_end_of_an_episode_count_for_the_next_one() -> None:
+    made = sampler()
+    made.push(at(0), 0)
+    made.begin(START)
+    made.limit(at(0.1))
+    for number, time in enumerate((0.05, 0.1, 0.2, 0.25), 1):
+        made.push(at(time), number)
+    assert len(list(made.rows(at(0.25))) + list(made.end(at(0.1)))) == 4
+    assert made.counts.received == 2
+    made.begin(at(0.2))
+    assert (made.counts.received, made.counts.last) == (1, at(0.25))
+    assert values(list(made.end(at(0.2)))) == [3]
 
 
 def test_a_source_that_stops_is_missing_until_the_end() -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from waiting import TIMEOUT
+from waiting import TIMEOUT, wait_until
 
 from dora.control import ChunkError
-from dora.node.events import Input
+from dora.node.events import Input, Stop, Synced
+from dora.nodes.parameters import WrongParameter
+from dora.nodes.policy import inference as inference_module
 from dora.nodes.policy.inference import Inference
 from dora.nodes.policy.load import Policy, PolicyError, as_policy, load_policy
 from dora.nodes.policy.observations import JoinedObservation, ObservationError, Observations
-from dora.nodes.policy.policy import run
+from dora.nodes.policy.policy import Failures, run
 from dora.testing import MockNode
 from dora.transforms import nanoseconds
 
@@ -50,6 +54,12 @@ def next_of(observations: Observations) -> JoinedObservation:
     return found
 
 
+def set_of(**inputs: Any) -> Synced:
+    (event, _) = MockNode([{"type": "SYNC", "inputs": inputs}])
+    assert isinstance(event, Synced)
+    return event
+
+
 def test_one_request_gives_one_observation() -> None:
     observations = Observations(["image"], {}, on_request=True)
     observations.request()
@@ -80,20 +90,59 @@ def test_a_history_adds_a_dimension_and_repeats_the_oldest_value() -> None:
     assert found.values["image"].tolist() == [[9]]
 
 
+@pytest.mark.parametrize("history", [{"state": [-1.0, 0.0]}, {"image": [0.0], "state": [-1.0, -0.1]}])
+def test_messages_are_kept_for_the_deepest_offset(history: dict[str, Any]) -> None:
+    given = [("state", tenth / 10, [tenth]) for tenth in range(21)]
+    found = next_of(joined(*given, ("image", 2.0, [9]), **history))
+    assert found.values["state"].tolist()[0] == [10]
+
+
+def test_messages_are_kept_longer_for_histories_that_are_counted() -> None:
+    given = [("state", 0.4 * number, [number]) for number in range(5)]
+    found = next_of(joined(*given, ("image", 1.6, [9]), state=5))
+    assert found.values["state"].tolist() == [[0], [1], [2], [3], [4]]
+
+
+def test_a_message_whose_time_stamp_is_none_counts_as_captured_now() -> None:
+    (event, _) = MockNode([("state", np.array([1]), {"timestamp": "yesterday"})])
+    assert isinstance(event, Input)
+    before = datetime.now(UTC)
+    observations = joined(inputs=("state",))
+    observations.add(event)
+    assert nanoseconds(before) <= next_of(observations).time_ns <= nanoseconds(datetime.now(UTC))
+
+
+def waiting_for(observations: Observations, act: Callable[[], None]) -> JoinedObservation | None:
+    """Return the next observation; ``act`` is called once a thread waits for it."""
+    found: list[JoinedObservation | None] = []
+    waiting = threading.Thread(target=lambda: found.append(observations.next()[0]), daemon=True)
+    waiting.start()
+    wait_until(lambda: observations._condition._waiters, "the wait")  # type: ignore[attr-defined]
+    act()
+    waiting.join(TIMEOUT)
+    return found[0]
+
+
 def test_an_observation_is_used_once_and_the_wait_for_the_next_ends_with_a_message() -> None:
     observations = joined(("state", 0.0, [1]), ("image", 0.1, [2]))
     next_of(observations)
-    found: list[JoinedObservation | None] = []
-    waiting = threading.Thread(target=lambda: found.append(observations.next()[0]))
-    waiting.start()
-    observations.add(messages(("image", 0.3, [5]))[0])
-    waiting.join(10)
-    assert found[0] is not None
-    assert found[0].values["image"].tolist() == [5]
+    found = waiting_for(observations, lambda: observations.add(messages(("image", 0.3, [5]))[0]))
+    assert found is not None
+    assert found.values["image"].tolist() == [5]
 
 
 def test_the_end_ends_the_wait() -> None:
     observations = joined(("state", 0.0, [1]))
+    assert waiting_for(observations, observations.end) is None
+    assert observations.next() == (None, 0)
+
+
+def test_a_request_ends_the_wait_and_a_second_one_gives_no_observation_again() -> None:
+    observations = Observations(("state",), {}, on_request=True)
+    observations.add(messages(("state", 0.0, [1]))[0])
+    found = waiting_for(observations, observations.request)
+    assert found is not None
+    observations.request()
     observations.end()
     assert observations.next() == (None, 0)
 
@@ -139,14 +188,36 @@ def test_a_set_of_synchronised_inputs_is_an_observation(length: int) -> None:
     image, task, *states = messages(
         ("image", 0.1, [2]), ("task", 0.0, [7]), ("state", 0.0, [1]), ("state", 0.1, [3])
     )
-    inputs = {"image": dict(image), "state": [dict(state) for state in states[-length:]]}
     observations = Observations(("image", "state", "task"), {}, on_request=False)
     observations.add(task)
-    observations.add(next(iter(MockNode([{"type": "SYNC", "inputs": inputs}]))))  # type: ignore[arg-type]
+    observations.add(set_of(image=dict(image), state=[dict(state) for state in states[-length:]]))
     found = next_of(observations)
     assert found.values["state"].tolist() == [[1], [3]][-length:], "a history is a list, also of one"
     assert found.values["image"].tolist() == [2]
     assert found.values["task"].tolist() == [7]
+
+
+def test_a_set_that_is_not_complete_is_no_observation() -> None:
+    observations = Observations(("image", "state"), {}, on_request=False)
+    image, state, later = messages(("image", 0.1, [2]), ("state", 0.1, [1]), ("image", 0.2, [3]))
+    observations.add(set_of(image=dict(image), state=dict(state)))
+    next_of(observations)
+    observations.add(set_of(image=dict(later), state=None))
+    observations.end()
+    assert observations.next() == (None, 0)
+
+
+def test_a_reset_forgets_a_set_too() -> None:
+    image, state, *later = messages(
+        ("image", 0.1, [1]), ("state", 0.1, [2]), ("image", 0.3, [3]), ("state", 0.2, [4])
+    )
+    observations = Observations(("image", "state"), {}, on_request=False)
+    observations.add(set_of(image=dict(image), state=dict(state)))
+    observations.reset()
+    for event in later:
+        observations.add(event)
+    observations.end()
+    assert next_of(observations).values["state"].tolist() == [4]
 
 
 def test_values_of_several_shapes_make_no_history() -> None:
@@ -161,22 +232,28 @@ def test_values_of_several_shapes_make_no_history() -> None:
 class PolicyNode(MockNode):
     """A node with a policy. It gives the next event once the policy has taken the one before."""
 
-    def __init__(self, events: list[Input | Exception]) -> None:
+    def __init__(self, events: Sequence[Input | Stop | Exception], **parameters: Any) -> None:
         config = {"inputs": {"state": "arm/state", "reset": "ui/reset"}, "outputs": ["actions"]}
         super().__init__([], node_config=config)
         self.events = events
         self.calls = threading.Semaphore(0)
+        self.followed: list[Any] = []
+        self._parameters = {"steps_per_second": 10.0, "on_error": "continue", **parameters}
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return {"steps_per_second": 10.0, "on_error": "continue"}
+        return self._parameters
+
+    def send_output(self, output_id: str, data: Any, metadata: Any = None, **options: Any) -> None:
+        self.followed.append([event.numpy().tolist() for event in options["follows"] or ()])
+        super().send_output(output_id, data, metadata, **options)
 
     def __iter__(self) -> Any:
         for event in self.events:
             if isinstance(event, Exception):
                 raise event
             yield event
-            if event.id == "state":
+            if isinstance(event, Input) and event.id == "state" and "safe_state" not in event.metadata:
                 assert self.calls.acquire(timeout=TIMEOUT)
 
 
@@ -206,6 +283,95 @@ def test_a_reset_reaches_the_policy_once_also_after_a_failure(failures: int) -> 
 
     run(node, as_policy("act", Act()))
     assert done == [*["reset"] * (failures + 1), *["chunk"] * (3 - failures)]
+
+
+STATES = [("state", seconds, [seconds]) for seconds in (0.1, 0.2, 0.3)]
+
+
+def seen_by_policy(
+    node: Any, *, steps: tuple[int, ...] = (0,), done: Callable[[], Any] = lambda: None
+) -> list[Any]:
+    """Run a policy that knows its input and its steps; return the states that it gets."""
+    seen: list[Any] = []
+
+    def act(observation: Any) -> Any:
+        seen.append(observation["state"].tolist())
+        node.calls.release()
+        done()
+        return [[0.0]]
+
+    run(node, Policy("act", act, inputs=("state",), steps=steps))
+    return seen
+
+
+def test_a_chunk_follows_the_messages_of_its_observation() -> None:
+    node = PolicyNode(messages(*STATES))
+    seen_by_policy(node)
+    assert node.followed == [[[0.1]], [[0.2]], [[0.3]]]
+
+
+def test_a_safe_value_is_no_observation() -> None:
+    (state,) = messages(STATES[0])
+    (safe, _) = MockNode([("state", np.array([9.0]), {"timestamp": at(0.2), "safe_state": "failed"})])
+    assert isinstance(safe, Input)
+    assert seen_by_policy(PolicyNode([state, safe])) == [[0.1]]
+
+
+@pytest.mark.parametrize(("cause", "seen"), [("MANUAL", [[0.1]]), ("ALL_INPUTS_CLOSED", [[0.1], [0.2]])])
+def test_an_observation_that_waits_is_used_if_the_inputs_end_and_not_if_the_node_is_stopped(
+    cause: Any, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    end = Observations.end
+
+    def ending(self: Observations, drop: bool = False) -> None:
+        end(self, drop)
+        ended.set()
+
+    monkeypatch.setattr(Observations, "end", ending)
+    node = PolicyNode([*messages(*STATES[:2]), Stop(cause)])
+
+    def wait() -> None:
+        node.calls.release()  # the second message and the end come while the first chunk is computed
+        assert ended.wait(TIMEOUT)
+
+    assert seen_by_policy(node, done=wait) == seen
+
+
+@pytest.mark.parametrize(
+    ("parameters", "seen"),
+    [
+        ({}, [[[0.1], [0.1]], [[0.1], [0.2]], [[0.2], [0.3]]]),
+        ({"history": {"state": 1}}, [[[0.1]], [[0.2]], [[0.3]]]),
+    ],
+    ids=str,
+)
+def test_a_policy_gets_the_steps_that_it_knows_unless_the_dataflow_says_more(
+    parameters: dict[str, Any], seen: list[Any]
+) -> None:
+    assert seen_by_policy(PolicyNode(messages(*STATES), **parameters), steps=(-1, 0)) == seen
+
+
+@pytest.mark.parametrize("wanted", [0, [], [-0.1, 0.1]], ids=str)
+def test_a_history_that_is_none_is_refused(wanted: Any) -> None:
+    with pytest.raises(WrongParameter, match="it has to be a number of values, 1 or more, or offsets"):
+        seen_by_policy(PolicyNode([], history={"state": wanted}))
+
+
+def test_each_kind_of_failure_is_reported_once_and_no_more_than_a_hundred(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logged: list[str] = []
+    node: Any = SimpleNamespace(log=lambda _, text, __: logged.append(text))
+    failures = Failures("act", node)
+    for number in range(150):
+        for _ in range(2):
+            error = ValueError(f"no {number}")
+            failures.add(error)
+            failures.log(error)
+    assert failures.count == 300
+    assert logged == [f"policy `act`: ValueError: no {number}" for number in range(100)]
+    assert capsys.readouterr().err.count("ValueError: no ") == 100
 
 
 def test_a_reset_is_counted_also_if_its_observation_fails() -> None:
@@ -255,6 +421,29 @@ def test_a_policy_that_asks_gets_what_is_left_of_its_last_chunk_and_the_delay_in
     assert seen[1][0].ravel().tolist() == list(range(2, 10))
     assert seen[1][1] >= 1, "the first chunk took a part of a step"
     assert seen[2][0] is None, "the last chunk is over"
+
+
+def test_the_delay_is_the_most_of_the_last_ten_times_and_the_newest_times_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inference_module, "_TIMES", 5)
+    late = iter([50_000_000, *[10_000_000] * 11])
+    monkeypatch.setattr(
+        inference_module,
+        "time",
+        SimpleNamespace(time_ns=lambda: SECOND + next(late), monotonic_ns=lambda: 0),
+    )
+    delays: list[int] = []
+
+    def act(_: Any, delay: int) -> Any:
+        delays.append(delay)
+        return [0.0]
+
+    inference = Inference(as_policy("act", act), PERIOD)
+    for _ in range(12):
+        inference.run(JoinedObservation({}, SECOND, ()))
+    assert delays == [0, *[3] * 10, 1]
+    assert (inference.chunks, len(inference.times_ns)) == (12, 5)
 
 
 def test_a_policy_gets_the_metadata_that_it_asks_for() -> None:
@@ -322,6 +511,14 @@ def test_a_reset_reaches_the_policy_and_nothing_is_left_over() -> None:
     inference.reset()
     inference.run(observation(1.1))
     assert policy.resets == 1
+
+
+def test_a_reset_that_is_no_method_is_not_called() -> None:
+    def act(_: Any) -> Any:
+        return [0.0]
+
+    act.reset = 5  # type: ignore[attr-defined]
+    Inference(as_policy("act", act), PERIOD).reset()
 
 
 # --------------------------------------------------------------------------- loading

@@ -11,13 +11,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import msgspec
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded_files import message_of
 
-from dora.node.events import Input
+from dora.node.events import Input, Reference, Synced, Tick
 from dora.node.interceptors.event_log import EventLog
+from dora.node.receive.inbox import timed_out
 from dora.recording.mcap.event_order import OrderTail, Translation, first_numbers
 from dora.recording.mcap.process_folder import make_folder, remove_folder
 from dora.transport.shm.overwriting_ring import OverwritingRing, read_ring
@@ -268,6 +270,37 @@ def test_a_log_goes_to_the_black_box_also_after_a_pause_and_to_files_meanwhile(t
     kept = written(b"".join(read_ring(ring)))
     assert kept == [(EntryKind.BEGIN, 0), *((EntryKind.MESSAGE, number) for number in (1, 2, 3, 4))]
     assert written(path.read_bytes())[1:] == [(EntryKind.MESSAGE, 2)]
+
+
+def test_a_log_has_what_a_replay_of_timeouts_ticks_and_values_of_operators_needs(tmp_path: Path) -> None:
+    path = tmp_path / "order"
+    log = log_of(SimpleNamespace(ports={"x": SimpleNamespace(taken=9)}))
+    log.write_to(str(path))
+    log.take(timed_out(0.5))  # of a replay: it comes as an event
+    log.take(Input.make("x", Tick(5, 3)))
+    value, earlier = (Input.make("x", Reference(pa.array([1]), {}, 0)) for _ in range(2))
+    log.take(value)
+    earlier._number = 4
+    log.take(Synced({"x": earlier}))
+    log.close()
+    timeout, tick, local, sync = list(entries(path.read_bytes()))[1:]
+    assert (timeout.kind, tick.kind, tick.number, tick.content) == (
+        EntryKind.TIMEOUT,
+        EntryKind.TICK,
+        5,
+        b"3",
+    )
+    assert (local.kind, local.number) == (EntryKind.LOCAL, 9)
+    assert written(bytes(sync.content)) == [(EntryKind.LOCAL, 4)]
+
+
+def test_a_black_box_that_cannot_be_opened_ends_its_log_and_not_the_node(tmp_path: Path) -> None:
+    ring, inbox = tmp_path / "ring", SimpleNamespace()
+    ring.write_bytes(b"no ring")
+    log = log_of(inbox)
+    log.keep(str(ring))
+    log.timed_out()
+    assert inbox.event_log is None
 
 
 def test_a_log_that_cannot_be_written_ends_with_one_warning_and_the_others_go_on(

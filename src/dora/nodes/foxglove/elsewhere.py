@@ -34,7 +34,8 @@ class RemoteMessages:
         self._warn = warn
         self._wanted: dict[str, tuple[str, ...]] = {}  # by machine
         self._connections: dict[str, ObserverConnection] = {}
-        self._due: dict[str, float] = {}  # machine → when to connect; infinite while a thread connects
+        # Machine → when to connect; infinite from then on, until that fails or the connection breaks.
+        self._due: dict[str, float] = {}
         # Threads that connect only `put` here, so nothing else needs a lock.
         self._opened: queue.SimpleQueue[tuple[str, ObserverConnection | DoraError]] = queue.SimpleQueue()
         self._incoming: Incoming = queue.SimpleQueue()
@@ -71,7 +72,7 @@ class RemoteMessages:
                 connection.more()
         now = time.monotonic()
         for machine, topics in self._wanted.items():
-            if topics and machine not in self._ended and now >= self._due.get(machine, 0.0):
+            if topics and now >= self._due.get(machine, 0.0):
                 self._due[machine] = float("inf")
                 threading.Thread(
                     target=self._open, args=(machine,), name="dora-foxglove-connect", daemon=True

@@ -98,7 +98,8 @@ class Sampler(Generic[Value]):
 
     def push(self, time: int, value: Value) -> None:
         """Add a sample. Between episodes only the newest is kept."""
-        if self._waiting and time <= self._waiting[-1].time:
+        newest = self._waiting[-1] if self._waiting else self._shown
+        if newest is not None and time <= newest.time:
             self.counts.late += self._start is not None
             return
         if self._start is None:

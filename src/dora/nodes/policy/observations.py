@@ -83,19 +83,20 @@ class Observations:
     def reset(self) -> None:
         """Forget all messages, as at the beginning of an episode."""
         with self._condition:
-            self._history.clear()
-            self._set = None
+            self._forget()
             self._resets += 1
-            self._condition.notify()
 
     def end(self, drop: bool = False) -> None:
         """Report that no message comes any more. ``drop``: the observation that waits is not wanted."""
         with self._condition:
             self._ended = True
             if drop:
-                self._history.clear()
-                self._set = None
+                self._forget()
             self._condition.notify()
+
+    def _forget(self) -> None:
+        self._history.clear()
+        self._set = None
 
     # ------------------------------------------------------------------ the thread that computes
 
