@@ -223,7 +223,9 @@ def test_a_full_log_file_that_cannot_be_copied_is_emptied_and_leaves_no_copy(
     monkeypatch.setattr(os, "dup2", lambda *_: None)  # the output of the tests stays where it is
     log = ProcessLog(str(tmp_path / "log.txt"), limit=10)
     (tmp_path / "log.txt").write_bytes(bytes(11))
+    open_before = os.listdir("/dev/fd")
     log.check()
+    assert os.listdir("/dev/fd") == open_before
     assert os.listdir(tmp_path) == ["log.txt"]
     assert (tmp_path / "log.txt").read_bytes() == b""
     os.close(log._file)

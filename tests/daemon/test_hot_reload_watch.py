@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from waiting import TIMEOUT
 
-from dora.daemon.event_loop import Loop
+from dora.daemon.event_loop import Loop, Timer
 from dora.daemon.reload import watch as module
-from dora.daemon.reload.watch import FileWatch, HotReload
+from dora.daemon.reload.watch import FileWatch, HotReload, SaveNotifications
 from dora.daemon.supervisor.events import CodeChanged
-from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec
+from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, PythonEnvironment
 
 
 @pytest.fixture
@@ -166,7 +166,12 @@ class Reloading:
         return self.changes
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel sends no notifications")
+needs_notifications = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the kernel sends no notifications"
+)
+
+
+@needs_notifications
 @pytest.mark.parametrize("is_link", [False, True], ids=["file", "link"])
 @pytest.mark.parametrize("save", [save_in_place, save_by_renaming, save_with_a_backup])
 def test_a_save_that_the_kernel_reports_does_not_wait_for_the_next_poll(
@@ -189,6 +194,50 @@ def test_a_save_that_the_kernel_reports_does_not_wait_for_the_next_poll(
         assert reloading.changes == [CodeChanged("a")]
     reloading.hot.close()
     reloading.loop.close()
+
+
+@needs_notifications
+def test_each_save_that_the_kernel_reports_waits_anew_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text("import b, c")
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.py").write_text("")
+    reloading = Reloading(tmp_path, NodeSpec("a", path="a.py"))
+    timers: list[Timer] = []
+
+    def call_later(seconds: float, callback: Callable[[], None]) -> Timer:
+        timers.append(Timer(seconds, callback))
+        return timers[-1]
+
+    monkeypatch.setattr(reloading.loop, "call_later", call_later)
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.py").write_text("x = 1")
+        reloading.hot._on_saved()
+    first, second = timers
+    assert first.callback is None and second.callback is not None
+    second.callback()
+    assert reloading.changes == [CodeChanged("a")]
+    reloading.hot.close()
+    reloading.loop.close()
+
+
+@needs_notifications
+def test_the_kernel_reports_a_file_by_each_of_its_watched_names_until_it_is_no_longer_watched(
+    file: Path,
+) -> None:
+    link = file.with_name("link.py")
+    link.symlink_to(file)
+    open_before = os.listdir("/dev/fd")
+    notifications = SaveNotifications()
+    notifications.watch([str(file), str(link)])
+    file.write_text("two")
+    assert notifications.saved() == {str(file), str(link)}
+    notifications.watch([str(link)])
+    file.write_text("three")
+    assert notifications.saved() == {str(link)}
+    notifications.close()
+    assert os.listdir("/dev/fd") == open_before
 
 
 def test_a_changed_module_reloads_the_programs_that_import_it(tmp_path: Path) -> None:
@@ -231,6 +280,16 @@ def test_a_new_import_is_watched_from_then_on(tmp_path: Path) -> None:
     assert reloading.poll() == [CodeChanged("a")]
     (tmp_path / "fresh.py").write_text("x = 1")
     assert reloading.poll() == [CodeChanged("a")]
+    reloading.loop.close()
+
+
+def test_the_imports_of_code_that_cannot_be_read_stay_watched(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import helper")
+    (tmp_path / "helper.py").write_text("")
+    reloading = Reloading(tmp_path, NodeSpec("a", path="a.py"))
+    for name, text in (("a.py", "import helper\nx = ("), ("helper.py", "x = 1")):
+        (tmp_path / name).write_text(text)
+        assert reloading.poll() == [CodeChanged("a")]
     reloading.loop.close()
 
 
@@ -299,4 +358,16 @@ def test_code_with_an_error_is_not_started_by_saving_another_file(tmp_path: Path
     assert len(reloading.notes) == 2
     (tmp_path / "helper.py").write_text("x = 2")
     assert reloading.poll() == [CodeChanged("a")]
+    reloading.loop.close()
+
+
+def test_code_for_an_interpreter_of_its_own_is_not_compiled_by_the_one_of_the_daemon(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.py").write_text("")
+    node = NodeSpec("a", path="a.py", hot_reload="replace", python=PythonEnvironment())
+    reloading = Reloading(tmp_path, node)
+    (tmp_path / "a.py").write_text("words of a newer Python")
+    assert reloading.poll() == [CodeChanged("a")]
+    assert reloading.notes == []
     reloading.loop.close()

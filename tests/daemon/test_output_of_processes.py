@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
 
 import pytest
-from waiting import TIMEOUT
+from waiting import TIMEOUT, alive, wait_until
 
 from dora.daemon.event_loop import Loop
 from dora.daemon.logs.entry import Stream
@@ -26,6 +27,14 @@ LEAVES_A_FAST_WRITER = """
 import subprocess, sys
 print(*range(9000), sep="\\n", flush=True)
 subprocess.Popen(["yes"], start_new_session=True, stderr=subprocess.DEVNULL)
+sys.exit(3)
+"""
+
+LEAVES_SILENT_PROCESSES = """
+import subprocess, sys
+outside = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+inside = subprocess.Popen(["sleep", "1000"])
+print(outside.pid, inside.pid, "no end", sep="\\n", end="", flush=True)
 sys.exit(3)
 """
 
@@ -113,3 +122,95 @@ def test_a_node_that_prints_without_a_pause_leaves_the_daemon_time_for_everythin
     finally:
         reading.close()
     assert longest <= 5000  # lines at once
+
+
+def test_processes_that_a_node_leaves_do_not_hold_up_its_end_and_those_of_its_group_end_with_it() -> None:
+    lines: list[str] = []
+    reading = Reading([sys.executable, "-c", LEAVES_SILENT_PROCESSES], lines.append)
+    try:
+        reading.until(lambda: reading.ends)
+        assert reading.ends == [(3, None)] and lines[2:] == ["no end"]
+        wait_until(lambda: not alive(int(lines[1])), "the end of the process in the group")
+        assert alive(int(lines[0]))
+    finally:
+        reading.close()
+        os.kill(int(lines[0]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_process_that_has_ended_leaves_no_descriptor_and_no_zombie(is_killed: bool) -> None:
+    open_before = os.listdir("/dev/fd")
+    reading = Reading(["yes"] if is_killed else ["true"], lambda _: None)
+    if is_killed:
+        reading.child.kill_now()
+    else:
+        reading.until(lambda: reading.ends)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(reading.child.pid, os.WNOHANG)
+    reading.loop.close()
+    assert os.listdir("/dev/fd") == open_before
+
+
+def test_a_process_that_is_forgotten_before_it_is_reaped_reports_no_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = Reading(["true"], lambda _: None)
+    reap: list[Callable[[int | None], None]] = []
+    monkeypatch.setattr(reading.child._process, "reap", lambda _, done: reap.append(done))
+    reading.until(lambda: reap)
+    reading.child.close()
+    reap[0](0)
+    assert reading.ends == []
+    reading.loop.close()
+    os.waitpid(reading.child.pid, 0)
+
+
+def test_while_a_process_that_has_ended_is_not_reaped_the_loop_has_nothing_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = Reading(["true"], lambda _: None)
+    reap: list[Callable[[int | None], None]] = []
+    monkeypatch.setattr(reading.child._process, "reap", lambda _, done: reap.append(done))
+    reading.until(lambda: reap and not reading.child._outputs)
+    woken: list[float] = []
+    reading.loop.call_later(0.05, lambda: woken.append(time.monotonic()))
+    rounds = 0
+    while not woken:
+        reading.loop.run_once(None)
+        rounds += 1
+    assert rounds <= 2
+    reap[0](os.waitpid(reading.child.pid, 0)[1])
+    assert reading.ends == [(0, None)]
+    reading.loop.close()
+
+
+def test_a_node_ends_as_soon_as_nobody_holds_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "LINGER", 10 * TIMEOUT)
+    lines: list[str] = []
+    reading = Reading([sys.executable, "-c", LEAVES_SILENT_PROCESSES], lines.append)
+    reading.until(lambda: reading.child._reaped and len(lines) == 2)
+    assert reading.ends == []
+    os.kill(int(lines[0]), signal.SIGKILL)
+    reading.until(lambda: reading.ends)
+    assert reading.ends == [(3, None)] and lines[2:] == ["no end"]
+    reading.close()
+
+
+def test_a_process_that_has_ended_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(["true"], lambda _: None)
+    reading.until(lambda: reading.ends)
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "killpg", lambda *signal: sent.append(signal))
+    reading.child.signal(signal.SIGTERM)
+    reading.child.kill_now()
+    assert sent == []  # its number may be that of another group by now
+    reading.close()
+
+
+def test_a_process_is_waited_for_a_limited_time_and_closed_once() -> None:
+    process = PlainProcess(["sleep", "1000"], env=dict(os.environ), cwd="/")
+    process.reap_now(0.0)
+    os.kill(process.pid, signal.SIGKILL)
+    process.reap_now(TIMEOUT)
+    for _ in range(2):
+        process.close()

@@ -108,6 +108,18 @@ def test_held_lines_that_a_node_does_not_read_when_it_runs_are_counted_as_lost()
     assert run.router.sent == run.router.dropped == {link.slot: 1}
 
 
+def test_held_lines_are_delivered_once_however_often_the_node_starts() -> None:
+    run = captured(send_stdout_as="o")
+    run.taking["b"] = None
+    run.router.line("a", "stdout", "held")
+    run.taking["b"] = True
+    for _ in range(2):
+        run.router.release("b")
+    assert [frame.text for _, frame in run.delivered] == ["held\n"]
+    (link,) = run.plan.links
+    assert run.router.sent == {link.slot: 1}
+
+
 def test_lines_that_a_node_does_not_read_are_counted_as_lost() -> None:
     run = captured(send_stdout_as="o")
     run.taking["b"] = False

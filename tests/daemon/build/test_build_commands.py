@@ -1,17 +1,20 @@
 """Build commands: how they are read, where they run, and what is said when one fails."""
 
+import contextlib
 import json
 import os
 import sys
+import threading
 
 import pytest
 from waiting import wait_until
 
 from dora.daemon.build import build as builds
 from dora.daemon.build.build import build_dataflow
-from dora.daemon.build.subprocesses import CommandFailed, Processes
+from dora.daemon.build.subprocesses import CommandFailed, Processes, Stopped
 from dora.daemon.options import BuildOptions
 from dora.daemon.processes.launch_spec import launch_spec
+from dora.daemon.template.children import descendants
 from dora.dataflow.model import Dataflow, NodeSpec, PythonEnvironment
 from dora.errors import BuildError
 
@@ -241,7 +244,14 @@ def test_a_parallel_build_runs_the_nodes_at_the_same_time(tmp_path):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("waits", ["python wait.py", "sh -c 'python wait.py; true'"])
+@pytest.mark.parametrize(
+    "waits",
+    [
+        "python wait.py",
+        "sh -c 'python wait.py; true'",
+        pytest.param("sh -c 'trap \"\" TERM; python wait.py; true'", marks=pytest.mark.slow),
+    ],
+)
 def test_a_failure_in_a_parallel_build_ends_the_others_and_is_shown_whole(tmp_path, waits):
     (tmp_path / "wait.py").write_text(WAIT)
     (tmp_path / "fail.py").write_text(FAIL)
@@ -261,3 +271,71 @@ def test_a_program_that_ends_before_it_reads_its_input_says_why():
             processes.run(why, what="it", cwd="/", env=os.environ, log=None, stdin="x" * (1 << 20))
     finally:
         processes.close()
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="the processes of a build are found in /proc")
+def test_programs_of_a_build_leave_nothing_to_be_ended_later(monkeypatch):
+    signals = []
+    monkeypatch.setattr("os.killpg", lambda *signal: signals.append(signal))
+    before = descendants(os.getpid())
+    processes = Processes(parallel=True)
+    lines = processes.run(["printf", "one\\ntwo"], what="it", cwd="/", env=os.environ, log=None)
+    assert lines == ["one", "two"]
+    processes.stop()
+    processes.close()
+    assert signals == []  # its number may be that of another group by now
+    assert descendants(os.getpid()) == before
+
+
+def test_no_program_starts_once_a_build_is_stopped():
+    processes = Processes()
+    processes.stop()
+    with pytest.raises(Stopped):
+        processes.run(["true"], what="it", cwd="/", env=os.environ, log=None)
+    processes.close()
+
+
+@pytest.mark.processes
+def test_a_build_command_does_not_read_the_input_of_dora(tmp_path):
+    ours = os.dup(0)
+    read, write = os.pipe()
+    os.dup2(read, 0)
+    try:
+        os.write(write, b"for dora\n")
+        os.close(write)
+        show = "import sys; print([sys.stdin.read()])"
+        assert build(dataflow(tmp_path, python(show)))[1] == ["['']"]
+    finally:
+        os.dup2(ours, 0)
+        os.close(ours)
+        os.close(read)
+
+
+def test_two_installers_do_not_change_an_environment_at_the_same_time(tmp_path, monkeypatch):
+    meeting, met = threading.Barrier(2), []
+
+    def run(*_, **__):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.append(meeting.wait(0.3))
+        return []
+
+    monkeypatch.setattr(Processes, "run", run)
+    flow = nodes(tmp_path, a="pip install no-such-package", b="pip install no-such-package-either")
+    assert build(flow, parallel=True)[0] == 2
+    assert met == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_progress_of_a_build_ends_with_it(tmp_path, monkeypatch, fails):
+    def run(*_, **__):
+        if fails:
+            raise CommandFailed("it failed")
+        return []
+
+    monkeypatch.setattr(Processes, "run", run)
+    seen = []
+    with pytest.raises(BuildError) if fails else contextlib.nullcontext():
+        build_dataflow(dataflow(tmp_path, "make"), lambda _: None, on_build=seen.append)
+    assert seen[0].ended.is_set()
+    assert (seen[0].done, seen[0].steps) == (0 if fails else 1, 1)

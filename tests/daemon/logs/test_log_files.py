@@ -164,6 +164,20 @@ def test_after_a_failure_the_file_that_is_there_then_is_written(tmp_path, full_d
     assert messages(tmp_path / "log_cam.jsonl") == ["c"]
 
 
+def test_neither_a_rotation_nor_a_failure_nor_the_end_leaves_a_file_open(tmp_path, full_disk):
+    now = 0.0
+    before = os.listdir("/dev/fd")
+    log = LogFiles(str(tmp_path), {"cam": LogOptions(max_log_size=1)}, clock=lambda: now)
+    for room in (10_000, 0, 10_000):
+        full_disk.room = room
+        for message in "abc":
+            log.write(entry(message))
+        now += RETRY_AFTER
+    assert len(os.listdir("/dev/fd")) == len(before) + 1
+    log.close()
+    assert os.listdir("/dev/fd") == before
+
+
 def test_a_folder_that_cannot_be_made_is_reported_once(tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     trouble = []

@@ -104,6 +104,48 @@ def test_a_file_that_is_rotated_while_it_is_opened_is_read_before_the_next_one(t
     file.close()
 
 
+def test_what_is_written_before_a_rotation_is_read_though_the_file_was_read_to_its_end(
+    tmp_path: Path,
+) -> None:
+    class Rotating(RotatedFile):
+        is_due = False
+
+        def _later(self) -> Collection[tuple[str, int]]:
+            if self.is_due:
+                self.is_due = False
+                with open(tmp_path / "log.jsonl", "ab") as present:
+                    present.write(b"2\n")
+                (tmp_path / "log.jsonl").rename(tmp_path / "log.1.jsonl")
+                (tmp_path / "log.jsonl").write_bytes(b"3\n")
+            return super()._later()
+
+    (tmp_path / "log.jsonl").write_bytes(b"1\n")
+    file = Rotating(str(tmp_path / "log"))
+    assert list(file.read()) == [b"1\n"]
+    file.is_due = True
+    assert list(file.read()) == [b"2\n", b"3\n"]
+    file.close()
+
+
+def test_in_the_middle_of_a_rotation_the_rotated_files_are_read_as_those_of_their_node(
+    tmp_path: Path,
+) -> None:
+    files = LogFiles(str(tmp_path), {"a": LogOptions(max_log_size=1, max_rotated_files=9)})
+    for number in range(3):
+        files.write(entry("a", number, str(number)))
+    files.close()
+    follower = LogReader(str(tmp_path))
+    assert messages(follower) == ["0", "1", "2"]
+    for number in (2, 1):
+        (tmp_path / f"log_a.{number}.jsonl").rename(tmp_path / f"log_a.{number + 1}.jsonl")
+    (tmp_path / "log_a.jsonl").rename(tmp_path / "log_a.1.jsonl")
+    assert messages(follower) == []
+    assert messages(LogReader(str(tmp_path), "a")) == ["0", "1", "2"]
+    files.write(entry("a", 3, "3"))
+    files.close()
+    assert messages(follower) == ["3"]
+
+
 @pytest.mark.parametrize(("size", "count"), [(3, 1), (4, 1), (6, 2), (99, 3)])
 def test_near_its_end_a_file_is_read_from_a_whole_line_on(tmp_path: Path, size: int, count: int) -> None:
     lines = [b"11\n", b"22\n", b"33\n"]

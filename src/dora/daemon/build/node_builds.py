@@ -27,7 +27,7 @@ from dora.daemon.build.inline_script import with_inline_environments
 from dora.daemon.build.own_wheel import write_wheel
 from dora.daemon.build.pip import Fault, faults, pip_command, plan
 from dora.daemon.build.shadowing import NAME, has_upstream, installer_environment, mend
-from dora.daemon.build.subprocesses import BuildLog, Processes, Stopped
+from dora.daemon.build.subprocesses import BuildLog, Processes
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import BuildOptions
 from dora.daemon.processes.interpreter import FOLDER, Interpreter, find_uv, uv_environment, wheel_path
@@ -111,10 +111,7 @@ class NodeBuilds:
             jobs = [pool.submit(self._build_node, spec) for spec in specs]
             try:
                 for job in as_completed(jobs):
-                    try:
-                        job.result()
-                    except Stopped:
-                        pass  # another command has failed first, and its error is raised
+                    job.result()
             except BaseException:
                 # First of all: the pool waits for its threads, and they for their commands.
                 self._processes.stop()

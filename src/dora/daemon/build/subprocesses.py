@@ -185,8 +185,6 @@ class Processes:
         if diagnostics is not None:
             diagnostics.debug("%s: status %d after %.2f s", words[0], status, time.monotonic() - begun)
         if status != 0:
-            if self._stopped:
-                raise Stopped
             shown = lines if self._parallel or log is None else lines[-TAIL_LINES:]
             raise CommandFailed(f"{what} {_describe_status(status)}{hint}", shown)
         return lines

@@ -79,7 +79,8 @@ class LogReader:
     def entries(self) -> Iterator[LogEntry]:
         """Yield what has been written since the last call, in the order of time."""
         for node in self.nodes() if self._node is None else [self._node]:
-            if node not in self._files:
+            # During a rotation, `log_a.1.jsonl` may be there without `log_a.jsonl`.
+            if node not in self._files and rotated_from(node) not in self._files:
                 self._files[node] = RotatedFile(f"{self._directory}/log_{node}")
         return heapq.merge(
             *(_entries(file) for file in self._files.values()), key=lambda entry: entry.timestamp_ns
