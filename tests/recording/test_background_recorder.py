@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 from recording_flows import Folder, end
 from waiting import wait_until
@@ -12,9 +15,9 @@ from waiting import wait_until
 from dora.daemon.client import running
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
-from dora.recording.recorder.control import ask, statuses
+from dora.recording.recorder.control import RecorderStatus, ask, statuses
 from dora.recording.recorder.options import RecordingOptions
-from dora.recording.recorder.process import BackgroundRecorder
+from dora.recording.recorder.process import BackgroundRecorder, RecorderReport
 
 pytestmark = pytest.mark.processes
 
@@ -102,3 +105,19 @@ def test_a_killed_recorder_is_noticed(folder: Folder) -> None:
         background.wait_until_recording()
         background._process.kill()
         assert background.wait() is None
+
+
+def test_a_recorder_that_cannot_go_on_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that keeps the last seconds does when there is no memory: it has no file to tell it in."""
+    status = RecorderStatus(pid=1, path="a.mcap", started=0, topics=[], messages=0, bytes=0)
+    reports = RecorderReport(recording=status), RecorderReport(error="there is no memory")
+    lines = b"".join(msgspec.json.encode(report) + b"\n" for report in reports)
+    program = f"import sys; sys.stdin.readline(); sys.stdout.buffer.write({lines!r})"
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda _, **options: start([sys.executable, "-c", program], **options)
+    )
+    background = BackgroundRecorder()
+    background.begin("", RecordingOptions())
+    assert background.wait() is None
+    assert (background.problem, background.killed) == ("there is no memory", False)

@@ -91,6 +91,15 @@ def test_a_chunk_is_handed_over_when_it_is_full_or_old() -> None:
     assert [span["node/0"][2] for span in stage.flush()] == [4, 2]
 
 
+def test_a_full_chunk_takes_no_small_message_either() -> None:
+    stage = Stage()
+    for number in range(1, 5):
+        stage.send(0, np.zeros(1 << 20, np.uint8), number)
+    stage.send(0, b"small", 5)
+    stage.filler.poll()
+    assert [span["node/0"] for span in stage.flush()] == [(1, 4, 4), (5, 5, 1)]
+
+
 def test_an_outsized_message_has_a_chunk_of_its_own() -> None:
     stage = Stage()
     stage.send(0, b"small", 1)
@@ -234,6 +243,10 @@ def test_without_memory_context_messages_wait() -> None:
     stage.filler.flush()
     times += [(chunk.first, chunk.last) for chunk in stage.chunks]
     assert times == [(1, 4), (5, 8), (9, 10)], "nothing was lost"
+    stage.chunks.clear()
+    assert stage.filler.add_context(iter(()))
+    stage.filler.flush()
+    assert not stage.chunks, "none comes twice"
 
 
 def inspection(*machines: str) -> Inspection:
@@ -294,10 +307,12 @@ def test_an_added_output_that_cannot_be_tapped_is_missing_and_tried_again(
     taps = RecorderTaps(run, begun, (), together=True, begun_ns=0)
     lease: Any = taps._lease
     lease.broken, lease.refused = {1}, {2}
-    lease.words[WORDS + SENT], lease.words[2 * WORDS + SENT] = 5, 6
+    for slot, sent in ((1, 5), (2, 6), (3, 7)):
+        lease.words[slot * WORDS + SENT] = sent
     taps.follow(grown)
     assert [topic.name for topic in taps.topics] == ["0/out", "3/out"]
     assert taps.untapped() == {"1/out": 5, "2/out": 6}
+    assert taps.topics[1].before == 7, "what it sent before its tap was open is not expected"
     assert lease.slots == {0, 3}, "an output without a tap has no lease"
     lease.broken = set()
     taps.follow(grown)

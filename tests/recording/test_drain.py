@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import resource
+import select
 import socket
+import threading
+from functools import partial
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+from waiting import TIMEOUT
 
-from dora.recording.recorder import recorder
-from dora.recording.recorder.control import ControlClient, RecorderRequest
+from dora.errors import ConnectError, DoraError
+from dora.recording.mcap.format import RecordingStart
+from dora.recording.recorder import control, recorder
+from dora.recording.recorder.control import ControlClient, ControlSocket, RecorderRequest
+from dora.recording.recorder.options import RecordingOptions
 from dora.recording.recorder.recorder import Recorder
-from dora.recording.recorder.sinks import RingSink, topic_ends
+from dora.recording.recorder.sinks import Expected, RingSink, topic_ends
+from dora.wire.daemon_protocol import DataflowText
 
 
 def test_a_recorder_whose_taps_stay_half_full_serves_its_clients() -> None:
@@ -171,6 +183,7 @@ def test_a_failure_that_comes_with_the_end_is_saved(is_known: bool) -> None:
         ending._context.failed = {"a"}
     Recorder._drain(ending)
     assert ending._sink.save.call_count == (not is_known)
+    assert ending._context.failed == {"a"}, "the end of a file tells it, too"
 
 
 def test_a_ring_saves_a_failure_once_and_the_next_one_in_a_file_of_its_own() -> None:
@@ -207,6 +220,28 @@ def test_a_command_that_goes_away_is_forgotten() -> None:
     assert recording._clients == [] and mine.fileno() == -1
 
 
+def test_a_recorder_with_more_files_than_select_knows_serves_its_clients() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("the system allows too few open files")
+    quiet, other = socket.socketpair()
+    mine, its = socket.socketpair()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    try:
+        late = socket.socket(fileno=fcntl.fcntl(mine, fcntl.F_DUPFD_CLOEXEC, 1500))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    recording = MagicMock(_clients=[ControlClient(late)], _save=False, _wake_read=quiet)
+    recording._run.configure_mock(ended=None, fileno=quiet.fileno)
+    recording._control.fileno = quiet.fileno
+    recording._serve, recording._answer = partial(Recorder._serve, recording), MagicMock()
+    its.sendall(b'{"do":"save"}\n')
+    assert not Recorder._wait(recording, 0.0)
+    assert recording._answer.call_args.args[1] == RecorderRequest("save")
+    for each in (quiet, other, mine, its, late):
+        each.close()
+
+
 def test_the_end_of_a_recorder_closes_its_clients() -> None:
     pairs = [socket.socketpair() for _ in range(2)]
     waiting, stopping = (ControlClient(mine) for mine, _ in pairs)
@@ -215,6 +250,23 @@ def test_the_end_of_a_recorder_closes_its_clients() -> None:
         its.setblocking(False)
         assert its.recv(1) == b""
         its.close()
+
+
+def test_only_the_user_of_a_recorder_reaches_it(runtime_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = ControlSocket(runtime_root)
+    path = f"{runtime_root}/rec-{os.getpid()}"
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    for is_own in (True, False):
+        monkeypatch.setattr(control, "is_own_peer", lambda _, is_own=is_own: is_own)
+        with socket.socket(socket.AF_UNIX) as its:
+            its.settimeout(TIMEOUT)
+            its.connect(path)
+            client = listening.accept()
+            if client is not None:
+                client.close()
+            assert (client is not None, its.recv(1)) == (is_own, b"")
+    listening.close()
+    assert not os.path.exists(path), "nobody asks a recorder that has ended"
 
 
 def test_a_request_has_a_limit() -> None:
@@ -231,3 +283,130 @@ def test_a_request_has_a_limit() -> None:
             client.read()
     client.close()
     its.close()
+
+
+def test_a_file_that_cannot_be_written_ends_the_recording_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_LAST_PATIENCE", 60.0)
+    ending = ending_with(topic_of("a/x", sent=5, seen=2))
+    ending.configure_mock(_stop=False, _wait=lambda _: False)
+    ending._sink.write_thread.failure = DoraError("there is no room left on its disk")
+    polls = 0
+
+    def poll() -> float:
+        nonlocal polls
+        polls += 1
+        assert polls < 100, "it waits for messages that nobody can store"
+        return 0.0
+
+    ending._filler.poll = poll
+    assert Recorder._record(ending) == "asked"
+    assert Recorder._drain(ending)["a/x"].last == 5
+
+
+def test_a_recorder_that_waits_for_memory_rests_though_its_taps_are_full() -> None:
+    polls = 0
+
+    def poll() -> float:
+        nonlocal polls
+        polls += 1
+        assert polls < 1000, "it takes the processor from the thread that writes"
+        return 1.0
+
+    full = MagicMock(_stop=False)
+    full._filler.configure_mock(poll=poll, waits_for_memory=True)
+    full._sink.write_thread.failure = None
+    full._wait = lambda seconds: seconds > 0
+    assert Recorder._record(full) == "dataflow ended"
+
+
+def test_memory_that_nothing_will_free_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        assert now < 100, "the recording does not end"
+
+    monkeypatch.setattr(recorder.time, "sleep", sleep)
+    monkeypatch.setattr(recorder.time, "monotonic", lambda: now)
+    ending = ending_with(topic_of("a/x", sent=5, seen=2))
+    ending._filler.configure_mock(waits_for_memory=True, memory_in_use=False, add_context=lambda _: False)
+    assert Recorder._drain(ending)["a/x"].last == 5
+
+
+def test_messages_of_an_output_before_and_after_its_tap_was_refused_add_up() -> None:
+    ending = ending_with(topic_of("a/x", sent=5, seen=5))
+    ending._taps.untapped.return_value = {"a/x": 3}  # removed, and added again
+    assert Recorder._drain(ending)["a/x"] == Expected(0, 8, untapped=True)
+
+
+def test_a_request_to_save_is_carried_out_once_and_wakes_the_recorder_once() -> None:
+    sockets = [*socket.socketpair(), *socket.socketpair()]
+    wake_read, wake_write, quiet, _ = sockets
+    for each in (wake_read, wake_write):
+        each.setblocking(False)
+    ring = MagicMock(_clients=[], _save=False, _wake_read=wake_read, _wake_write=wake_write)
+    ring._run.configure_mock(ended=None, fileno=quiet.fileno)
+    ring._control.fileno = quiet.fileno
+    ring._wake, ring._drain_wake = partial(Recorder._wake, ring), partial(Recorder._drain_wake, ring)
+    Recorder.save(ring)
+    assert select.select([wake_read], (), (), 0)[0], "it may be waiting for messages"
+    for _ in range(3):
+        assert not Recorder._wait(ring, 0.0)
+    ring._save_ring.assert_called_once_with()
+    assert not select.select([wake_read], (), (), 0)[0]
+    for each in sockets:
+        each.close()
+
+
+def test_an_end_that_another_answer_brought_ends_the_recording() -> None:
+    recording = MagicMock()
+    recording._run.ended = MagicMock(failed=[])
+    assert Recorder._wait(recording, 60.0)
+
+
+def test_a_ring_is_saved_with_what_the_taps_hold() -> None:
+    ring = MagicMock(_sink=MagicMock(spec=RingSink))
+    ring._taps.configure_mock(topics=[], untapped=dict)
+    Recorder._save_ring(ring)
+    steps = [name for name, _, _ in ring.mock_calls]
+    assert steps == ["_filler.poll", "_filler.flush", "_sink.save"]
+
+
+def test_a_ring_that_could_not_go_on_is_an_error() -> None:
+    ring = MagicMock(_sink=MagicMock(spec=RingSink), _stopping=[])
+    ring._sink.write_thread = MagicMock(failure=DoraError("there is no memory"))
+    with pytest.raises(DoraError, match="there is no memory"):
+        Recorder._finish(ring, "asked", {})
+    ring._sink.close.assert_called_once_with()
+
+
+@pytest.mark.parametrize("last_seconds", [None, 1.0])
+def test_a_recording_that_cannot_begin_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last_seconds: float | None
+) -> None:
+    taps, listening = MagicMock(topics=[]), MagicMock()
+    monkeypatch.setattr(recorder, "set_priority", lambda _: None)
+    monkeypatch.setattr(recorder, "inspect", MagicMock())
+    monkeypatch.setattr(recorder, "RecorderTaps", lambda *_, **__: taps)
+    monkeypatch.setattr(recorder, "ControlSocket", lambda _: listening)
+    monkeypatch.setattr(recorder, "RecordingContext", MagicMock(side_effect=ConnectError("it has ended")))
+    monkeypatch.setattr(Recorder, "_start", lambda *_: start)
+    run = MagicMock(ask=lambda _: DataflowText(b"{}", "/"))
+    start = RecordingStart(dora="1", dataflow_id="id", started=1)
+    threads = threading.active_count()
+    path = tmp_path / "a.mcap"
+    with pytest.raises(ConnectError):
+        Recorder(run, RecordingOptions(path=str(path), last_seconds=last_seconds))
+    assert not path.exists(), "it would block the next attempt"
+    assert threading.active_count() == threads
+    taps.close.assert_called_once_with()
+    listening.close.assert_called_once_with()
+
+
+def test_the_last_context_is_read_before_the_run_may_end_and_stored_after_that() -> None:
+    ending = ending_with()
+    Recorder._drain(ending)
+    steps = [name for name, _, _ in ending.mock_calls]
+    wanted = ["_context.close", "_taps.close", "_filler.add_context", "_filler.flush"]
+    assert [name for name in steps if name in wanted] == wanted

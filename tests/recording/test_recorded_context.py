@@ -14,7 +14,9 @@ from recording_flows import FLOW, Folder
 from waiting import TIMEOUT
 
 from dora.daemon.load_dataflow import load_for_run
+from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import FileRunOptions
+from dora.errors import ConnectError
 from dora.recording.mcap.file import McapFile
 from dora.recording.recorder.context import RecordingContext, fingerprints
 
@@ -98,3 +100,19 @@ def test_logs_stay_in_their_files_while_the_recorder_waits_for_its_disk(waiting:
     RecordingContext._work(context)
     assert context._read.call_count == reads
     context._ask.assert_called_once_with()
+
+
+def test_what_a_dataflow_logs_at_its_end_is_read_once_nobody_else_reads() -> None:
+    context = MagicMock(_state_due=60.0)
+    context._ask.side_effect = ConnectError("it has ended")
+    RecordingContext.close(context)
+    steps = "_closing.set _thread.join _ask _source.close _read _logs.close _order.close"
+    assert [name for name, _, _ in context.mock_calls] == steps.split()
+    assert context._state_due == 0.0, "the last state is asked for, too"
+
+
+def test_what_was_logged_before_a_recording_is_not_in_it() -> None:
+    context = MagicMock(_since_ns=10, _order=None, _items=[])
+    context._logs.entries.return_value = [LogEntry(time_ns, "info", "a", "x") for time_ns in (9, 10, 11)]
+    RecordingContext._read(context)
+    assert [time_ns for _, time_ns, _ in context._items] == [10, 11]

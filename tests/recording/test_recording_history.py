@@ -61,6 +61,13 @@ def test_the_first_and_the_last_moment_are_of_outputs(history: History) -> None:
     assert (history.first_ns, history.last_ns) == (T0, at(9.9))
 
 
+def test_a_recording_begins_with_its_first_output_and_ends_with_the_run(tmp_path: Path) -> None:
+    context = [("dora/state", second, {"nodes": [], "links": []}) for second in (0, 12)]
+    path = write_recording(tmp_path / "lab.mcap", COUNT[10:], context=context)
+    with History(str(path)) as history:
+        assert (history.first_ns, history.last_ns) == (at(1), at(12))
+
+
 def test_a_span_gives_its_newest_messages_in_order(history: History) -> None:
     found = history.messages("a/count", at(1), at(2), 100)
     assert [value_of(message)[0] for message in found.items] == list(range(11, 21))
@@ -130,6 +137,8 @@ def test_a_damaged_message_is_told_and_the_others_are_read(tmp_path: Path) -> No
         with pytest.raises(NotARecording, match="damaged there"):
             history.message_at("a/count", at(5))
         assert value_of(history.message_at("a/count", at(6))) == [60]
+        others = history.messages("a/count", T0 - 1, at(9.9), 1000).items
+        assert [value_of(message)[0] for message in others] == [*range(50), *range(51, 100)]
 
 
 def test_a_query_stops_at_its_budget_and_says_from_when_on_it_is_complete(
@@ -144,6 +153,20 @@ def test_a_query_stops_at_its_budget_and_says_from_when_on_it_is_complete(
         assert 1 < len(found.items) < 50
         assert found.complete_from_ns < found.items[0].time_ns
         assert found.items[-1].time_ns == at(9.9)
+        again = history.messages("/count", T0 - 1, at(10), 1000)
+        assert len(again.items) == len(found.items), "each query has a budget of its own"
+
+
+def test_what_is_unpacked_already_is_read_beyond_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "compressed.mcap"
+    write_json(path, [("/count", number / 10, {"n": number}) for number in range(100)])
+    monkeypatch.setattr(module, "BUDGET", 1)
+    with History(str(path)) as history:
+        found = history.messages("/count", T0 - 1, at(10), 1000)
+        assert (len(found.items), found.complete_from_ns) == (100, T0 - 1)
+        assert history._file.unpacked > 1
 
 
 def write_chunks(path: Path, chunks: list[list[tuple[str, int]]]) -> None:
@@ -168,6 +191,15 @@ OVERLAPPING = [
     [("y", 30), ("x", 40)],
     [("x", 15), ("y", 95)],
 ]
+
+
+def test_the_activity_of_all_parts_is_the_whole_file(tmp_path: Path) -> None:
+    write_chunks(tmp_path / "a.mcap", [[("x", SECOND), ("x", 6 * SECOND)], [("x", 11 * SECOND)]])
+    with History(str(tmp_path / "a.mcap")) as history:
+        activity = history.activity(10)  # each part is a second
+        sizes = [size for _, _, size in history._file.bytes_over_time()]
+        assert activity[0] == activity[5] == sizes[0] / 6
+        assert sum(activity) == pytest.approx(sum(sizes))
 
 
 @pytest.mark.parametrize("topics", ["x", "y", "xy"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+from mcap.reader import make_reader
+from waiting import wait_until
 
 from dora.errors import DoraError
-from dora.recording.mcap.channels import ChannelTable
+from dora.recording.mcap.channels import ChannelItem, ChannelTable
 from dora.recording.mcap.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread, spans_of
 from dora.recording.mcap.format import RecordingStart, TopicEnd
 from dora.recording.recorder.options import RecordingOptions, Saved, numbered
@@ -107,6 +110,23 @@ def test_a_file_of_another_time_is_stepped_over(tmp_path: Path, force: bool, nam
     assert sorted(item.problem for item in saved) == ["", ""]
     assert sorted(item.path for item in saved) == sorted(str(tmp_path / name) for name in names)
     assert target.path == str(tmp_path / ("a-3.mcap" if force else "a-4.mcap"))
+
+
+def test_a_ring_keeps_what_it_has_while_the_memory_of_its_chunks_is_used_again(tmp_path: Path) -> None:
+    channels, pool = ChannelTable(), ChunkPool(64 << 20)
+    settings = RecordingOptions(path=str(tmp_path / "a.mcap"), last_seconds=3600.0, compression="none")
+    ring = RingSink(settings, channels, pool, RecordingStart(dora="1", dataflow_id="id", started=1), b"{}")
+    channel, _ = channels.of_context(ChannelItem("x", "", {}, "json"))
+    for number, data in enumerate((b"one", b"two")):
+        part = pool.take(100)
+        assert part is not None
+        part.add_data(channel, number, time.time_ns(), data)
+        ring.write_thread.put(part)
+        wait_until(lambda: pool.used == 0, "the chunk is in the ring")
+    ring.save({}, (), lambda _: None)
+    ring.close()
+    with (tmp_path / "a.mcap").open("rb") as file:
+        assert [message.data for _, _, message in make_reader(file).iter_messages()] == [b"one", b"two"]
 
 
 def test_a_store_without_memory_reports_the_error() -> None:

@@ -429,7 +429,7 @@ def test_a_recording_that_fails_leaves_no_file_open(tmp_path: Path, disk: Disk) 
     with file_limit(100):
         ring.save({}, (), saved.append)
         ring.close()
-    assert "no room left" in saved[0].problem
+    assert "no room left" in saved[0].problem and not saved[0].complete
     assert open_files(tmp_path) == []
 
 
@@ -457,7 +457,10 @@ def test_the_first_failure_is_the_reason(tmp_path: Path) -> None:
     sink = sink_with_a_chunk(tmp_path / "a.mcap")
     sink.write_thread.failure = DoraError("there is no room left")
     sink._fail(DoraError("the disk is gone"))
-    assert sink.finish("asked", {}, []).problem == "there is no room left"
+    saved = sink.finish("asked", {}, [])
+    assert (saved.problem, saved.complete) == ("there is no room left", False)
+    with open_recording(saved.path) as recording:
+        assert recording.end is not None and not recording.end.complete
 
 
 def test_a_file_that_was_there_stays_if_its_replacement_cannot_begin(tmp_path: Path) -> None:

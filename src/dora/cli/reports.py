@@ -77,10 +77,10 @@ def report_end(view: DataflowView, reporter: RunReporter | None = None) -> int:
     return 1 if view.status == "Failed" else 0
 
 
-def report_saved(saved: Saved | None) -> int:
-    """Print the result of a recorder (None: it was killed); return the exit status."""
+def report_saved(saved: Saved | None, problem: str = "the recorder was killed") -> int:
+    """Print the result of a recorder (None: there is none, for the problem); return the exit status."""
     if saved is None:
-        click.echo("error: the recorder was killed; what it has written can be read", err=True)
+        click.echo(f"error: {problem}; what it has written can be read", err=True)
         return 1
     for line in describe_saved(saved):
         click.echo(line, err=True)

@@ -196,8 +196,8 @@ def _record_run(
     status = report_outcome(outcome, reporter)
     for saved in recorder.saved:  # of a ring
         status = report_saved(saved) or status
-    if settings.last_seconds is None or recorder.killed:
-        status = report_saved(result) or status
+    if settings.last_seconds is None or recorder.problem:
+        status = report_saved(result, recorder.problem) or status
     return status, result
 
 

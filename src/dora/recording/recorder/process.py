@@ -39,7 +39,7 @@ class RecorderReport(msgspec.Struct, omit_defaults=True):
     recording: RecorderStatus | None = None  # recording has begun
     saved: Saved | None = None  # a file is complete
     ended: bool = False  # this is the last report
-    error: str = ""  # recording could not begin
+    error: str = ""  # recording could not begin, or not go on
 
 
 class BackgroundRecorder:
@@ -102,6 +102,8 @@ class BackgroundRecorder:
         """Return why the recording ended before it should, "" if it did not."""
         if self.killed:
             return "the recorder was killed"
+        if self.error:
+            return self.error
         return self.result.problem if self.result is not None else ""
 
     def wait_until_recording(self) -> None:
@@ -137,7 +139,7 @@ class BackgroundRecorder:
             pass  # it has ended
 
     def wait(self) -> Saved | None:
-        """Wait for the end and return the result; None for a ring or if the process was killed."""
+        """Wait for the end and return the result; None for a ring, and if `problem` says why."""
         while not self.ended:
             # Without a deadline: a disk may be slow. A process that is killed closes its output.
             select.select([self._stdout], (), ())
@@ -174,7 +176,7 @@ class BackgroundRecorder:
             for line in lines:
                 self._handle(from_json(line, RecorderReport))
             if not data:
-                self.killed = not self.ended
+                self.killed = not (self.ended or self.error)
                 self.ended = True
 
     def _handle(self, report: RecorderReport) -> None:

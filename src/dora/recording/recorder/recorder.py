@@ -93,15 +93,16 @@ class Recorder:
                 begun_ns=self._started,
             )
             failed.callback(self._taps.close)
-            self._begin(text)
+            self._begin(text, failed)
             failed.pop_all()
 
-    def _begin(self, text: DataflowText) -> None:
+    def _begin(self, text: DataflowText, failed: ExitStack) -> None:
         settings = self._settings
         pool, channels = ChunkPool(MEMORY), ChannelTable()
         start = self._start(text.working_dir)
         make_sink = FileSink if settings.last_seconds is None else RingSink
         self._sink: FileSink | RingSink = make_sink(settings, channels, pool, start, text.json)
+        failed.callback(self._sink.discard)
         # A ring drops its oldest chunks, and with them the start of the event order.
         self._context = RecordingContext(
             self._inspection,
@@ -207,16 +208,15 @@ class Recorder:
         """Wait for messages and serve clients; return whether the dataflow has ended."""
         if self._run.ended is not None:  # the answer to another question said so
             return True
-        sources: list[Any] = [self._run, self._control, self._wake_read, *self._clients]
+        # Clients are asked instead: `select` knows the first 1024 files only, and taps may be those.
+        sources: list[Any] = [self._run, self._control, self._wake_read]
         ready, _, _ = select.select(sources, (), (), seconds)
-        for source in ready:
-            if isinstance(source, ControlClient):
-                self._serve(source)
-            elif source is self._control:
-                if (client := self._control.accept()) is not None:
-                    self._clients.append(client)
-            elif source is self._wake_read:
-                self._drain_wake()
+        if self._control in ready and (client := self._control.accept()) is not None:
+            self._clients.append(client)
+        if self._wake_read in ready:
+            self._drain_wake()
+        for client in self._clients[:]:
+            self._serve(client)
         if self._save:
             self._save = False
             self._save_ring()

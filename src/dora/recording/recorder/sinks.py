@@ -89,7 +89,7 @@ def topic_ends(
     ends = {}
     for name, item in expected.items():
         span = spans.get(name) or ChunkSpan()
-        before = item.before if from_start or not span.messages else min(span.first - 1, item.last)
+        before = item.before if from_start or not span.messages else span.first - 1
         unsent = sum(1 for number in item.unsent if before < number <= item.last)
         lost = item.last - before - span.messages - unsent
         if not (from_start or span.messages or item.untapped):
@@ -152,6 +152,19 @@ class FileSink:
             raise
         self.write_thread = WriteThread(pool, settings.compression, self._writer.write)
         self._disk_sync = DiskSync(self._writer.sync, self._fail)
+        self._overwrites = settings.force
+
+    def discard(self) -> None:
+        """Close the file, and remove it: nothing was recorded."""
+        self._stop()
+        self._writer.close()
+        if not self._overwrites:  # else the file may have been there before
+            os.unlink(self.path)
+
+    def _stop(self) -> None:
+        """End both threads: from here on, the caller's alone uses the writer."""
+        self.write_thread.close()
+        self._disk_sync.close()
 
     @property
     def path(self) -> str:
@@ -162,9 +175,7 @@ class FileSink:
 
     def finish(self, reason: Reason, expected: dict[str, Expected], failed: Iterable[str]) -> Saved:
         """Wait until all chunks are written, and finish the file; problems are in the result."""
-        # Both threads end first: from here on, this one alone uses the writer.
-        self.write_thread.close()
-        self._disk_sync.close()
+        self._stop()
         problem = self.write_thread.failure
         if isinstance(problem, DiskFull):
             reason = "disk full"
@@ -260,6 +271,10 @@ class RingSink:
         self.write_thread.close()  # first: it starts the savers
         for thread in self._savers:
             thread.join()
+
+    def discard(self) -> None:
+        """End without anything recorded."""
+        self.close()
 
     def _add(self, chunk: CompressedChunk) -> None:
         kept = detached(chunk)
