@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -52,9 +53,12 @@ def test_a_copy_contains_the_files_of_the_dataflow(tmp_path: Path) -> None:
     assert set(scan_folder(str(tmp_path))) == {"flow", "nodes/camera", "nodes/out"}
 
 
-def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", ["MAX_FILES", "MAX_BYTES"])
+def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     write(tmp_path, a="a", b="b")
-    monkeypatch.setattr(folders, "MAX_FILES", 1)
+    monkeypatch.setattr(folders, limit, 2)
+    assert set(scan_folder(str(tmp_path))) == {"a", "b"}
+    monkeypatch.setattr(folders, limit, 1)
     with pytest.raises(DoraError, match="give the dataflow a folder of its own"):
         scan_folder(str(tmp_path))
 
@@ -141,6 +145,20 @@ def test_a_copy_that_was_cut_off_between_two_files_is_not_complete(
         receive("flow", io.BytesIO(first_file), answers)
     assert len(answers.getvalue().splitlines()) == 1, "the sender is not told that all is done"
     assert (tmp_path / "dataflows" / "flow" / "a").read_text() == "abc"
+
+
+def test_a_list_of_files_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders.write_manifest(str(tmp_path), {"a.py": (1, 1, 1)})
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(folders.os, "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        folders.write_manifest(str(tmp_path), {"b.py": (1, 1, 1)})
+    assert folders.known_files(str(tmp_path)) == {"a.py"}
 
 
 def test_copies_of_different_folders_have_different_names() -> None:

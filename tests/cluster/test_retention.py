@@ -19,6 +19,7 @@ from typing import IO, Any
 import msgspec
 import pytest
 
+from dora._paths import state_folder
 from dora.cluster.ssh import retention
 from dora.cluster.ssh.folder import LOCK, Entry, copy_of, copy_path, locked
 from dora.cluster.ssh.receive import ExpectedFiles, receive
@@ -116,13 +117,17 @@ def test_a_copy_that_another_machine_of_the_host_removes_meanwhile_is_not_listed
     assert [found.folder for found in copies()] == [copy_path("other")]
 
 
-def test_log_files_are_removed_with_the_record(data: Path) -> None:
+def test_log_files_and_states_of_nodes_are_removed_with_the_record(data: Path) -> None:
     logs = data / "out" / "one"
     logs.mkdir(parents=True)
     (logs / "log_a.jsonl").touch()
+    states = [Path(state_folder("one", machine)) for machine in ("left", "right")]
+    for state in states:
+        state.mkdir(parents=True)
     retain("one", "left", HERE, [])
     release(["one"], "left")
     assert not logs.exists()
+    assert [state.exists() for state in states] == [False, True], "the other one is of another machine"
 
 
 def test_files_that_nodes_wrote_are_kept(tmp_path: Path) -> None:
@@ -313,6 +318,17 @@ def test_a_copy_removes_only_files_that_were_sent() -> None:
     (copy / "result").write_text("found")
     wanted = msgspec.json.encode(ExpectedFiles({}, ["a.py", "result"]))
     receive("flow", io.BytesIO(wanted + b"\n" + sent().partition(b"\n")[2]), io.BytesIO())
+    assert not (copy / "a.py").exists()
+    assert (copy / "result").read_text() == "found"
+
+
+def test_what_a_node_writes_in_the_place_of_a_file_that_was_removed_is_kept() -> None:
+    copy = copied(**{"a.py": "text", "result": "old"})
+    wanted = msgspec.json.encode(ExpectedFiles({"a.py": (4, 1, 0o644)}, ["result"]))
+    receive("flow", io.BytesIO(wanted + b"\n" + sent().partition(b"\n")[2]), io.BytesIO())
+    (copy / "result").write_text("found")
+    age(copy)
+    remove_unused()
     assert not (copy / "a.py").exists()
     assert (copy / "result").read_text() == "found"
 

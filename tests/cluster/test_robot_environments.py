@@ -16,7 +16,7 @@ from dora.cluster.ssh.environment import MachineFacts, found_in, install, instal
 from dora.cluster.ssh.file import Machine, parse_machine
 from dora.cluster.ssh.kept_environments import held, publish, remove_old
 from dora.cluster.ssh.ssh import MachineFault
-from dora.cluster.ssh.use_lock import is_in_use
+from dora.cluster.ssh.use_lock import in_use, is_in_use
 from dora.errors import DoraError
 
 ROBOT = Machine(id="robot", host="robot")
@@ -116,6 +116,7 @@ def test_old_environments_go_and_those_in_use_stay(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_SH)
         remove_old(str(tmp_path))
         assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == {"first", "third", "fourth"}
+        assert (tmp_path / "first").is_symlink(), "the next command finds it"
     remove_old(str(tmp_path))
     assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == {"third", "fourth"}
 
@@ -144,6 +145,17 @@ def test_what_a_killed_installation_left_goes_and_what_is_being_made_stays(tmp_p
         path.mkdir()
     remove_old(str(tmp_path))
     assert sorted(tmp_path.iterdir()) == sorted(living)
+
+
+def test_an_environment_that_was_replaced_stays_while_it_is_in_use(tmp_path: Path) -> None:
+    before = environment(tmp_path, "dora")
+    publish(str(before), str(tmp_path / "dora"))
+    after = environment(tmp_path, "dora", GONE + 1)
+    with in_use(str(before / ".dora-lock")):
+        publish(str(after), str(tmp_path / "dora"))
+        assert before.exists()
+    remove_old(str(tmp_path))
+    assert not before.exists() and after.exists()
 
 
 def test_the_last_environment_of_a_dora_replaces_the_one_before(tmp_path: Path) -> None:
