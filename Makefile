@@ -13,13 +13,13 @@ ROS := .venv-ros2
 help:
 	@echo "make demo    set up .venv and run the main example (examples/object-detection)"
 	@echo "make test    set up .venv and run the tests: less than ten minutes on two processors"
-	@echo "make test-fast  run those that start no process"
+	@echo "make test-fast  run those that start no process and compute for less than half a second"
 	@echo "make test-slow  run those that take more than three seconds each, which make test leaves out"
 	@echo "make test-lowest  run the tests with the lowest versions of packages that pyproject.toml allows"
 	@echo "make lint    check style and types"
 	@echo "make docs    build the documentation site in site/"
 	@echo "make generated  write what is made of declarations: the lists of commands, options and counters, the JSON schema"
-	@echo "make coverage  run the fast tests and measure what they cover; make coverage-all: all tests"
+	@echo "make coverage  run the tests that start no process and measure what they cover; make coverage-all: all tests"
 	@echo "make changelog VERSION=1.2.3  move the fragments of changelog.d/ into CHANGELOG.md"
 	@echo "make release REPOSITORY=https://...  build, check and try a release; UPLOAD=--upload publishes it"
 	@echo "make bench   measure, against dora-rs in a venv of its own, and rclpy where DORA_ROS2_VENV names one"
@@ -71,7 +71,7 @@ lint: $(VENV)/.dev
 
 # The floors are in pyproject.toml. Processes that tests start are measured too.
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest --fast -n logical --dist worksteal --cov --cov-report=term --cov-report=html
+	$(BIN)/python -m pytest -m "not (processes or slow or $(OTHER_TARGETS))" -n logical --dist worksteal --cov --cov-report=term --cov-report=html
 
 coverage-all: $(VENV)/.dev
 	$(BIN)/python -m pytest $(AT_ONCE) $(FAST_AND_SLOW) --cov --cov-report=term --cov-report=html

@@ -98,7 +98,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fast",
         action="store_true",
-        help="run only the tests without the mark `processes`",
+        help="run only the tests without the marks `processes` and `lengthy`",
     )
 
 
@@ -116,9 +116,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if item.get_closest_marker("stress"):
                 item.add_marker(pytest.mark.skip(reason="it looks into /proc and /dev/shm"))
     if config.getoption("--fast"):
-        left_out = [item for item in items if item.get_closest_marker("processes")]
+        left_out = [item for item in items if not is_fast(item)]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("processes")]
+        items[:] = [item for item in items if is_fast(item)]
+
+
+def is_fast(item: pytest.Item) -> bool:
+    return not any(item.get_closest_marker(mark) for mark in ("processes", "lengthy"))
 
 
 def pytest_collection_finish() -> None:

@@ -1,4 +1,4 @@
-"""Each test that starts a process has the mark `processes`, and ``pytest --fast`` leaves it out."""
+"""``pytest --fast`` leaves lengthy tests out, and those that start a process: each of them has a mark."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ import pytest
 @pytest.mark.processes
 def test_marked():
     subprocess.run([sys.executable, "-c", ""], check=True)
+
+@pytest.mark.lengthy
+def test_lengthy():
+    pass
 """
 
 UNMARKED = """
@@ -46,7 +50,7 @@ def test_nothing():
 def run_tests(folder: Path, text: str, *options: str) -> str:
     for name in ("conftest.py", "ports.py", "shared_template.py"):
         (folder / name).write_text((TESTS / name).read_text())
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = processes\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  processes\n  lengthy\n")
     (folder / "test_some.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-rA", *options, "-p", "no:cacheprovider", "."]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -54,11 +58,11 @@ def run_tests(folder: Path, text: str, *options: str) -> str:
 
 
 def test_fast_leaves_out_the_marked_tests(tmp_path: Path) -> None:
-    assert "1 deselected" in run_tests(tmp_path, MARKED, "--fast")
+    assert "2 deselected" in run_tests(tmp_path, MARKED, "--fast")
 
 
 def test_a_marked_test_may_start_a_process(tmp_path: Path) -> None:
-    assert "1 passed" in run_tests(tmp_path, MARKED)
+    assert "2 passed" in run_tests(tmp_path, MARKED)
 
 
 def test_an_unmarked_test_that_starts_a_process_fails(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def test_assertions_that_cannot_fail_are_recognised(text: str) -> None:
     assert cannot_fail(ast.parse(text, mode="eval").body)
 
 
+@pytest.mark.lengthy
 def test_every_assertion_can_fail() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
@@ -185,6 +186,7 @@ def uses(function: Function) -> set[str]:
     return found
 
 
+@pytest.mark.lengthy
 def test_every_test_asserts_something() -> None:
     """By itself, or by a function that does; of functions with the same name, any."""
     asserting = {"raises", "fail", "warns", "check_schema"}

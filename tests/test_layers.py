@@ -113,6 +113,7 @@ def imports(path: Path) -> tuple[tuple[str, int], ...]:
 
 
 # Each test goes through all modules and names every fault: a test for each module would be 2,000 of them.
+@pytest.mark.lengthy
 def test_imports_point_downward() -> None:
     wrong = []
     for path in modules():

@@ -26,6 +26,7 @@ def test_a_seed_gives_the_same_dataflow_again() -> None:
     assert generate(7).document != generate(8).document
 
 
+@pytest.mark.lengthy
 def test_dataflows_made_at_random_are_valid(tmp_path: Path) -> None:
     for seed in range(200):
         write(generate(seed), Place(SIDES[1], tmp_path, {}))

@@ -167,6 +167,7 @@ TEXTS = st.one_of(
 )
 
 
+@pytest.mark.lengthy
 @given(
     st.dictionaries(st.sampled_from(["A", "B", "C"]), st.one_of(TEXTS, st.integers(), st.booleans())),
     TEXTS,

@@ -53,6 +53,7 @@ def play(
     return found
 
 
+@pytest.mark.lengthy
 @given(schedules(), st.sampled_from(BLENDS), st.booleans())
 def test_each_action_lies_between_the_actions_of_the_chunks(
     schedule: list[tuple[int, ActionChunk]], blend: Blend, interpolate: bool
@@ -63,6 +64,7 @@ def test_each_action_lies_between_the_actions_of_the_chunks(
         assert actions.min() - 1e-6 <= action <= actions.max() + 1e-6
 
 
+@pytest.mark.lengthy
 @given(schedules(), st.sampled_from(BLENDS))
 def test_once_there_is_an_action_there_is_one_at_each_tick(
     schedule: list[tuple[int, ActionChunk]], blend: Blend
@@ -71,6 +73,7 @@ def test_once_there_is_an_action_there_is_one_at_each_tick(
     assert all(after - before == TICK for before, after in itertools.pairwise(moments))
 
 
+@pytest.mark.lengthy
 @given(schedules(), st.sampled_from(BLENDS))
 def test_an_action_is_late_where_no_used_chunk_covers_its_moment(
     schedule: list[tuple[int, ActionChunk]], blend: Blend
@@ -80,6 +83,7 @@ def test_an_action_is_late_where_no_used_chunk_covers_its_moment(
         assert is_late == (not arrived)
 
 
+@pytest.mark.lengthy
 @given(schedules())
 def test_a_fade_never_jumps(schedule: list[tuple[int, ActionChunk]]) -> None:
     fade = 0.1

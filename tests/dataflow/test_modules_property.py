@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,6 +89,7 @@ def _links(files: dict[str, Any], name: str, prefix: str, ports: dict[str, str])
                     yield found, f"{prefix}{node['id']}/p/{port}"
 
 
+@pytest.mark.lengthy
 @settings(max_examples=60, deadline=None)
 @given(projects())
 def test_every_link_is_there_and_writing_out_twice_changes_nothing(
@@ -146,6 +148,7 @@ inputs: {boxes: {type: std/vision/v1/Detection, required: true}}
 }
 
 
+@pytest.mark.lengthy
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from(sorted(PROJECT)),

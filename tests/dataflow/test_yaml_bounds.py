@@ -27,6 +27,7 @@ def problems(folder: Path, text: str) -> tuple[Problem, ...]:
     return caught.value.problems
 
 
+@pytest.mark.lengthy
 def test_two_thousand_unknown_sources_are_reported_in_about_a_second(tmp_path: Path) -> None:
     lines = (
         f"  - {{id: node_{i}, path: a.py, outputs: [out], inputs: {{x: nodee_{i}/outt}}}}\n"
@@ -44,6 +45,7 @@ def test_two_thousand_unknown_sources_are_reported_in_about_a_second(tmp_path: P
     assert str(caught.value).endswith("... and 1950 more")
 
 
+@pytest.mark.lengthy
 def test_two_thousand_unknown_outputs_of_a_node_with_as_many(tmp_path: Path) -> None:
     outputs = ", ".join(f"out_{i}" for i in range(2000))
     lines = (f"  - {{id: n{i}, path: a.py, inputs: {{x: s/outt_{i}}}}}\n" for i in range(2000))
@@ -54,6 +56,7 @@ def test_two_thousand_unknown_outputs_of_a_node_with_as_many(tmp_path: Path) -> 
     assert found[7].hint == "did you mean `s/out_7`?"
 
 
+@pytest.mark.lengthy
 def test_twenty_thousand_unknown_fields(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
@@ -62,6 +65,7 @@ def test_twenty_thousand_unknown_fields(tmp_path: Path) -> None:
     assert found[0].hint == "did you mean `path`?"
 
 
+@pytest.mark.lengthy
 def test_sixty_thousand_outputs(tmp_path: Path) -> None:
     outputs = ", ".join(f"out_{i}" for i in range(60_000))
     assert problems(tmp_path, f"nodes:\n  - {{id: a, path: a.py, outputs: [{outputs}], x: 1}}\n")
@@ -72,6 +76,7 @@ def test_a_name_of_a_megabyte_is_not_repeated(tmp_path: Path) -> None:
     assert len(found.message) < 300
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "field",
     [

@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,6 +112,7 @@ nodes = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.lengthy
 @fuzz
 @given(trees | st.fixed_dictionaries({"nodes": st.lists(nodes | trees, max_size=3)}))
 def test_any_tree(tree: Any) -> None:
@@ -161,6 +163,7 @@ optional = {
 good_nodes = st.fixed_dictionaries({"path": st.sampled_from(["a.py", 5, "dynamic"])}, optional=optional)
 
 
+@pytest.mark.lengthy
 @fuzz
 @given(st.lists(good_nodes, min_size=1, max_size=3))
 def test_the_schema_accepts_random_valid_dataflows(drawn: list[dict[str, Any]]) -> None:

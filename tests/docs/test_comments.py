@@ -8,6 +8,8 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "dora"
 LOCKS = {"Condition", "Lock", "RLock"}
@@ -34,6 +36,7 @@ def locks_without_comment(code: str) -> Iterator[int]:
             yield node.lineno
 
 
+@pytest.mark.lengthy
 def test_each_lock_says_what_it_is_for() -> None:
     assert [
         f"{path.relative_to(ROOT)}:{line}"

@@ -270,6 +270,7 @@ def in_git() -> bool:
     return (ROOT / ".git").exists()
 
 
+@pytest.mark.lengthy
 @pytest.mark.skipif(not in_git(), reason="this is not a clone")
 @pytest.mark.parametrize("wing", sorted(files()) if in_git() else [])
 def test_the_words_that_went_stay_away(wing: str) -> None:
@@ -310,6 +311,7 @@ def bad_openings(text: str) -> list[tuple[int, str]]:
     ]
 
 
+@pytest.mark.lengthy
 def test_no_sentence_opens_with_a_free_who_or_what() -> None:
     assert [
         f"{path.relative_to(ROOT)}:{line}: {word}"

@@ -292,6 +292,7 @@ def test_nothing_is_lost_or_comes_twice_or_out_of_order(
         rig.close()
 
 
+@pytest.mark.lengthy
 @given(st.lists(WEIGHTED, min_size=20, max_size=60), st.integers(1, 4))
 def test_a_short_queue_loses_the_oldest_and_never_the_newest(steps: list[str], queue_size: int) -> None:
     with tempfile.TemporaryDirectory(prefix="bypass-") as folder:

@@ -222,6 +222,7 @@ def test_keys_move_the_cursor_which_stays_when_figures_change() -> None:
     on_screen(test)
 
 
+@pytest.mark.lengthy
 def test_r_measures_at_once() -> None:
     async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
         assert snapshots.refreshed == 1
@@ -265,6 +266,7 @@ def entry(node: str, text: str, **fields: Any) -> LogEntry:
     return LogEntry(1_700_000_000_000_000_000, fields.pop("level", "info"), node, text, **fields)
 
 
+@pytest.mark.lengthy
 def test_how_the_dataflow_ended_stays_until_a_key() -> None:
     commands = Commands()
 
@@ -306,6 +308,7 @@ def test_a_log_that_cannot_be_read_is_a_line_on_the_screen_which_still_says_the_
     on_screen(test, commands=commands)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("key", "question", "call"),
     [
@@ -342,6 +345,7 @@ def test_a_key_saves_the_last_seconds_of_the_dataflow() -> None:
     on_screen(test, commands=commands)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("fault", "text"),
     [(DoraError("the node has ended"), "the node has ended"), (TimeoutError(), "no answer came in time")],
@@ -358,6 +362,7 @@ def test_a_refused_command_is_a_line_on_the_screen(fault: Exception, text: str) 
     assert on_screen(test, commands=commands).fault is None
 
 
+@pytest.mark.lengthy
 def test_the_messages_of_an_output_are_shown_until_escape() -> None:
     commands = Commands()
 
@@ -386,6 +391,7 @@ def test_the_messages_of_an_output_are_shown_until_escape() -> None:
     assert ("closed", "camera/image") in commands.called
 
 
+@pytest.mark.lengthy
 def test_an_output_that_cannot_be_observed_is_a_line_on_the_screen() -> None:
     commands = Commands()
     commands.fault = DoraError("it is generated inside each node")
@@ -398,6 +404,7 @@ def test_an_output_that_cannot_be_observed_is_a_line_on_the_screen() -> None:
     on_screen(test, commands=commands)
 
 
+@pytest.mark.lengthy
 def test_the_log_is_that_of_all_nodes_or_of_the_selected_one() -> None:
     commands = Commands()
     commands.entries = [entry("camera", f"opened {TITLE}"), entry("sink", "[b]broke[/b]", level="error")]
@@ -420,6 +427,7 @@ def test_the_log_is_that_of_all_nodes_or_of_the_selected_one() -> None:
     on_screen(test, commands=commands)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)])
 def test_all_parts_are_on_a_screen_of_any_size(size: tuple[int, int]) -> None:
     async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:

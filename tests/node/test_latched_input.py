@@ -120,6 +120,7 @@ def check_counts(board: Board, taken: int) -> None:
     assert received + repeated == taken
 
 
+@pytest.mark.lengthy
 @given(
     depth=st.integers(1, 4),
     before=st.integers(0, 20),

@@ -375,6 +375,7 @@ def test_a_large_array_takes_no_memory_before_its_message_is_there() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.lengthy
 def test_the_time_for_a_definition_grows_with_its_length_only() -> None:
     def seconds(fields: int) -> float:
         lines = [f"x{number}" for number in range(fields)]
@@ -476,6 +477,7 @@ def test_messages_without_fields(tmp_path: Path) -> None:
     assert contents(write_bag(tmp_path / "drive", sent)) == [("start", T0, [{}])]
 
 
+@pytest.mark.lengthy
 def test_a_bag_may_have_more_files_than_a_process_may_open(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     sent = [Sent("/x", number / 10, "std_msgs/msg/Int32", {"data": number}) for number in range(60)]
@@ -555,6 +557,7 @@ def test_every_cut_gives_messages_or_a_sentence(
         assert "Traceback" not in error
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("storage", [MCAP, SQLITE], ids=lambda value: value.name)
 def test_changed_bytes_give_messages_or_a_sentence(
     tmp_path: Path, storage: StoragePlugin, capsys: pytest.CaptureFixture[str]

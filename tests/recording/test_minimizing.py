@@ -68,6 +68,7 @@ def test_blocks_of_a_large_array_become_zero_together() -> None:
     assert 0 < int(decode_numpy(other).sum()) <= 100
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("count", "left"), [(1024, 2.0), (1025, 1.5)])
 def test_only_values_of_a_small_array_become_whole_numbers(count: int, left: float) -> None:
     message = message_of(np.full(count, 1.5), {}, 1, 1)

@@ -105,6 +105,7 @@ def test_a_changed_byte_is_noticed(recording: Path, capsys: pytest.CaptureFixtur
         assert "it was read up to 0.000 s; --allow-incomplete accepts that" in error
 
 
+@pytest.mark.lengthy
 def test_a_changed_byte_in_the_summary_is_noticed(recording: Path) -> None:
     whole = recording.read_bytes()
     with open_recording(str(recording)) as opened:

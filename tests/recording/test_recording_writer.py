@@ -99,6 +99,7 @@ def test_the_reader_of_mcap_reads_it(
     assert found[3][2].to_pylist() == ["text"]
 
 
+@pytest.mark.lengthy
 def test_a_long_recording_takes_little_memory_for_each_chunk(tmp_path: Path) -> None:
     channels = ChannelTable()
     chunk = Chunk(1 << 20)

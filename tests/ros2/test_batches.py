@@ -42,6 +42,7 @@ def received(kind: MessageType, data: bytes) -> pa.Array[Any]:
     return array
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25)
 @given(data=st.data())
@@ -72,6 +73,7 @@ def test_a_text_without_a_zero_or_that_is_no_utf8_is_the_same(text: bytes) -> No
     assert received(kind, sent).equals(kind.decode(sent))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=60)
 @given(data=st.data())

@@ -207,6 +207,7 @@ def test_what_is_sent_comes_back(name: str, data: st.DataObject) -> None:
     assert kind.encode(sliced) == sent
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", SOME)
 @settings(max_examples=15)
 @given(data=st.data())

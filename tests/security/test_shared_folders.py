@@ -391,6 +391,7 @@ def makes_a_file(call: ast.Call, module: str) -> bool:
     return not (isinstance(file, ast.Name) and f"{file.id} = open_" in module)
 
 
+@pytest.mark.lengthy
 def test_every_file_is_made_where_it_is_checked() -> None:
     found = set()
     package = Path(dora_package.__file__).parent

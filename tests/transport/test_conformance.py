@@ -269,6 +269,7 @@ def test_a_receiver_may_be_closed_while_another_thread_sends(bench: Bench) -> No
     assert [stayer.take().sequence for _ in range(1000)] == list(range(1, 1001))
 
 
+@pytest.mark.lengthy
 def test_a_late_receiver_gets_every_message_after_its_first(bench: Bench) -> None:
     output, inputs = bench.describe(5000, 5000)
     output.links[1].dynamic = True  # `connect` does not wait for it

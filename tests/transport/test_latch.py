@@ -47,6 +47,7 @@ def test_the_newest_messages_are_kept(path: str) -> None:
         assert numbers(path) == list(range(max(1, number - 2), number + 1))
 
 
+@pytest.mark.lengthy
 @given(st.lists(st.sampled_from([0, 100, 5_000, 70_000, 300_000]), max_size=12), st.integers(1, 4))
 def test_messages_may_have_any_size(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], depth: int

@@ -32,6 +32,7 @@ KILLED = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.lengthy
 @KILLED
 @pytest.mark.parametrize(
     ("queue_size", "cells", "messages", "receives"), [(1, 0, 3, 2), (2, 0, 3, 2), (1, 1, 2, 2)]
@@ -45,6 +46,7 @@ def test_whatever_happens_messages_arrive_whole_and_in_order(
     assert {everything, newest} <= explorer.outcomes, "the model reaches both ends"
 
 
+@pytest.mark.lengthy
 @KILLED
 @pytest.mark.parametrize(("queue_size", "cells"), [(1, 0), (2, 0), (1, 1)])
 def test_a_sender_may_take_everything_back_and_go_on(queue_size: int, cells: int, kill: int | None) -> None:
@@ -54,6 +56,7 @@ def test_a_sender_may_take_everything_back_and_go_on(queue_size: int, cells: int
     assert {(3,), (2, 3)} <= explorer.outcomes
 
 
+@pytest.mark.lengthy
 def test_held_memory_is_not_written_until_it_is_given_back() -> None:
     explorer = explore(1, 1, 4, 2, weak=False)
     assert (1, 2, 4) in explorer.outcomes
@@ -170,6 +173,7 @@ class SenderThatPostsFirst(Sender):
     ring_type = PostsFirst
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("types", "queue_size", "cells", "messages", "receives"),
     [

@@ -58,6 +58,7 @@ def pair() -> Iterator[Pair]:
     pair.close()
 
 
+@pytest.mark.lengthy
 @given(
     st.lists(st.sampled_from([0, 1, 100, 5_000, 20_000]), min_size=1, max_size=6),
     st.lists(st.integers(1, 9_000), min_size=1, max_size=6),

@@ -103,6 +103,7 @@ def places() -> Iterator[int]:
     return itertools.count()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("size", [10, LARGE])
 @pytest.mark.parametrize("queue_size", [1, 3])
 def test_an_interrupted_receiver_loses_nothing_but_perhaps_its_message(
@@ -126,6 +127,7 @@ def test_an_interrupted_receiver_loses_nothing_but_perhaps_its_message(
     check_account(output_port, [port])
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("size", [10, LARGE])
 @pytest.mark.parametrize("queue_size", [1, 3])
 @pytest.mark.parametrize("is_full", [False, True])
@@ -161,6 +163,7 @@ def test_an_interrupted_sender_loses_nothing_but_perhaps_its_message(
     check_account(output_port, ports)
 
 
+@pytest.mark.lengthy
 def test_what_a_program_holds_stays_while_its_sender_is_interrupted(shm_bench: Bench) -> None:
     output_port, (port,) = shm_bench.link(3)
     kept = []
@@ -181,6 +184,7 @@ def test_what_a_program_holds_stays_while_its_sender_is_interrupted(shm_bench: B
     check_account(output_port, [port])
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("role", ["sender", "receiver"])
 def test_a_port_that_is_interrupted_while_it_meets_another_one_meets_it_next_time(
     shm_bench: Bench, role: str
@@ -203,6 +207,7 @@ def test_a_port_that_is_interrupted_while_it_meets_another_one_meets_it_next_tim
     check_account(output_port, [port])
 
 
+@pytest.mark.lengthy
 def test_signals_at_random_moments_lose_no_slot_and_no_memory(shm_bench: Bench) -> None:
     """The same with real signals: places that CPython has, and a profiler does not see."""
     output_port, (port,) = shm_bench.link(3)

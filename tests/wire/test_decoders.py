@@ -147,6 +147,7 @@ def test_msgpack_raises_nothing_else(name: str, data: bytes) -> None:
         MSGPACK_DECODERS[name](data)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", JSON_DECODERS)
 @quickly
 @given(data=bytes_like(JSON))
@@ -203,6 +204,7 @@ def _look_at(found: Message) -> None:
     found.metadata and decode_metadata(found.metadata)
 
 
+@pytest.mark.lengthy
 @settings(quickly, max_examples=5 * EXAMPLES)
 @given(data=bytes_like(MESSAGES))
 def test_a_message_of_another_machine_is_refused_or_can_be_looked_at(data: bytes) -> None:
@@ -210,6 +212,7 @@ def test_a_message_of_another_machine_is_refused_or_can_be_looked_at(data: bytes
         _look_at(message_from_bytes(data))
 
 
+@pytest.mark.lengthy
 @settings(quickly, max_examples=5 * EXAMPLES)
 @given(data=bytes_like([b"\xc2\xd2\x07\xc8\x01" + data for data in MESSAGES]))
 def test_a_message_of_a_recording_is_refused_or_can_be_looked_at(data: bytes) -> None:
@@ -257,6 +260,7 @@ def ros_messages() -> st.SearchStrategy[tuple[str, bytes]]:
     return st.one_of(found)
 
 
+@pytest.mark.lengthy
 @settings(quickly, max_examples=5 * EXAMPLES)
 @given(sent=ros_messages())
 def test_a_message_of_ros_is_refused_or_can_be_looked_at(sent: tuple[str, bytes]) -> None:
@@ -283,6 +287,7 @@ def test_every_value_comes_through_the_checks() -> None:
 OUTSIDE = {"openapi.py"}  # converts what it has made itself
 
 
+@pytest.mark.lengthy
 def test_all_of_dora_decodes_with_these() -> None:
     forbidden = {
         *("msgspec.json.decode", "msgspec.json.Decoder", "msgspec.convert"),

@@ -42,6 +42,7 @@ def passed(value: Any) -> Any:
     return decode_metadata(encode_metadata({"key": value}))["key"]
 
 
+@pytest.mark.lengthy
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
 @settings(derandomize=True, deadline=None)
 def test_plain_metadata_keeps_values_and_types(metadata: dict[str, Any]) -> None:

@@ -259,6 +259,7 @@ SAMPLES = [
 ]
 
 
+@pytest.mark.lengthy
 @given(
     st.sampled_from(SAMPLES),
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=4),
@@ -284,6 +285,7 @@ def test_a_damaged_message_is_decoded_or_refused(
             pass
 
 
+@pytest.mark.lengthy
 @given(st.integers(0, 3), st.binary(max_size=12), st.binary(max_size=200))
 @settings(derandomize=True, deadline=None, max_examples=500)
 def test_any_body_is_decoded_or_refused(encoding: int, schema: bytes, body: bytes) -> None:

@@ -109,6 +109,7 @@ _json = st.recursive(
 _keys = st.sampled_from(["level", "message", "timestamp", "target", "fields", "file", "line"])
 
 
+@pytest.mark.lengthy
 @given(st.dictionaries(_keys, st.sampled_from(["info", "m", "2023-11-14T22:13:20Z"]) | _json))
 def test_any_json_object_can_be_parsed(record):
     got = entry(json.dumps(record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from supervision import OPERATIONS, Supervised, node
@@ -240,6 +241,7 @@ class World:
         self.perform(self.run.after(seconds))
 
 
+@pytest.mark.lengthy
 @settings(max_examples=150, deadline=None)
 @given(
     dataflows(),
