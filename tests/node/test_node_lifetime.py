@@ -377,6 +377,22 @@ def test_a_daemon_that_is_lost_during_the_start(start_flow: StartFlow) -> None:
     assert len(raised) == 1
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "script",
+    [
+        "from dora import Node\nnode = Node()",
+        "from dora import Node\nnode = Node()\nnode.me = node\ndel node",
+    ],
+    ids=["kept", "garbage"],
+)
+def test_a_program_that_closes_nothing_ends_without_a_warning_of_python(
+    daemon: FakeDaemon, script: str
+) -> None:
+    process = daemon.start_process("a", script, PYTHONDEVMODE="1", PYTHONWARNINGS="error")
+    assert finish(process) == (0, "", "")
+
+
 # ------------------------------------------------------------------ signals
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -60,8 +60,12 @@ def attach_to(
     """
     console = _console(view, watching.display)
     try:
-        with termination_as_interrupt(), following(client, view, reporter, console):
-            view, detached = _show(client, view, reporter, console, watching)
+        with (
+            closing(LogReader(view.log_directory)) as logs,
+            termination_as_interrupt(),
+            following(client, view, reporter, console),
+        ):
+            view, detached = _show(client, view, reporter, console, watching, logs)
     finally:
         console.close()
     if console.not_shown:
@@ -73,10 +77,14 @@ def attach_to(
 
 
 def _show(
-    client: Client, view: DataflowView, reporter: RunReporter, console: Console, watching: Watching
+    client: Client,
+    view: DataflowView,
+    reporter: RunReporter,
+    console: Console,
+    watching: Watching,
+    logs: LogReader,
 ) -> tuple[DataflowView, bool]:
     """Show the logs until the end; return the last state, and whether the user has detached."""
-    reader = LogReader(view.log_directory)
     announced = unreachable = False
     interrupts = 0
     asked_at = 0.0
@@ -97,7 +105,7 @@ def _show(
                     if reporter.mode in ("long waits", "off"):  # otherwise it says so
                         console.say(f"dataflow started: {view.uuid}", to_output=True)
             with interrupts_held():  # an interrupt here would lose entries that were read
-                for entry in reader.entries():
+                for entry in logs.entries():
                     console(entry)
             if view.status in ("Finished", "Failed"):  # known before the last entries were read
                 return view, False
@@ -184,10 +192,10 @@ class _Follower:
 
     def read_logs(self) -> None:
         """Give the log entries to the reporter alone, which finds the steps of the build in them."""
-        reader = LogReader(self._view.log_directory)
-        while not self._ended.wait(_START_INTERVAL):
-            for entry in reader.entries():
-                self._reporter.adapt(entry)
+        with closing(LogReader(self._view.log_directory)) as logs:
+            while not self._ended.wait(_START_INTERVAL):
+                for entry in logs.entries():
+                    self._reporter.adapt(entry)
 
     def follow(self, until_started: bool) -> None:
         """Ask the daemons how far the run is, again and again, until the end."""

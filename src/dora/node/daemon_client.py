@@ -51,6 +51,16 @@ class DaemonChannel(Protocol):
     def close(self) -> None: ...
 
 
+class _QuietSocket(socket.socket):
+    """A socket that goes without a warning.
+
+    Python warns of each one that is open at the end of a program, as that of a node usually is.
+    """
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class SocketChannel:
     """A connection to the daemon. Requests block briefly; frames are read without blocking."""
 
@@ -61,7 +71,7 @@ class SocketChannel:
         self._sending, self._is_held = lock_of_threads()  # frames of several threads do not mix
         self.lost = False
         try:
-            self._socket = connect_own(path, limit)
+            self._socket = _QuietSocket(fileno=connect_own(path, limit).detach())
             self._socket.settimeout(None)
         except OSError as error:
             raise ConnectError(f"the daemon cannot be reached at {path}: {error.strerror}") from error

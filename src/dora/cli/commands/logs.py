@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 import click
 import msgspec
@@ -78,7 +79,7 @@ def logs(
     if node is not None and all_nodes:
         raise click.UsageError("use either --node or --all-nodes")
     source = local_log_location(wanted) if local else find_log_location(client, wanted)
-    reader = LogReader(source.directory, node)
+    reader = click.get_current_context().with_resource(closing(LogReader(source.directory, node)))
     nodes = reader.nodes()
     if node is not None and node not in nodes:
         _check_node(node, source, nodes, follow)
