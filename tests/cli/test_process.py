@@ -7,12 +7,18 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 from waiting import TIMEOUT
 
+from dora.cli import attach, session
 from dora.cli.process import interrupts_held, termination_as_interrupt
-from dora.cli.session import LONGEST_ORDER, _InputLines
+from dora.cli.session import LONGEST_ORDER, _follow_user, _InputLines, _pass_on_until_started
+from dora.cluster.http_api import DataflowView
+from dora.daemon.logs.reader import LogReader
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -86,3 +92,98 @@ def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path) -> None:
     with standard_input(os.open(tmp_path / "endless", os.O_RDONLY)):
         assert _InputLines().read_line() == b""
         assert os.lseek(0, 0, os.SEEK_CUR) < 2 * LONGEST_ORDER
+
+
+def test_the_end_of_the_user_stops_the_dataflow_then_kills_its_nodes_and_at_last_ends_the_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[object] = []
+    monkeypatch.setattr(session, "_show_nothing_more", lambda: done.append("nothing is shown"))
+    monkeypatch.setattr(os, "kill", lambda _, number: done.append(number))
+    monkeypatch.setattr(os, "_exit", done.append)
+    monkeypatch.setattr(session, "time", SimpleNamespace(sleep=done.append))
+    read, write = os.pipe()
+    with standard_input(read):
+        os.write(write, b"alive\ninterrupt\nsize 80 24\nalive\n")
+        os.close(write)
+        _follow_user(_InputLines(), 7.0)
+    expected = [signal.SIGINT, "nothing is shown", signal.SIGTERM, 7.0, signal.SIGTERM, 30.0, 1]
+    assert done == expected
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("printed", [b"warning: it is late\n", b""])
+def test_the_start_of_a_run_is_reported_with_all_that_it_has_printed_before(
+    capfd: pytest.CaptureFixture[str], printed: bytes, order: int
+) -> None:
+    (output, prints), (started, reports) = (os.pipe(), os.pipe())[::order]
+    os.write(prints, printed)
+    os.close(prints)
+    os.write(reports, b"id")
+    assert _pass_on_until_started(output, started) == "id"
+    assert capfd.readouterr().out == printed.decode()
+    for descriptor in (output, started, reports):
+        os.close(descriptor)
+
+
+def test_a_run_that_ends_before_its_start_has_no_id(capfd: pytest.CaptureFixture[str]) -> None:
+    (output, prints), (started, reports) = os.pipe(), os.pipe()
+    os.close(reports)
+    os.write(prints, b"error: there is no such node\n")
+    os.close(prints)
+    assert _pass_on_until_started(output, started) == ""
+    assert capfd.readouterr().out == "error: there is no such node\n"
+    os.close(output)
+    os.close(started)
+
+
+class Coordinator:
+    """Stands in for a client: its dataflow ends some looks after a stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.view = DataflowView(
+            uuid="0199", name="lab", status="Running", nodes=[], log_directory=str(folder)
+        )
+        self.stops: list[tuple[float | None, bool]] = []
+        self.looks = 0  # after the stop
+
+    def dataflow(self, _: str) -> DataflowView:
+        self.looks += bool(self.stops)
+        return msgspec.structs.replace(self.view, status="Finished") if self.looks > 5 else self.view
+
+    def stop(self, _: str, grace: float | None, force: bool) -> None:
+        self.stops.append((grace, force))
+
+
+def shown(coordinator: Any, monkeypatch: pytest.MonkeyPatch, watching: attach.Watching) -> tuple[str, bool]:
+    """Show a dataflow without pauses; return its last state, and whether the user has detached."""
+    monkeypatch.setattr(attach, "LOG_INTERVAL", 0.0)
+    monkeypatch.setattr(attach, "STATUS_INTERVAL", 0.0)
+    reporter: Any = SimpleNamespace(mode="off", say=print)
+    console = attach._console(coordinator.view)
+    logs = LogReader(coordinator.view.log_directory)
+    view, detached = attach._show(coordinator, coordinator.view, reporter, console, watching, logs)
+    console.close()
+    return view.status, detached
+
+
+@pytest.mark.parametrize(("kills", "stops"), [(False, [(7.0, False)]), (True, [(7.0, False), (7.0, True)])])
+def test_the_last_ctrl_c_leaves_a_dataflow_that_the_ones_before_were_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: bool, stops: list[tuple[float, bool]]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    coordinator = Coordinator(tmp_path)
+    watching = attach.Watching(grace=7.0, kills=kills, check=interrupt)
+    assert shown(coordinator, monkeypatch, watching) == ("Running", True)
+    assert coordinator.stops == stops
+
+
+def test_a_dataflow_whose_time_is_over_is_stopped_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = Coordinator(tmp_path)
+    watching = attach.Watching(stop_after=0.0)
+    assert shown(coordinator, monkeypatch, watching) == ("Finished", False)
+    assert coordinator.stops == [(None, False)]

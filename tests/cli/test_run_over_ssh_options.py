@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from commands import run_command
+from waiting import TIMEOUT, wait_until
 
 from dora.cli import run_on_both as both
 from dora.cli import run_over_ssh
 from dora.cli.run_on_both import run_on_both
 from dora.cli.run_over_ssh import MarkedOutput
 from dora.cli.session import Component, Order
+from dora.cluster.client import Unreachable
+from dora.cluster.http_api import MachineView
 from dora.cluster.ssh.environment import MachineFacts
 from dora.cluster.ssh.file import Machine
+from dora.cluster.ssh.ssh import MachineFault
 from dora.daemon.processes.ending import end_by_stdin
 from dora.errors import DoraError
+from dora.wire.decoders import from_json
 
 
 def printed_by(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -148,7 +155,7 @@ def test_the_session_here_is_not_killed_before_the_grace_of_its_nodes_is_over(
     monkeypatch.setattr(both, "end_by_stdin", end)
     with both._SessionProcess("a daemon", Order(component=Component(1), grace=100.0)):
         pass
-    assert timeouts[0] >= 1.5 * 100.0
+    assert timeouts[0] > 1.5 * 100.0, "those that are killed end before it"
 
 
 @pytest.mark.parametrize("fault", [OSError("it cannot be read"), ValueError("it is odd")])
@@ -169,3 +176,95 @@ def test_hot_reload_goes_on_after_a_fault_and_says_it(
     with run_over_ssh._keep_copied(Machine(id="r", host="r"), str(tmp_path), {}):
         assert copied.wait(30)
     assert f"warning: {fault}" in capsys.readouterr().err
+
+
+class Ports:
+    """The way to a machine on which so many ports are taken."""
+
+    def __init__(self, taken: int) -> None:
+        self.taken = taken
+        self.tried: list[int] = []
+
+    def forward_back(self, port: int) -> None:
+        self.tried.append(port)
+        if len(self.tried) <= self.taken:
+            raise MachineFault(Machine(id="r", host="r"), "the port is taken")
+
+
+def test_instead_of_a_port_that_is_taken_on_the_other_machine_some_more_are_tried() -> None:
+    some: Any = Ports(taken=4)
+    assert both._common_port(some) == some.tried[4]
+    all_of_them: Any = Ports(taken=5)
+    with pytest.raises(MachineFault, match="r: the port is taken"):
+        both._common_port(all_of_them)
+    assert len(all_of_them.tried) == 5
+
+
+def test_a_machine_that_is_away_is_not_connected() -> None:
+    machines = [MachineView(id="here"), MachineView(id="there", away_since=1.0)]
+    client: Any = SimpleNamespace(status=lambda: SimpleNamespace(machines=machines))
+    assert both._connected(client) == {"here"}
+
+    def status() -> None:
+        raise Unreachable("it is starting", lambda: "")
+
+    client = SimpleNamespace(status=status)
+    assert both._connected(client) == set()
+
+
+def test_a_component_is_waited_for_while_it_lives_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check() -> None:
+        raise DoraError("it was killed")
+
+    both._wait_until(lambda: True, check, "it does not answer")
+    with pytest.raises(DoraError, match="it was killed"):
+        both._wait_until(lambda: False, check, "it does not answer")
+    monkeypatch.setattr(both, "START_TIMEOUT", 0.0)
+    with pytest.raises(DoraError, match="it does not answer after 0 s"):
+        both._wait_until(lambda: False, lambda: None, "it does not answer")
+
+
+def session_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, program: str, **options: Any
+) -> both._SessionProcess:
+    """Start a program of sh in place of the session, with its mark in ``$6``."""
+    path = folder / "session"
+    path.write_text(f"#!/bin/sh\n{program}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+    return both._SessionProcess("a daemon", Order(component=Component(1), **options))
+
+
+@pytest.mark.processes
+def test_a_session_gets_its_order_when_it_is_ready_and_then_hears_that_the_other_end_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(both, "LINE_EVERY", 0.1)
+    heard = tmp_path / "heard"
+    program = f"echo greetings; printf '\\0%s ready\\n' \"$6\"; seq 50000; exec cat >{heard}"
+    with session_process(tmp_path, monkeypatch, program, grace=7.0) as process:
+        wait_until(lambda: heard.exists(), "the session to go on, with its output read")
+        wait_until(lambda: b"alive\nalive\n" in heard.read_bytes(), "a sign of life")
+        process.check()
+        assert len(process._output) < 100, "the last lines are kept"
+    order = heard.read_bytes().splitlines()[0]
+    assert from_json(order, Order) == Order(component=Component(1), grace=7.0)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("(sleep 0.1; echo 'error: the port is taken') >&2 & echo odd >&2", "has ended: the port is taken"),
+        ("echo 'error: not the last' >&2; echo later >&2; kill -9 $$", "a daemon was killed"),
+        ("exec sleep 0", "a daemon was killed"),
+    ],
+)
+def test_a_session_that_ends_by_itself_says_why_with_its_last_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, told: str
+) -> None:
+    monkeypatch.setattr(both, "_READ_TIMEOUT", TIMEOUT)
+    with session_process(tmp_path, monkeypatch, program) as process:
+        process._process.wait(TIMEOUT)
+        with pytest.raises(DoraError, match=told):
+            process.check()

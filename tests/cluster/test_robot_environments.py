@@ -7,16 +7,19 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from waiting import TIMEOUT
+from waiting import TIMEOUT, wait_until
 
+from dora.cluster.ssh import environment as environments
 from dora.cluster.ssh.environment import MachineFacts, found_in, install, installer
 from dora.cluster.ssh.file import Machine, parse_machine
 from dora.cluster.ssh.kept_environments import held, publish, remove_old
 from dora.cluster.ssh.ssh import MachineFault
 from dora.cluster.ssh.use_lock import in_use, is_in_use
+from dora.daemon.work import Work
 from dora.errors import DoraError
 
 ROBOT = Machine(id="robot", host="robot")
@@ -195,3 +198,77 @@ def test_wheels_arrive_where_head_reads_more_than_it_gives_out(tmp_path: Path) -
     assert script.wait(TIMEOUT) == 1
     script.stdin.close()
     assert {name: (tmp_path / f"{name}.whl").read_bytes() for name in wheels} == wheels
+
+
+WHEELS = {"dora": b"d" * 200_000, "pip": b"p" * 3000}
+INSTALLS = """
+mkdir -p "$new/bin"
+printf '#!/bin/sh\\nln -s "$3" "$4"\\n' >"$new/bin/dora"
+chmod +x "$new/bin/dora"
+cat "$dora" "$pip" >"$new/wheels"
+run sleep 0.1
+"""
+
+
+def write_own_wheel(path: str, **_: bool) -> None:
+    Path(path).write_bytes(WHEELS["dora"])
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Return a function that makes an environment with these lines, and returns its folder."""
+    (tmp_path / "ssh").write_text('#!/bin/sh\nfor script; do :; done\nexec sh -c "$script"\n')
+    (tmp_path / "ssh").chmod(0o755)
+    (tmp_path / "pip.whl").write_bytes(WHEELS["pip"])
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(environments, "write_wheel", write_own_wheel)
+    monkeypatch.setattr(environments, "_pip_wheel", lambda: str(tmp_path / "pip.whl"))
+    folder = tmp_path / "cache" / "dora" / "environments"
+
+    def make(installing: str) -> Path:
+        environments._make(ROBOT, "dora-1", installing, Work())
+        return folder / "dora-1"
+
+    return make
+
+
+@pytest.mark.processes
+def test_an_environment_is_made_with_the_wheels_and_stays(made: Callable[[str], Path]) -> None:
+    link = made(INSTALLS)
+    assert (link / "wheels").read_bytes() == b"".join(WHEELS.values())
+    assert {*link.parent.iterdir()} == {link, link.resolve()}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("installing", "told"),
+    [
+        ("echo 'error: it is odd'; exit 1\n", "robot: dora cannot be installed there: it is odd"),
+        ("echo 'No space left on device' >&2; exit 1\n", "robot: there is no room for dora on its disk"),
+        ("exit 255\n", "robot: the command ended with exit status 255"),
+    ],
+)
+def test_an_installation_that_fails_says_why_and_leaves_nothing(
+    made: Callable[[str], Path], tmp_path: Path, installing: str, told: str
+) -> None:
+    with pytest.raises(MachineFault, match=told):
+        made(f'mkdir "$new"\n{installing}')
+    assert list((tmp_path / "cache" / "dora" / "environments").iterdir()) == []
+
+
+@pytest.mark.processes
+def test_an_installation_ends_with_its_input_and_leaves_nothing(tmp_path: Path) -> None:
+    about = {name: (f"{name}.whl", len(data)) for name, data in WHEELS.items()}
+    script = subprocess.Popen(
+        ["sh", "-c", install("dora-1", f"touch {tmp_path}/begun\nrun sleep 60\n", about)],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+    )
+    assert script.stdin is not None
+    script.stdin.write(b"".join(WHEELS.values()))
+    script.stdin.flush()
+    wait_until((tmp_path / "begun").exists, "the installation")
+    script.stdin.close()
+    assert script.wait(TIMEOUT) == 1
+    assert list((tmp_path / "dora" / "environments").iterdir()) == []

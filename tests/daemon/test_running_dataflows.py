@@ -39,8 +39,12 @@ from dora.wire.daemon_protocol import (
     DataflowEnded,
     DeleteParameter,
     Description,
+    FilePart,
     GetParameters,
+    Inspection,
     Parameters,
+    ReadSavedFile,
+    RunProgress,
     SetParameter,
 )
 from dora.wire.framing import encode_frame
@@ -218,6 +222,51 @@ def test_a_dataflow_goes_on_while_its_coordinator_is_away() -> None:
     assert logs.ended()
 
 
+class OtherMachine:
+    """Answers requests for a dataflow on other machines, or refuses them."""
+
+    saved = bytes(range(256)) * 4
+
+    def __init__(self) -> None:
+        self.refusal: RequestRefused | None = None
+        self.parts = 0
+
+    def ask(self, dataflow_id: str, request: object, _: str) -> object:
+        if self.refusal is not None:
+            raise self.refusal
+        if isinstance(request, ReadSavedFile):
+            self.parts += 1
+            assert self.parts < 10
+            return FilePart(self.saved[request.offset : request.offset + 300])
+        return Inspection(dataflow_id, None, best_engine(), "", "", "", [], [])
+
+
+def running_elsewhere() -> tuple[RunningDataflow, OtherMachine]:
+    machine = OtherMachine()
+    view = DataflowView(uuid=str(uuid7()), name="lab", status="Running", nodes=[], machines=["arm"])
+    return RunningDataflow(None, view, cast(Client, machine)), machine
+
+
+@pytest.mark.parametrize("status", [404, 409])
+def test_a_dataflow_on_other_machines_has_ended_once_the_coordinator_knows_no_run_of_it(
+    status: int,
+) -> None:
+    dataflow, machine = running_elsewhere()
+    dataflow.refresh()
+    machine.refusal = RequestRefused(status, "it does not run")
+    with pytest.raises(ConnectError, match="the dataflow has ended"):
+        dataflow.refresh()
+    machine.refusal = RequestRefused(504, "its machine does not answer")
+    with pytest.raises(RequestRefused, match="does not answer"):
+        dataflow.refresh()
+
+
+def test_a_saved_file_of_another_machine_comes_in_parts(tmp_path: Path) -> None:
+    dataflow, machine = running_elsewhere()
+    dataflow._fetch("arm", "/saved.mcap", str(tmp_path / "part.mcap"))
+    assert (tmp_path / "part.mcap").read_bytes() == machine.saved
+
+
 def test_an_unknown_request_closes_its_connection_only(bench: Bench) -> None:
     request = encode_frame(SetParameter("a", "deep", None))[4:]
     assert request.endswith(b"\xc0")
@@ -366,6 +415,36 @@ def test_each_look_at_the_runs_names_one_that_cannot_be_asked_once(
         look()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: the daemon at {path} is of another version of dora")
+
+
+def test_after_a_daemon_that_has_gone_another_one_is_asked_for_the_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Run:
+        def __init__(self, progress: RunProgress | None) -> None:
+            self.result = progress
+            self.closed = False
+
+        def progress(self) -> RunProgress:
+            assert not self.closed
+            if self.result is None:
+                raise ConnectError("it has gone")
+            return self.result
+
+        def close(self) -> None:
+            assert not self.closed
+            self.closed = True
+
+    monkeypatch.setattr(attach, "_START_INTERVAL", 0.0)
+    monkeypatch.setattr(attach, "_INTERVAL", 0.0)
+    started = RunProgress(1, True, False, (), 1, (), (), 0, 0, 0)
+    runs = [Run(None), Run(None), Run(started)]
+    left = iter(runs)
+    monkeypatch.setattr(attach, "_connect", lambda *_: next(left))
+    view = DataflowView(uuid=str(uuid7()), name="lab", status="Running", nodes=["a"])
+    reporter = RunReporter("lines", one_screen=False)
+    _Follower(cast(Client, None), view, reporter, threading.Event()).follow(until_started=True)
+    assert all(run.closed for run in runs)
 
 
 def test_nothing_runs(runtime_root: str) -> None:

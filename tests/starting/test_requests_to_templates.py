@@ -7,24 +7,29 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from waiting import TIMEOUT, alive, wait_until
 
 from dora.daemon.event_loop import Loop
 from dora.daemon.template import client as module
-from dora.daemon.template.children import MAX_CHILDREN
+from dora.daemon.template import server
+from dora.daemon.template.children import MAX_CHILDREN, PackageSet
 from dora.daemon.template.client import ForkedProcess, PendingStart, TemplateClient, fork_request
 from dora.daemon.template.process import _VARIABLES as VARIABLES
 from dora.daemon.template.process import OwnTemplate
 from dora.daemon.template.protocol import (
     REAP,
+    STATE,
     ExitStatus,
     Refused,
     pass_on,
     receive_descriptors,
+    receive_states,
     send_answer,
 )
 from dora.dataflow.model import NodeSpec, PreloadedPackage
@@ -262,3 +267,80 @@ def test_what_is_no_request_leaves_no_file_open() -> None:
         with pytest.raises(ValueError, match="no request"):
             receive_descriptors(theirs)
         assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_template_is_kept_some_time_after_its_last_connection_unless_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now, is_short = 0.0, False
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    monkeypatch.setattr(server, "memory_is_short", lambda: is_short)
+    address = str(tmp_path / "template.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(address)
+        listener.listen()
+        template = server.Template(listener, {}, PackageSet(()), {})
+
+        def connected() -> socket.socket:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            connection.connect(address)
+            template._accept(listener)
+            return connection
+
+        def serve() -> None:
+            (connection,) = template._connections.values()
+            template._on_connection(connection)
+            assert not template._connections
+
+        connection = connected()
+        now += 10 * server.IDLE_TIMEOUT
+        connection.close()
+        serve()
+        now += 0.9 * server.IDLE_TIMEOUT
+        assert template._is_kept()
+        with connected() as connection:
+            connection.send(STATE)
+            serve()
+            assert [state.pid for state in receive_states(connection)] == [os.getpid()]
+        is_short = True
+        assert not template._is_kept()
+        is_short = False
+        assert template._is_kept()
+        now += 0.2 * server.IDLE_TIMEOUT
+        assert not template._is_kept(), "a question is no use of it"
+
+
+def test_a_template_that_ends_again_and_again_is_renewed_a_limited_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Template:
+        pid = os.getpid()
+        renewals = 0
+
+        def __init__(self) -> None:
+            self.connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            other.close()
+
+        def renew(self) -> None:
+            self.renewals += 1
+            self.connection.close()
+            if self.renewals == 2:
+                raise OSError("this machine has no room for it now")
+            self.__init__()  # type: ignore[misc]
+
+        def close(self) -> None:
+            self.connection.close()
+
+    monkeypatch.setattr(module, "MAX_RENEWALS", 3)
+    loop, template = Loop(), Template()
+    client = TemplateClient(loop, template)
+    request = fork_request(NodeSpec("a", path="a.py"), ["a.py"], {}, "/")
+    refusals: list[Refused] = []
+    for count in range(1, 6):
+        client.start(request, lambda process: process.close(), refusals.append)
+        loop.run_once(0.0)
+        assert len(refusals) == count and template.renewals == min(count, 3)
+        assert template.renewals == 2 or template.connection.gettimeout() == 0.0, "a full queue would block"
+    client.close()
+    template.close()
+    loop.close()

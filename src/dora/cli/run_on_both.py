@@ -52,6 +52,7 @@ _HERE: Final = "run-on-local"
 START_TIMEOUT: Final = 60.0  # seconds until a component works; one that has ended is noticed at once
 _TRIES: Final = 5  # ports; one that is free here may be taken on the other machine
 _POLL: Final = 0.02  # seconds
+_READ_TIMEOUT: Final = 1.0  # seconds for the last lines of a process: what it has started may hold its pipe
 # The coordinator of the run signs the certificates of the two daemons, whatever other daemons here have.
 _NO_FILES: Final = dict.fromkeys(
     ("DORA_TLS_CA", "DORA_TLS_CERT", "DORA_TLS_KEY", "DORA_COORDINATOR_CA"), ""
@@ -213,13 +214,10 @@ class _SessionProcess:
             self._process = piped(machine, script, own_session=True)
         # Both pipes are read to their end, because a full one would stop the process.
         assert self._process.stdout is not None and self._process.stderr is not None
-        targets = (
-            (self._follow, (ready_line(mark), msgspec.json.encode(order) + b"\n")),
-            (self._read, (self._process.stderr,)),
-        )
-        self._threads = [threading.Thread(target=t, args=a, daemon=True) for t, a in targets]
-        for thread in self._threads:
-            thread.start()
+        words = (ready_line(mark), msgspec.json.encode(order) + b"\n")
+        threading.Thread(target=self._follow, args=words, daemon=True).start()
+        self._errors = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
+        self._errors.start()
 
     def _follow(self, ready: bytes, order: bytes) -> None:
         """Give the order when it is ready, and tell it now and then that this process lives."""
@@ -245,6 +243,7 @@ class _SessionProcess:
         """Raise `DoraError` if it has ended."""
         if self._process.poll() is None:
             return
+        self._errors.join(_READ_TIMEOUT)
         output = b"".join(self._output).decode(errors="replace").strip().splitlines()
         if output and output[-1].startswith("error: "):
             raise DoraError(f"{self._what} has ended: {output[-1].removeprefix('error: ')}")

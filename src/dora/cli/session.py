@@ -240,6 +240,9 @@ def _pass_on_until_started(output: int, started: int) -> str:
             elif source == output:
                 _write(data)
             else:
+                # Its pipe has all that it printed before, which nobody would read later.
+                if output in sources and select.select([output], [], [], 0.0)[0]:
+                    _write(os.read(output, 1 << 16))
                 return data.decode()
     return ""
 

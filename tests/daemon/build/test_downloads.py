@@ -13,6 +13,7 @@ import pytest
 import dora
 import dora.dataflow
 from dora.daemon.build.build import build_dataflow
+from dora.daemon.build.node_sources import FetchFailed, fetch
 from dora.daemon.options import BuildOptions
 from dora.errors import BuildError
 
@@ -157,6 +158,18 @@ def test_a_download_that_breaks_off_leaves_no_file(flow):
     thread.join()
     listener.close()
     assert os.listdir(os.path.join(dataflow.working_dir, os.path.dirname(dataflow.nodes[0].path))) == []
+
+
+def test_a_download_that_is_too_large_is_given_up(served, tmp_path):
+    folder, address = served
+    (folder / "node.py").write_bytes(bytes(3 << 20))
+    path = tmp_path / "got"
+    with open(path, "wb") as file, pytest.raises(FetchFailed, match="it is larger than 2 MiB"):
+        fetch(f"{address}/node.py", file, max_size=2 << 20)
+    assert path.stat().st_size <= 2 << 20
+    with open(path, "wb") as file:
+        fetch(f"{address}/node.py", file, max_size=3 << 20)
+    assert path.stat().st_size == 3 << 20
 
 
 @pytest.mark.parametrize("user", ["me:TOKEN", "TOKEN"])

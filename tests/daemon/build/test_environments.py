@@ -15,6 +15,7 @@ import dora.dataflow
 from dora._version import __version__
 from dora.daemon.build import environments, own_wheel
 from dora.daemon.build.build import build_dataflow
+from dora.daemon.build.environments import EnvironmentMaker
 from dora.daemon.build.inline_script import inline_environment, with_inline_environments
 from dora.daemon.options import BuildOptions
 from dora.daemon.processes.interpreter import environment_folder, find_uv
@@ -268,8 +269,11 @@ def test_a_failed_rebuild_leaves_the_environment_before(flow, index, tmp_path, m
     stamp.write_text("of another version of dora\n")
     if step == "solving":
         shutil.rmtree(tmp_path / ".dora" / "python-locks")
+        monkeypatch.setattr(EnvironmentMaker, "_set_aside", None)  # it stays: a dataflow may run in it
     with pytest.raises(BuildError, match="its packages cannot be had"):
         build(flow("python: {requirements: [tool]}"), offline=True)
+    locks = [path.name for path in (tmp_path / ".dora" / "python-locks").iterdir()]
+    assert locks == ([] if step == "solving" else [f"{folder.name}.txt"])
     assert ask(folder, "import tool; print(tool.version)") == "1.0"
     assert sorted(path.name for path in folder.parent.iterdir()) == [f".{folder.name}.lock", folder.name]
 
@@ -284,3 +288,33 @@ def test_an_environment_whose_rebuild_was_killed_comes_back(flow, index):
     (folder / "pyvenv.cfg").touch()
     assert build(flow("python: {requirements: [tool]}")) == (folder, [])
     assert ask(folder, "import tool; print(tool.version)") == "1.0"
+
+
+@needs_uv
+@pytest.mark.processes
+def test_a_rebuild_leaves_nothing_of_the_environment_before(flow, index):
+    offer(index, "tool", "1.0")
+    folder, _ = build(flow("python: {requirements: [tool]}"))
+    alone = sorted(path.name for path in folder.parent.iterdir())
+    (folder / "dora-environment").write_text("of another version of dora\n")
+    build(flow("python: {requirements: [tool]}"))
+    assert sorted(path.name for path in folder.parent.iterdir()) == alone
+    shutil.copytree(folder, folder.parent / f".{folder.name}.before", symlinks=True)
+    (folder / "new").touch()
+    assert build(flow("python: {requirements: [tool]}")) == (folder, []), "killed when it was complete"
+    assert sorted(path.name for path in folder.parent.iterdir()) == alone
+    assert (folder / "new").exists()
+
+
+@needs_uv
+@pytest.mark.processes
+def test_a_lock_that_cannot_be_solved_anew_stays_as_it_was(flow, index, monkeypatch, tmp_path):
+    offer(index, "tool", "1.0")
+    folder, _ = build(flow("python: {requirements: [tool]}"))
+    lock = tmp_path / ".dora" / "python-locks" / f"{folder.name}.txt"
+    text = lock.read_text()
+    (folder / "dora-environment").write_text("of another version of dora\n")
+    monkeypatch.setattr(own_wheel, "requirements", lambda: ["gone"])
+    with pytest.raises(BuildError, match="its packages cannot be had"):
+        build(flow("python: {requirements: [tool]}"), offline=True)
+    assert list(lock.parent.iterdir()) == [lock] and lock.read_text() == text

@@ -95,6 +95,23 @@ def test_a_branch_is_followed_by_builds_and_left_alone_by_runs(flow, repository)
     repository.git("checkout", "-qb", "other")
     repository.commit("three")
     assert build(flow("branch: other")) == ["three"]
+    notes = Path(dataflow.directory_of(dataflow.nodes[0]), ".git").glob("dora-*")
+    assert [note.name for note in notes] == ["dora-commit"], "with the other, changes would be taken back"
+
+
+def test_tags_that_have_moved_and_branches_that_are_gone_are_no_fault_of_an_update(flow, repository):
+    repository.commit("one")
+    repository.git("branch", "-m", "main")
+    repository.git("branch", "other")
+    repository.git("tag", "newest")
+    assert build(flow()) == build(flow("branch: other")) == ["one"]
+    repository.commit("two")
+    repository.git("tag", "--force", "newest")
+    repository.git("branch", "-D", "other")
+    repository.git("branch", "other/part")
+    assert build(flow()) == ["two"]
+    with pytest.raises(BuildError, match="origin/other"):
+        build(flow("branch: other"))
 
 
 def test_clones_of_tags_and_commits_do_not_move(flow, repository):
@@ -249,6 +266,26 @@ def test_an_update_that_was_cut_off_is_taken_back(flow, repository, updates):
     assert build(dataflow, update=updates) == (["two"] if updates else ["one"])
     assert (folder / "more.py").exists() == updates
     assert not (folder / ".git" / "dora-update").exists()
+
+
+def test_an_update_that_was_cut_off_leaves_no_file_of_its_submodules(
+    flow, repository, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")
+    first = repository.commit("one")
+    dataflow = flow()
+    build(dataflow)
+    shutil.copytree(repository.path, tmp_path / "arm.git")
+    repository.git("submodule", "add", "--quiet", str(tmp_path / "arm.git"), "arm")
+    second = repository.commit("two")
+    assert build(dataflow) == ["two"]
+    folder = Path(dataflow.directory_of(dataflow.nodes[0]))
+    assert (folder / "arm" / "node.py").exists()
+    (folder / ".git" / "dora-update").write_text(second)
+    (folder / ".git" / "dora-commit").write_text(first)
+    assert build(dataflow, update=False) == ["one"]
+    assert not (folder / "arm").exists()
+    assert build(dataflow) == ["two"], "a file that stays would be a change of the user"
 
 
 def test_two_builds_at_the_same_time_share_a_clone(flow, repository):
