@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,6 +71,27 @@ def test_blocks_of_a_large_array_become_zero_together() -> None:
     assert 0 < int(decode_numpy(other).sum()) <= 100
 
 
+def test_there_are_no_more_blocks_than_values_of_an_array_that_is_not_large() -> None:
+    message = message_of(np.ones(1025, np.uint8), {}, 1, 1)
+    other = simpler(message, lambda changed: bool(decode_numpy(changed)[700]))
+    assert np.flatnonzero(decode_numpy(other)).tolist() == [700, 701]
+
+
+@pytest.mark.parametrize(
+    ("needed", "left"),
+    [
+        (0, [math.inf, 0.0, 0.0, 0.0]),
+        (1, [0.0, -math.inf, 0.0, 0.0]),
+        (2, [0.0, 0.0, math.nan, 0.0]),
+        (3, [0.0, 0.0, 0.0, -2.0]),
+    ],
+)
+def test_infinities_and_nan_become_zero_or_stay_what_they_are(needed: int, left: list[float]) -> None:
+    message = message_of(np.array([math.inf, -math.inf, math.nan, -1.75]), {}, 1, 1)
+    other = simpler(message, lambda changed: bool(decode_numpy(changed)[needed]))
+    assert str(decode_numpy(other).tolist()) == str(left)  # NaN is not equal to itself, and -0.0 to 0.0
+
+
 @pytest.mark.lengthy
 @pytest.mark.parametrize(("count", "left"), [(1024, 2.0), (1025, 1.5)])
 def test_only_values_of_a_small_array_become_whole_numbers(count: int, left: float) -> None:
@@ -76,9 +100,15 @@ def test_only_values_of_a_small_array_become_whole_numbers(count: int, left: flo
     assert decode_numpy(other).tolist() == [left] * count
 
 
-@pytest.mark.parametrize("data", [["text"], [None, 1]])
+@pytest.mark.parametrize("data", [["text"], [None, 1], [True], [timedelta(1)]])
 def test_other_arrays_stay_as_they_are(data: list[object]) -> None:
     import pyarrow as pa
 
     message = message_of(pa.array(data), {}, 1, 1)
+    assert simpler(message, lambda _: True) is message
+
+
+@pytest.mark.parametrize("data", [np.array([1j]), np.array([], np.float32)])
+def test_complex_numbers_and_empty_arrays_stay_as_they_are(data: object) -> None:
+    message = message_of(data, {}, 1, 1)
     assert simpler(message, lambda _: True) is message

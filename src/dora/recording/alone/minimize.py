@@ -98,7 +98,8 @@ def _with_zeros(values: Any, still: Callable[[Any], bool]) -> Any:
     blocks = [begin for begin in range(0, len(values), block) if values[begin : begin + block].any()]
 
     def only(kept: list[int]) -> Any:
-        changed = values * 0
+        changed = values.copy()
+        changed[:] = 0  # not `values * 0`: it leaves NaN, and makes it of infinity
         for begin in kept:
             changed[begin : begin + block] = values[begin : begin + block]
         return changed

@@ -186,6 +186,8 @@ def shrink(
     # A failure that is not sure to come must not lead the search into a part where it never does.
     small.steps = smallest_part(all_steps, lambda part: fails(part, {}))
     minimal = time.monotonic() <= deadline
+    if minimal:
+        failure = tries.run(small.steps, {}).failure or failure  # its text, without what was left out
     deadline = min(deadline, time.monotonic() + _VALUES_SECONDS)
     try:
         for key in node.keys(small.steps):
