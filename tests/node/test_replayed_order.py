@@ -18,6 +18,7 @@ from dora.node.host import EVENT_LOG_SUFFIX, REPLAY_DIRECTORY
 from dora.node.replay.clock import ReplayClock, ReplayedTime
 from dora.node.replay.inbox import CLOCK_FILE
 from dora.wire.event_log import EntryKind, pack_entry
+from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame
 
 T0 = 1_800_000_000_000_000_000
 
@@ -132,3 +133,15 @@ def test_messages_that_did_not_come_are_counted_at_the_end(
     printed = capsys.readouterr().out
     assert printed.count("of input `x` did not come") == bool(missing)
     assert printed.count("2 messages of the recording did not come") == sums
+
+
+def test_messages_of_a_source_that_is_back_come_again(replaying: Replaying) -> None:
+    a, b = replaying(begin(), message(1), message(2), event(type="NODE_RESTARTED", id="a"), message(3))
+    inbox = b._session.inbox
+    send(a, 1)
+    assert taken(b.next()) == 1
+    inbox.handle(InputsClosed(["x"]))
+    assert taken(b.next()) == "NODE_RESTARTED", "it does not wait for the second message"
+    inbox.handle(NodeRestartedFrame("a"))
+    send(a, 2, 3)
+    assert taken(b.next()) == 3

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -69,6 +71,45 @@ def test_a_program_cannot_sleep_the_time_back() -> None:
     with pytest.raises(ValueError, match="non-negative"):
         replayed.sleep(-1)
     assert replayed.stamp() == T0
+
+
+@pytest.mark.parametrize(("speed", "slept"), [(0.0, 0.0), (0.5, 6.0), (4.0, 0.75)])
+def test_a_program_sleeps_at_the_speed_of_the_replay(
+    speed: float, slept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: list[float] = []
+    monkeypatch.setattr("dora.node.replay.clock._real_sleep", real.append)
+    replayed = ReplayedTime(T0, speed)
+    replayed.sleep(3.0)
+    assert real == [slept]
+    assert replayed.stamp() == T0 + 3 * SECOND
+
+
+def test_modules_of_the_program_have_the_replayed_time_and_installed_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    modules = []
+    for name, folder in (
+        ("own", tmp_path),
+        ("installed", tmp_path / "site-packages"),
+        ("other", Path("/")),
+    ):
+        module = ModuleType(name)
+        module.__file__ = str(folder / f"{name}.py")
+        module.now = time.time  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+        modules.append(module)
+    real = time.time
+    replayed = ReplayedTime(T0, speed=0.0)
+    replayed.install()
+    try:
+        own, *others = (vars(module)["now"] for module in modules)
+        assert own() == pytest.approx(T0 / 1e9)
+        assert others == [real, real]
+    finally:
+        replayed.remove()
+    assert vars(modules[0])["now"] is real
 
 
 def test_other_threads_do_not_move_the_clock() -> None:

@@ -18,7 +18,8 @@ from dora.dataflow.model import PortType, Types
 from dora.dataflow.problems import ProblemReport
 from dora.dataflow.types.library import TypeLibrary
 from dora.dataflow.types.own_types import TypeName
-from dora.node.interceptors.type_check import FirstMessageCheck, misfit
+from dora.node.events import Input, Reference
+from dora.node.interceptors.type_check import FirstMessageCheck, _received_type, misfit
 from dora.wire.node_protocol import Ready
 
 LIBRARY = TypeLibrary(ProblemReport("", ""), dict)
@@ -149,6 +150,13 @@ def test_inputs_that_come_later_are_checked_too_and_each_once(
     assert warnings(capsys.readouterr().out) == [WRONG, WRONG]
 
 
+def test_answers_within_a_process_are_left_out() -> None:
+    inputs = [
+        Input.make("in", Reference(pa.array([1]), metadata, 1)) for metadata in ({}, {"request_id": "1"})
+    ]
+    assert [_received_type(event) for event in inputs] == [pa.int64(), None]
+
+
 def test_answers_are_left_out(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = daemon.node("a"), daemon.node("b")
     a.send_output("out", pa.array(["ok"]), {"request_id": "1"})
@@ -194,7 +202,9 @@ def test_the_type_check_can_refuse_messages_that_are_sent(
         memory[:] = 1
     with a.send_output_raw("out", 4) as buffer:
         buffer[:] = b"1234"
-    assert a.statistics()["outputs"]["out"]["sent"] == 2
+    with a.loan("out", 1, "float64", {"request_id": "1"}) as memory:  # an answer
+        memory[:] = 1
+    assert a.statistics()["outputs"]["out"]["sent"] == 3
     assert warnings(capsys.readouterr().out) == []
 
 

@@ -145,6 +145,73 @@ def test_a_free_replay_has_the_qos_of_inputs_except_ages() -> None:
     assert (newest.deadline_ns, newest.max_age_ns, newest.period_ns) == (2 * 10**9, 0, 2 * 10**8)
 
 
+def test_a_free_replay_that_loses_nothing_keeps_the_rules_whose_events_are_not_recorded() -> None:
+    flow = parse(QOS, working_dir="/lab", environ={})
+    made = replay_dataflow(flow, assign_roles(flow, {"a/x"}), {}, lossless=True)
+    (newest,) = parse(yaml.safe_dump(made), working_dir="/lab", environ={}).node("b").inputs
+    assert newest.queue_policy == "backpressure"
+    assert (newest.deadline_ns, newest.max_age_ns, newest.period_ns) == (2 * 10**9, 0, 0)
+
+
+@pytest.mark.parametrize("source", ["goals/op/goal", "goals/goal"])
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [("queue_policy: latest", 1000), ("queue_size: 5", 1000), ("queue_size: 2000", 2000)],
+)
+def test_an_input_of_a_latched_output_has_room_for_all_in_a_replay(
+    source: str, options: str, size: int
+) -> None:
+    flow = parse(
+        f"""
+nodes:
+  - id: goals
+    operator: {{id: op, python: goals.py, outputs: [{{goal: {{latched: 2}}}}]}}
+  - {{id: arm, path: arm.py, inputs: {{goal: {{source: {source}, {options}}}}}}}
+""",
+        working_dir="/lab",
+        environ={},
+    )
+    roles = assign_roles(flow, {"goals/op/goal"})
+    made = replay_dataflow(flow, roles, {}, directory="/d", ordered=True, lossless=True)
+    (goal,) = parse(yaml.safe_dump(made), working_dir="/lab", environ={}).node("arm").inputs
+    assert (goal.queue_policy, goal.queue_size) == ("drop_oldest", size)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "path: arm.py, {}",
+        "operator: {{id: op, python: arm.py, {}}}",
+        "operators: [{{id: op, python: arm.py, {}}}]",
+    ],
+)
+@pytest.mark.parametrize("lossless", [False, True])
+def test_outputs_of_replaced_operators_may_be_named_without_the_operator(
+    program: str, lossless: bool
+) -> None:
+    inputs = "inputs: {goal: goals/goal, again: {source: goals/goal, queue_size: 5}}"
+    flow = parse(
+        f"""
+nodes:
+  - {{id: goals, operator: {{id: op, python: goals.py, outputs: [goal]}}}}
+  - {{id: arm, {program.format(inputs)}}}
+""",
+        working_dir="/lab",
+        environ={},
+    )
+    roles = assign_roles(flow, {"goals/op/goal"})
+    made = replay_dataflow(flow, roles, {}, lossless=lossless)
+    again = parse(yaml.safe_dump(made), working_dir="/lab", environ={})
+    assert [str(item.source) for item in again.node("arm").inputs] == ["goals/op/goal"] * 2
+
+
+def test_a_replay_has_no_black_box() -> None:
+    for written in (QOS, "black_box: {duration: 5s}" + QOS):
+        flow = parse(written, working_dir="/lab", environ={})
+        made = replay_dataflow(flow, assign_roles(flow, {"a/x"}), {})
+        assert not parse(yaml.safe_dump(made), working_dir="/lab", environ={}).black_box.enabled
+
+
 def test_the_budgets_of_paths_that_run_again_are_kept() -> None:
     paths = """
 paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,18 @@ def test_files_are_read_while_they_grow_and_their_size_is_bounded(tmp_path: Path
     assert len(sizes) == 2 and max(sizes) <= 2000
     reader.close()
     file.close()
+
+
+def test_a_file_of_spans_that_is_full_is_not_kept_open(tmp_path: Path) -> None:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("finds open files in /proc")
+    before = len(os.listdir("/proc/self/fd"))
+    file = SpanFile(str(tmp_path / "out"), "a", max_size=10)
+    for _ in range(5):
+        assert file.append(b"a line\n") == ""
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    file.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_failing_disk_is_reported_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ rr = pytest.importorskip("rerun")
 
 from rrd import last, read
 
-from dora.nodes.rerun.drawing import DRAWERS
-from dora.nodes.rerun.robot import Robots
+from dora.nodes.rerun.drawing import DRAWERS, POINT_RADIUS
+from dora.nodes.rerun.robot import Robots, _clamped
 from dora.nodes.rerun.settings import RobotSetting, SettingError
 from dora.observe.preview.drawable import PRIMITIVES, DrawableMessage, NotDrawable
 from dora.wire.image_encodings import IMAGE_ENCODINGS
@@ -103,6 +104,9 @@ def test_depth_has_a_camera_if_its_metadata_describes_one(drawn: Any) -> None:
     assert seen["x"]["Transform3D:translation"] == [[1, 2, 3]]
     assert seen["x"]["Transform3D:quaternion"] == [[0, 0, 1, 0]]
 
+    turned = drawn("depth", np.ones(8), width=4, height=2, focal=[600], camera_orientation=[0.0, 0, 1, 0])
+    assert turned["x"]["Transform3D:translation"] == [[0, 0, 0]]
+
 
 def test_boxes_have_labels_and_an_empty_array_clears_them(drawn: Any) -> None:
     boxes = drawn("boxes2d", [{"bbox": [0.0, 0, 2, 4], "conf": [0.5], "labels": ["cat"]}])["x"]
@@ -131,6 +135,8 @@ def test_points_and_lines(drawn: Any) -> None:
     assert points["Points3D:positions"] == [[1, 2, 3], [4, 5, 6]]
     assert points["Points3D:colors"] == [0x00FF00FF]
     assert points["Points3D:radii"] == [0.5, 0.25]
+    odd = drawn("points3d", [1.0, 2, 3, 4, 5, 6], radii=[0.5, 0.5, 0.5])["x"]
+    assert odd["Points3D:radii"] == [pytest.approx(POINT_RADIUS)], "three radii are not those of two points"
     assert drawn("points2d", [1.0, 2])["x"] == {"Points2D:positions": [[1, 2]]}
     line = drawn("lines3d", [0.0, 0, 0, 1, 1, 1], radius=0.5)["x"]
     assert line["LineStrips3D:strips"] == [[[0, 0, 0], [1, 1, 1]]]
@@ -175,6 +181,40 @@ def test_a_robot_moves_its_joints_in_order_and_within_their_limits(tmp_path: Pat
         list(robots.draw(DrawableMessage("jointstate_leg", pa.array([1.0]), {})))
     with pytest.raises(NotDrawable, match="its `encoding` is `xyzquat`; positions of joints"):
         list(robots.draw(DrawableMessage("arm", pa.array([1.0]), {"encoding": "xyzquat"})))
+
+
+def test_joints_of_a_branch_come_before_those_of_the_next_and_mimics_have_an_offset(
+    tmp_path: Path, recording: Any
+) -> None:
+    def slide(name: str, parent: str, child: str, more: str = "") -> str:
+        return (
+            f'<joint name="{name}" type="prismatic"><parent link="{parent}"/><child link="{child}"/>'
+            f'<axis xyz="1 0 0"/><limit lower="-9" upper="9" effort="1" velocity="1"/>{more}</joint>'
+        )
+
+    links = "".join(f'<link name="{name}"/>' for name in ("base", "a", "tip", "thumb", "b", "c"))
+    mimic = '<mimic joint="second" multiplier="2" offset="0.25"/>'
+    joints = [slide("first", "base", "a"), slide("third", "base", "b"), slide("second", "a", "tip")]
+    joints += [slide("next", "a", "thumb"), slide("last", "b", "c", mimic)]
+    (tmp_path / "hand.urdf").write_text(f'<robot name="hand">{links}{"".join(joints)}</robot>')
+    robots = Robots([RobotSetting("hand", str(tmp_path / "hand.urdf"))], recording)
+    drawings = robots.draw(DrawableMessage("hand", pa.array([1.0, 2, 3, 4]), {}))
+    moved = {}
+    for _, (transform,) in drawings:
+        (frame,), (translation,) = (
+            batch.as_arrow_array().to_pylist() for batch in (transform.child_frame, transform.translation)
+        )
+        moved[frame] = translation[0]
+    assert moved == {"hand/a": 1, "hand/tip": 2, "hand/thumb": 3, "hand/b": 4, "hand/c": 4.25}
+
+
+@pytest.mark.parametrize(
+    ("kind", "upper", "position"),
+    [("revolute", 1.0, 1.0), ("revolute", -1.0, 5.0), ("continuous", 1.0, 5.0)],
+)
+def test_a_joint_without_limits_is_not_held(kind: str, upper: float, position: float) -> None:
+    joint: Any = SimpleNamespace(joint_type=kind, limit_lower=-1.0, limit_upper=upper)
+    assert _clamped(joint, 5.0) == position
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ def test_every_setting_has_a_variable() -> None:
     )
 
 
+@pytest.mark.parametrize("variable", ["IMAGE_WIDTH", "IMAGE_HEIGHT"])
+def test_a_width_or_a_height_alone_is_no_size_of_images(variable: str) -> None:
+    assert read_settings({variable: "640"}).image_size is None
+
+
 def test_a_file_alone_means_to_save() -> None:
     assert read_settings({"RERUN_SAVE": "run.rrd"}).mode == "SAVE"
     assert read_settings({"RERUN_SAVE": "run.rrd", "OPERATING_MODE": "SPAWN"}).mode == "SPAWN"

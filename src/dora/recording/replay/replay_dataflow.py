@@ -165,6 +165,7 @@ def replay_dataflow(
         environment = {**environment, REPLAY_DIRECTORY: directory}
     written = {str(node["id"]): node for node in dataflow.descriptor["nodes"]}
     cycles = in_cycles(dataflow, roles.live)
+    names = _full_names(dataflow)
     no_backpressure = {name for node in dataflow.nodes for name in _sources_without_backpressure(node)}
     nodes = []
     for node in dataflow.nodes:
@@ -177,9 +178,8 @@ def replay_dataflow(
             room = partial(
                 _with_room, node_id=node.id, ordered=ordered, cycles=cycles, no_backpressure=no_backpressure
             )
-            nodes.append(
-                _live(written[node.id], directory if ordered else "", room if lossless else _without_ages)
-            )
+            rules = room if lossless else _without_ages
+            nodes.append(_live(written[node.id], directory if ordered else "", names, rules))
     left_out = (*_PLACES, "nodes", "paths", "black_box")
     root = {key: value for key, value in dataflow.descriptor.items() if key not in left_out}
     if paths := _paths(dataflow, roles):
@@ -225,21 +225,46 @@ def _sources_without_backpressure(node: NodeSpec) -> Iterator[str]:
     for name, rules in node.output_rules.items():
         if any(rule.no_backpressure and getattr(rules, rule.name) is not None for rule in OUTPUT_RULES):
             yield f"{node.id}/{name}"
-            if len(node.operators) == 1:
-                yield f"{node.id}/{name.removeprefix(node.operators[0].prefix)}"
+
+
+def _full_names(dataflow: Dataflow) -> dict[str, str]:
+    """Return, by its short name, each output of a node with one operator; a player has no operators."""
+    return {
+        f"{node.id}/{name.removeprefix(node.operators[0].prefix)}": f"{node.id}/{name}"
+        for node in dataflow.nodes
+        if len(node.operators) == 1
+        for name in node.outputs
+    }
+
+
+def _with_full_names(written: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Give the sources of all inputs of a node or operator their full names."""
+
+    def full(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {**value, "source": full(value["source"])}
+        return names.get(value, value)
+
+    return _with_inputs(written, full)
 
 
 def _live(
-    written: Mapping[str, Any], directory: str, room: Callable[[dict[str, Any]], dict[str, Any]]
+    written: Mapping[str, Any],
+    directory: str,
+    names: Mapping[str, str],
+    rules: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
+    def changed(written: Mapping[str, Any]) -> dict[str, Any]:
+        return rules(_with_full_names(_with_possible_conditions(written), names))
+
     node = {key: value for key, value in written.items() if key not in _PLACES}
     if directory:
         node["env"] = {**(node.get("env") or {}), REPLAY_DIRECTORY: directory}
-    node = room(_with_possible_conditions(node))
+    node = changed(node)
     if isinstance(operator := node.get("operator"), dict):
-        node["operator"] = room(_with_possible_conditions(operator))
+        node["operator"] = changed(operator)
     if isinstance(operators := node.get("operators"), list):
-        node["operators"] = [room(_with_possible_conditions(operator)) for operator in operators]
+        node["operators"] = [changed(operator) for operator in operators]
     return node
 
 
