@@ -156,14 +156,25 @@ def test_what_was_read_makes_room_before_the_ring_buffer_is_empty(path: Path) ->
     assert ring.others == 1
 
 
-def test_a_damaged_ring_buffer_is_an_error(path: Path) -> None:
+@pytest.mark.parametrize("size", [1 << 40, 100])
+def test_a_damaged_ring_buffer_is_an_error(path: Path, size: int) -> None:
     ring = RingBuffer(str(path), SIZE)
     RingBufferWriter(str(path)).write(packed(1))
     with path.open("r+b") as file:
         file.seek(128)
-        file.write((1 << 40).to_bytes(8, "little"))
+        file.write(size.to_bytes(8, "little"))
     with pytest.raises(MessageError, match="damaged"):
         ring.take()
+
+
+def test_without_memory_there_is_no_ring_buffer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        RingBuffer(str(path), SIZE)
+    assert not path.exists()
 
 
 def test_a_burst_is_recorded_from_the_ring_buffer_after_the_queue_dropped_it(path: Path) -> None:

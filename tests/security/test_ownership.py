@@ -95,9 +95,11 @@ def test_a_doorbell_must_be_a_pipe_of_the_same_user(folder: Path) -> None:
 def test_a_sender_writes_only_to_a_ring_buffer_of_its_own_user(folder: Path) -> None:
     RingBuffer(str(folder / "ring"), 1 << 16)
     (folder / "link").symlink_to(folder / "ring")
-    (folder / "short").touch(0o600)
+    for name, size in (("short", 0), ("empty", 128), ("odd", 4100)):
+        (folder / name).touch(0o600)
+        os.truncate(folder / name, size)
     RingBufferWriter(str(folder / "ring"))
-    for name in ("link", "short"):
+    for name in ("link", "short", "empty", "odd"):
         with pytest.raises(UnsafeFile):
             RingBufferWriter(str(folder / name))
 
@@ -259,17 +261,23 @@ def test_only_ring_buffers_of_a_recorder_are_removed(tmp_path: Path) -> None:
     """The daemon does so when a recorder has gone; its request names the folder."""
     ring_buffers = make_folder("rings", "/dev/shm")
     mine = Path("/dev/shm/dora-rings-mine")
+    longer = Path(f"{ring_buffers}-2")
     elsewhere = tmp_path / "dora-rings-1-abcdefgh"
-    for path in (mine, elsewhere):
+    for path in (mine, longer, elsewhere):
         path.mkdir(mode=0o700)
     try:
-        for path in (ring_buffers, str(mine), str(elsewhere)):
+        os.chmod(ring_buffers, 0o777)
+        remove_ring_buffers(ring_buffers)
+        assert os.path.exists(ring_buffers), "others may have put something there"
+        os.chmod(ring_buffers, 0o700)
+        for path in (ring_buffers, str(mine), str(longer), str(elsewhere)):
             remove_ring_buffers(path)
         assert not os.path.exists(ring_buffers)
-        assert mine.exists() and elsewhere.exists()
+        assert mine.exists() and longer.exists() and elsewhere.exists()
     finally:
         remove_folder(ring_buffers)
         mine.rmdir()
+        longer.rmdir()
 
 
 def test_a_lock_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from linking import Bench, OutputPort
 
 from dora._ownership import UnsafeFile
 from dora.errors import DoraError, TransportError
+from dora.transport.mapping import attach
 from dora.transport.shm.channel import remove_dead_processes
+from dora.transport.shm.ring import open_ring
 from dora.wire.decode import decode_bytes, decode_numpy
 
 ANOTHER = 54_321  # a user
@@ -208,6 +210,19 @@ def test_memory_that_is_too_short_costs_the_message_that_was_in_it(
     for message in port.take_all():
         assert decode_bytes(message) == b"1" * body
     assert "a bad message was dropped" in caplog.text
+
+
+def test_a_receiver_that_takes_messages_and_gives_none_back_costs_a_queue_of_memory(
+    shm_bench: Bench,
+) -> None:
+    output_port, _ = shm_bench.link(2)
+    mapping = attach(str(file_of(shm_bench, "c.")))
+    ring = open_ring(mapping.view, mapping.address)
+    for _ in range(20):
+        output_port.send(bytes(100_000))
+        for full in ring.full:
+            full.take(False)
+    assert len(list(folder(shm_bench).rglob("s.*"))) <= 4
 
 
 # --------------------------------------------------------------------------- removed while in use

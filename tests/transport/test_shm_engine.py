@@ -38,6 +38,11 @@ def occupied(bench: Bench) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder(bench).rglob("s.*"))
 
 
+def made(port: OutputPort) -> int:
+    """Return how many segments an output has made until now."""
+    return sender_of(port).pool._made
+
+
 def sender_of(port: OutputPort) -> ShmSender:
     assert isinstance(port.sender, ShmSender)
     return port.sender
@@ -67,6 +72,20 @@ def test_memory_follows_use(shm_bench: Bench) -> None:
         output_port.send(bytes(100_000))
         port.take()
     assert occupied(shm_bench) < 2 << 20
+    assert len(names(shm_bench, "s")) < 5
+
+
+def test_freed_memory_is_free_although_a_receiver_has_it_mapped(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    output_port.send(bytes(1 << 20))
+    (path,) = folder(shm_bench).rglob("s.*")
+    with path.open("rb") as file:
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 1 << 20
+        port.take()
+        for _ in range(600):
+            output_port.send(bytes(100_000))
+            port.take()
+        assert os.fstat(file.fileno()).st_blocks == 0
 
 
 def test_a_block_that_came_back_is_used_next(shm_bench: Bench) -> None:
@@ -82,13 +101,80 @@ def test_a_burst_of_small_messages_is_forgotten(shm_bench: Bench) -> None:
     for _ in range(1000):
         output_port.send(b"x")
     burst = occupied(shm_bench)
+    segments = made(output_port)
+    assert segments < 50, "many messages lie in one segment"
     port.take_all()
     for _ in range(40_000):
         output_port.send(b"x")
         port.receiver.receive()
     assert occupied(shm_bench) < burst / 4
+    assert made(output_port) == segments, "what is in use is not made again"
     sender_of(output_port)._reclaim()
     assert all_is_idle(output_port), "what was freed is not counted any more"
+
+
+def test_memory_that_each_burst_needs_is_kept(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    for _ in range(90):
+        for _ in range(10):
+            output_port.send(bytes(100_000))
+        port.take_all()
+    assert made(output_port) < 10
+
+
+def test_what_a_program_holds_stays_when_the_memory_around_it_is_idle(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(100)
+    for number in range(60):
+        output_port.send(bytes([number]) * 20_000)
+    arrays = [decode_arrow(message) for message in port.take_all()]
+    held = dict(list(enumerate(arrays))[::4])
+    del arrays
+    for _ in range(600):  # until what is idle is freed
+        output_port.send(bytes(100_000))
+        port.take()
+    for number, array in held.items():
+        assert array.buffers()[1].to_pybytes() == bytes([number]) * 20_000
+
+
+def test_small_messages_find_memory_after_all_of_it_was_freed(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    output_port.send(b"x")
+    port.take()
+    for _ in range(600):  # until what is idle is freed
+        output_port.send(bytes(100_000))
+        port.take()
+    for _ in range(10):
+        output_port.send(b"goes on")
+        assert decode_bytes(port.take()) == b"goes on"
+
+
+def test_the_last_room_is_used_for_one_message_at_a_time(
+    shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dora.transport.shm import pool
+
+    output_port, (port,) = shm_bench.link(10)
+    room = RESERVE + 2 * SMALL  # the first segment of a large /dev/shm has four blocks
+    monkeypatch.setattr(pool, "free_bytes", lambda: room - occupied(shm_bench))
+    for number in range(2):
+        output_port.send(b"x")
+        assert occupied(shm_bench) == (number + 1) * SMALL
+    with pytest.raises(SharedMemoryFull):
+        output_port.send(b"x")
+    assert len(port.take_all()) == 2
+
+
+def test_after_a_burst_little_memory_is_made_at_first(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(1000)
+    for _ in range(1000):
+        output_port.send(b"x")
+    port.take_all()
+    for _ in range(600):  # until what is idle is freed
+        output_port.send(bytes(100_000))
+        port.take()
+    before = occupied(shm_bench)
+    output_port.send(b"x")
+    assert occupied(shm_bench) == before + 4 * SMALL
 
 
 def test_new_memory_is_not_taken_for_what_was_freed(shm_bench: Bench) -> None:
@@ -264,6 +350,27 @@ def test_idle_memory_makes_room_for_a_larger_message(
         output_port.send(bytes(32 << 20))
 
 
+def test_a_message_that_is_larger_than_the_prepared_memory_gets_memory_of_its_own(shm_bench: Bench) -> None:
+    output_port, (port,) = shm_bench.link(10)
+    for size in (2 * SMALL, 10):
+        output_port.sender.prepare()
+        output_port.sender.send(output_port.message(bytes(size)))
+        assert port.take().body_size == size
+
+
+def test_any_number_of_loans_may_be_discarded(shm_bench: Bench) -> None:
+    output_port, _ = shm_bench.link(10)
+    for _ in range(40):
+        output_port.sender.loan(100).discard()
+    for _ in range(7):
+        output_port.sender.loan(1 << 20).discard()
+    assert occupied(shm_bench) < 3 << 20, "the next one has the memory of the last one"
+    loans = [output_port.sender.loan(100) for _ in range(8)]
+    for loan in loans:
+        loan.discard()
+    output_port.sender.loan(100).discard()
+
+
 # --------------------------------------------------------------------------- ends
 
 
@@ -399,6 +506,7 @@ def test_a_closed_receiver_gives_back_what_it_has_not_read(shm_bench: Bench) -> 
     output_port.send(b"x")
     assert all_is_idle(output_port)
     assert names(shm_bench, "c") == []
+    assert sender_of(output_port)._former == {}
 
 
 @pytest.mark.processes
@@ -513,6 +621,8 @@ def test_a_spillover_queue_gives_each_message_once_while_receivers_come(
 
     monkeypatch.setattr("dora.transport.shm.engine.unpack_header", unpack)
     output_port, (port,) = shm_bench.link(MAX_QUEUE + 1)
+    (receiver,) = names(shm_bench, "r")
+    assert receiver.endswith(f".{MAX_QUEUE}"), "the rest of the queue is in no shared memory"
     for _ in range(1000):
         output_port.send(b"x")
     assert in_hand.wait(LIMIT)
@@ -554,7 +664,8 @@ def test_a_damaged_message_is_dropped_and_the_next_one_arrives(shm_bench: Bench)
     huge = output_port.message(b"")[:16] + (1 << 40).to_bytes(8, "little") + bytes(40)
     output_port.sender.send(huge)
     output_port.send(b"good")
-    assert decode_bytes(port.take()) == b"good"
+    message = port.receiver.receive()
+    assert message is not None and decode_bytes(message) == b"good"
 
 
 def test_all_files_are_for_this_user_only(shm_bench: Bench) -> None:

@@ -23,7 +23,7 @@ from linking import LIMIT, Bench, InputPort, OutputPort
 
 from dora.transport.shm.engine import ShmReceiver, ShmSender
 from dora.transport.shm.ring import MAX_HELD
-from dora.wire.decode import decode_bytes, decode_numpy
+from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy
 
 LARGE = 20_000  # bytes: sent as a loan, and held by the receiver
 
@@ -182,6 +182,29 @@ def test_what_a_program_holds_stays_while_its_sender_is_interrupted(shm_bench: B
     kept.clear()
     del array
     check_account(output_port, [port])
+
+
+def test_what_is_prepared_lent_or_held_stays_after_an_interruption(shm_bench: Bench) -> None:
+    output_port, (former, port) = shm_bench.link(10, 10)
+    sender = output_port.sender
+    assert isinstance(sender, ShmSender)
+    output_port.send(b"1" * 10_000)
+    held = decode_arrow(former.take())
+    former.receiver.close()
+    port.take()
+    loan = output_port.fill(output_port.message(b"2" * 10_000))
+    sender.prepare()
+    sender._seen = -1  # as after any exception
+    for number in range(3, 9):
+        sender.send(output_port.message(bytes([number]) * 100))
+    for number in range(9, 12):
+        output_port.send(bytes([number]) * 10_000)
+    loan.send()
+    sizes = [100] * 6 + [10_000] * 3
+    for number, size in enumerate(sizes, 3):
+        assert decode_bytes(port.take()) == bytes([number]) * size
+    assert decode_bytes(port.take()) == b"2" * 10_000
+    assert held.buffers()[1].to_pybytes() == b"1" * 10_000
 
 
 @pytest.mark.lengthy

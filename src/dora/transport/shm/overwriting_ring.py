@@ -51,7 +51,7 @@ class OverwritingWriter:
             os.close(fd)
         self._words = self._view.cast("Q")
         self._most = size - _HEAD
-        self._at = min(self._words[_AT], self._most)
+        self._at = self._words[_AT]
         self._room = min(self._words[_ROOM], self._most)
         self._on_pause = on_pause
         self.free_ns = 0  # when the next large entry may be copied
@@ -241,9 +241,11 @@ def read_ring(path: str) -> list[bytes]:
                     break
     finally:
         os.close(fd)
+    if after[_LAPS] != head[_LAPS]:
+        return []  # a lap began at each attempt: nobody knows any more where the entries lie
     newest = min(head[_AT], len(data))
     found = _walk(data, newest, 0)
-    if head[_LAPS] and after[_LAPS] == head[_LAPS]:
+    if head[_LAPS]:
         intact = max(newest, after[_AT], after[_UNTIL])
         found += _walk(data, min(head[_END], len(data)), intact)
     found.reverse()

@@ -147,8 +147,6 @@ class Pool:
 
     def close(self) -> None:
         """Remove all files. Receivers that have them mapped keep what they have."""
-        for blocks in self._idle.values():
-            blocks.clear()
         for number in range(self._made):
             _remove(f"{self._path}{number}")
 
