@@ -37,6 +37,7 @@ def read(field_type: FieldType[int], text: str) -> tuple[int | None, list[tuple[
         ("1.5 h", 5_400_000 * MS),
         ("0.000001ms", 1),
         ("'50ms'", 50 * MS),
+        ("1000000000s", MAX_NS),
     ],
 )
 def test_durations_are_whole_nanoseconds(text: str, nanoseconds: int) -> None:
@@ -55,6 +56,7 @@ def test_durations_are_whole_nanoseconds(text: str, nanoseconds: int) -> None:
         ("0ms", "expected a duration longer than zero and at most 31 years, found the text `0ms`", ""),
         ("0", "expected a duration longer than zero and at most 31 years, found `0`", ""),
         ("0.25", "expected a duration with its unit", "for this many seconds, write `250ms`"),
+        ("1000000000.000001s", "expected a duration of at most 31 years", ""),
         ("400000h", "expected a duration of at most 31 years", ""),
         ("٥ms", "expected a duration with its unit", ""),
     ],

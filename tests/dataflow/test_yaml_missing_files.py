@@ -1,12 +1,15 @@
-"""Files that a dataflow names and that are not there."""
+"""Files that a dataflow names and that are not there; how files are read."""
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 import dora.dataflow
+from dora.dataflow.yaml.files import TooLarge, Unreadable, read_bytes, read_text
 from dora.errors import Problem
 
 
@@ -80,3 +83,53 @@ def test_a_folder_is_no_program(tmp_path: Path) -> None:
     (problem,) = missing(tmp_path, "nodes:\n  - {id: a, path: src/}\n")
     assert problem.message == f"`{tmp_path}/src/` is a folder, and the node `a` needs a file to run"
     assert problem.hint == "give the program in that folder"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])
+def test_what_is_no_file_is_refused_and_not_left_open(tmp_path: Path, kind: str) -> None:
+    path = str(tmp_path / "flow.yml")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        os.mkdir(path)
+    elif kind == "device":
+        path = os.devnull
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path)
+    before = os.listdir("/dev/fd")
+    with pytest.raises(Unreadable):
+        read_text(path, "flow.yml")
+    assert os.listdir("/dev/fd") == before
+
+
+def test_a_file_may_have_as_many_bytes_as_the_limit_and_no_more(tmp_path: Path) -> None:
+    file = tmp_path / "flow.yml"
+    file.write_bytes(b"12345678")
+    assert read_bytes(str(file), 8) == b"12345678"
+    with pytest.raises(TooLarge):
+        read_bytes(str(file), 7)
+
+
+@pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])
+@pytest.mark.parametrize("size", [8, 9])
+def test_a_pipe_from_the_shell_is_read_to_the_limit_and_stays_open(folder: str, size: int) -> None:
+    if not os.path.exists(folder):
+        pytest.skip("a folder of Linux")
+    read, write = os.pipe()
+    os.write(write, bytes(size))
+    os.close(write)
+    try:
+        if size > 8:
+            with pytest.raises(TooLarge):
+                read_bytes(f"{folder}/{read}", 8)
+        else:
+            assert read_bytes(f"{folder}/{read}", 8) == bytes(8)
+        os.fstat(read)
+    finally:
+        os.close(read)
+
+
+def test_the_byte_order_mark_of_a_file_is_no_part_of_its_text(tmp_path: Path) -> None:
+    (tmp_path / "flow.yml").write_bytes("\ufeffnodes: []".encode())
+    assert read_text(str(tmp_path / "flow.yml"), "flow.yml") == "nodes: []"

@@ -344,6 +344,16 @@ def test_words_that_yaml_1_1_took_for_booleans_are_ids() -> None:
     assert [n.id for n in dataflow.nodes] == ["on", "off"]
 
 
+@pytest.mark.parametrize("nothing", ["", "~", "null", "!!null null", '!!null ""'])
+def test_a_field_that_is_null_counts_as_absent(nothing: str) -> None:
+    assert node(f"    args: {nothing}\n    restart_policy: {nothing}\n") == node("")
+
+
+@pytest.mark.parametrize("nothing", ["", "false", '""', "[]", "{}"])
+def test_an_empty_field_that_this_version_does_not_support_counts_as_absent(nothing: str) -> None:
+    assert node(f"    hub: {nothing}\n") == node("")
+
+
 def test_a_repeated_line_is_a_warning() -> None:
     dataflow = parse("nodes: [{id: a, path: a.py, env: {A: 1, B: 2, A: 1}}]")
     assert dataflow.nodes[0].env == {"A": "1", "B": "2"}

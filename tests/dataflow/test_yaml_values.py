@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,11 @@ import dora.dataflow.yaml.tree
 from dora.dataflow.model import LogSource, NodeOutput, TimerSource
 from dora.dataflow.names import data_id_fault, node_id_fault
 from dora.dataflow.parser.sources import SourceFault, expand, expand_path, parse_source
-from dora.dataflow.yaml.tree import resolve
+from dora.dataflow.problems import ProblemReport, TextSpan
+from dora.dataflow.yaml.compose import MAX_DEPTH, compose
+from dora.dataflow.yaml.field_types import FieldType, ListType, MapType, Reader
+from dora.dataflow.yaml.number_types import IntegerType
+from dora.dataflow.yaml.tree import MappingNode, resolve, to_yaml, tree_of
 
 
 @pytest.mark.parametrize(
@@ -78,6 +83,52 @@ def test_plain_scalars_follow_yaml_1_2(text: str, value: object) -> None:
 
 def test_not_a_number() -> None:
     assert math.isnan(resolve(".NaN"))  # type: ignore[arg-type]  # a float
+
+
+def test_a_scalar_may_have_an_anchor_and_its_last_one_counts() -> None:
+    report = ProblemReport("[&a 5, *a, &a [6], *a, &a '7', *a]", "x.yml")
+    tree = compose(report.origin.text, report)
+    assert tree is not None and tree.plain() == [5, 5, [6], [6], "7", "7"]
+
+
+def test_a_merge_key_in_quotes_is_a_name() -> None:
+    report = ProblemReport("{\"<<\": {a: 1}, '<<b': 2}", "x.yml")
+    tree = compose(report.origin.text, report)
+    assert tree is not None and tree.plain() == {"<<": {"a": 1}, "<<b": 2}
+
+
+@pytest.mark.parametrize("text", ["<<", "", "null", "0x1F", "1.0", "\x07", "a\n\x07", "a\x85", " a\nb "])
+def test_a_text_is_written_so_that_it_is_read_again_as_a_key_and_as_a_value(text: str) -> None:
+    root = tree_of({text: text}, TextSpan(0, 0, 0, 0))
+    assert isinstance(root, MappingNode)
+    written = to_yaml(root)
+    again = compose(written, ProblemReport(written, "x.yml"))
+    assert again is not None and again.plain() == {text: text}
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_aliases_may_make_a_tree_as_deep_as_brackets_may(more: int) -> None:
+    inner, outer = MAX_DEPTH // 2, MAX_DEPTH // 2 - 1 + more
+    report = ProblemReport(f"[&a {'[' * inner}{']' * inner}, {'[' * outer}*a{']' * outer}]", "x.yml")
+    tree = compose(report.origin.text, report)
+    assert (None if tree is None else tree.depth) == (None if more else MAX_DEPTH)
+    assert report.failed == bool(more)
+
+
+@pytest.mark.parametrize("keeps_rest", [False, True])
+def test_a_list_or_mapping_with_a_bad_item_has_no_value_unless_it_keeps_the_rest(keeps_rest: bool) -> None:
+    def read(field_type: FieldType[Any], text: str) -> Any:
+        report = ProblemReport(text, "x.yml")
+        tree = compose(text, report)
+        assert tree is not None
+        found = field_type.read(tree, Reader(report, {}))
+        assert len(report.problems) == 1
+        return found
+
+    number = IntegerType(0, 9)
+    items = read(ListType(number, "numbers", keeps_rest=keeps_rest), "[1, x, 3]")
+    values = read(MapType(number, "numbers", keeps_rest=keeps_rest), "{a: 1, b: x, c: 3}")
+    assert (items, values) == (((1, 3), {"a": 1, "c": 3}) if keeps_rest else (None, None))
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ class SchemaBlock(FieldType[CheckedBlock]):
                     self._unknown(name, key, checked, reader)
                 continue
             checked.keys[name] = key
-            if isinstance(item, ScalarNode) and item.value is None and not item.quoted:
+            if isinstance(item, ScalarNode) and item.value is None:
                 continue  # a null counts as an absent field
             if not is_unset(item) or not isinstance(field.field_type, UnsupportedType):
                 checked.nodes[name] = item
