@@ -46,11 +46,14 @@ def write_recording(
     first: int = 1,
     lost: int = 0,
     ends: bool = True,
+    stopped: float = 10.0,
+    failed: Iterable[str] = (),
     **start: Any,
 ) -> Path:
     """Write a file with a chunk for each message. ``ends``: False leaves the end away, as a crash does.
 
     ``context`` is about the run: topics such as ``dora/state``, seconds, and values that become JSON.
+    ``stopped``: seconds until the end; ``failed``: the nodes that it names.
     """
     channels = ChannelTable()
     writer = RecordingWriter(str(path), channels, force=True)
@@ -101,7 +104,10 @@ def write_recording(
         found = {
             name: TopicEnd(counts[name], lost, first, first + counts[name] - 1 + lost) for name in counts
         }
-        writer.finish(End(complete=not lost, stopped=T0 + 10 * SECOND, reason="asked", topics=found))
+        end = T0 + round(stopped * SECOND)
+        writer.finish(
+            End(complete=not lost, stopped=end, reason="asked", topics=found, failed=list(failed))
+        )
     else:
         writer.close()
     return path

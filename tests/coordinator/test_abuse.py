@@ -38,7 +38,10 @@ SPEC = {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/tmp
 def served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Serving]:
     with serving(lambda: Store(str(tmp_path / "store.sqlite")), most=40) as served:
         yield served
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR], "at the end"
+    assert "Exception in ASGI application" not in [
+        record.getMessage().strip() for record in caplog.get_records("call")
+    ]
 
 
 def raw(served: Serving, data: bytes = b"") -> socket.socket:
@@ -160,6 +163,25 @@ def test_a_websocket_has_no_request_to_send_in_time(
     monkeypatch.setattr(connections.LimitedConnection, "_schedule_check", schedule_check)
     with served.websocket():
         assert {connection._timer for connection in made} == {None}
+
+
+def test_a_client_that_leaves_before_its_answer_is_forgotten(served: Serving) -> None:
+    daemon = ObedientDaemon(served)
+    assert start(served, SPEC["dataflow"])[0] == 201
+    ends = served._server.server_state.connections
+
+    def answering() -> list[connections.LimitedConnection]:
+        return [end for end in ends if isinstance(end, connections.LimitedConnection) and not end.is_idle]
+
+    client = raw(served, b"GET /api/dataflows/arm/wait HTTP/1.1\r\nHost: 127.0.0.1\r\n" + SHOWN + b"\r\n")
+    wait_until(lambda: served.in_loop(answering), "the request")
+    (end,) = served.in_loop(answering)
+    client.close()
+    wait_until(lambda: end not in ends, "the end of the connection")
+    assert end._timer is None, "nothing looks at it again and again"
+    served.ask("POST", "/api/dataflows/arm/stop")
+    assert '"status":"Finished"' in served.ask("GET", "/api/dataflows/arm/wait")[1]
+    daemon.close()
 
 
 @pytest.mark.parametrize(

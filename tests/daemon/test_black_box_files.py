@@ -279,6 +279,25 @@ def test_small_and_large_messages_of_the_last_seconds_are_saved(rig: Rig) -> Non
     assert (kept_numbers(saved), saved.messages, saved.lost) == ([3, 4, 5], 3, 0)
 
 
+def test_the_last_seconds_begin_with_what_was_sent_at_their_first_moment(rig: Rig) -> None:
+    keep(rig, 1)
+    sent_ns = KeptBox(rig.box.folder).end_ns
+    for later, kept in ((0, 1), (1, 0)):
+        box = KeptBox(rig.box.folder, sent_ns + 60 * 10**9 + later)
+        assert len(box.messages) == kept
+
+
+def test_messages_are_missing_up_to_the_last_one_even_if_its_node_has_not_counted_it_yet(rig: Rig) -> None:
+    keep(rig, 1)
+    keep(rig, 3)
+    rig.board.words[slot_of(rig) * WORDS + SENT] = 2
+    saved = carry_out(SaveOrder(rig.box.folder))
+    with open_recording(saved.path) as recording:
+        assert recording.end is not None
+        (end,) = recording.end.topics.values()
+    assert (end.messages, end.lost, end.last) == (2, 1, 3)
+
+
 def test_a_run_that_sent_nothing_is_saved_for_a_user_only(rig: Rig) -> None:
     assert carry_out(SaveOrder(rig.box.folder)) == SavedBlackBox()
     assert not rig.files.exists()
@@ -323,6 +342,16 @@ def test_the_order_of_events_begins_with_the_inputs_and_is_saved_once(
     ]
     assert len(pieces) > 1
     assert [time_ns for _, time_ns, _ in pieces] == sorted(time_ns for _, time_ns, _ in pieces)
+
+
+def test_a_process_that_began_within_the_last_seconds_begins_once(rig: Rig) -> None:
+    writer = overwriting_ring.OverwritingWriter(f"{rig.box.folder}/order/a")
+    now = time.time_ns()
+    inputs = msgspec.msgpack.encode({"x": "b/x"})
+    for kind, number, content in ((EntryKind.BEGIN, 2, inputs), (EntryKind.MESSAGE, 1, b"")):
+        writer.write(pack_entry(kind, 0, now, number, content))
+    found = [entry for _, _, data in KeptBox(rig.box.folder, now).orders() for entry in entries(data)]
+    assert [(entry.kind, entry.number) for entry in found] == [(EntryKind.BEGIN, 2), (EntryKind.MESSAGE, 1)]
 
 
 @pytest.mark.processes

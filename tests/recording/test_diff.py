@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from recorded_files import write_recording
 
 from dora.cli.main import run_command_line
-from dora.recording.compare import MessagePlace, Tolerance, compare
+from dora.recording.compare import MessagePlace, Tolerance, compare, of_arrays
 from dora.recording.opening import open_recording
+from dora.wire.decode import PayloadError
 
 A = [
     ("camera/image", 0.0, b"one"),
@@ -21,8 +23,6 @@ A = [
 
 
 def _arrays(messages: list[tuple[str, float, object]]) -> list[tuple[str, float, object]]:
-    import pyarrow as pa
-
     return [(topic, at, pa.array(data) if isinstance(data, list) else data) for topic, at, data in messages]
 
 
@@ -113,3 +113,44 @@ def test_json(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_larger_tolerance_counts() -> None:
     assert Tolerance(absolute=1.0, relative=0.1).allows(100.0, 109.0)
+
+
+def test_a_relative_tolerance_is_of_the_first_number() -> None:
+    tolerance = Tolerance(relative=0.1)
+    for a, b, same in ((100.0, 90.5, True), (90.5, 100.0, False)):
+        assert tolerance.allows(a, b) is same
+        assert (of_arrays(pa.array([a]), pa.array([b]), tolerance) == "") is same
+
+
+def test_differences_beyond_the_most_that_are_listed_are_counted(
+    files: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.recording.compare.MOST_PLACES", 2)
+    write_recording(Path(files[0]), [("a/x", float(at), b"one") for at in range(1, 5)])
+    write_recording(Path(files[1]), [("a/x", at * 2.0, b"other") for at in range(3)])
+    with open_recording(files[0]) as first, open_recording(files[1]) as second:
+        (found,) = compare(first, second)
+    assert [place.message for place in found.places] == [1, 2]
+    assert (found.first_count, found.second_count, found.different) == (4, 3, 4)
+    assert found.places[1].time == 1.0, "from the first message of the first recording on"
+
+
+def test_a_message_without_a_counterpart_is_told_with_its_number(files: tuple[str, str]) -> None:
+    write(files, A[:3])
+    with open_recording(files[1]) as first, open_recording(files[0]) as second:
+        (longer, _) = compare(first, second)
+    assert longer.first == MessagePlace(2, 1.1, "only the second recording has it")
+
+
+def test_messages_that_cannot_be_decoded_are_equal_if_their_bytes_are(
+    files: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def difference(*_: object, **__: object) -> str:
+        raise PayloadError("it is damaged")
+
+    monkeypatch.setattr("dora.recording.compare.difference", difference)
+    write(files, [*A[:3], ("detector/boxes", 1.1, [2.5])])
+    with open_recording(files[0]) as first, open_recording(files[1]) as second:
+        (boxes, image) = compare(first, second)
+    assert boxes.places == [MessagePlace(2, 1.1, "it cannot be compared: it is damaged")]
+    assert image.equal

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from recorded_files import SECOND, T0, write_recording
 from test_recorded_context import channel
@@ -12,6 +13,7 @@ from test_recorded_context import channel
 from dora.cli.commands.save import _report
 from dora.errors import DoraError
 from dora.recording.join import join
+from dora.recording.mcap.file import McapFile
 from dora.recording.opening import open_recording
 from dora.wire.black_box import SavedBlackBox
 
@@ -79,6 +81,42 @@ def test_a_damaged_part_makes_the_whole_incomplete(tmp_path: Path) -> None:
     with open_recording(str(tmp_path / "both.mcap")) as recording:
         assert not recording.complete
         assert (recording.count, recording.messages_lost) == (7, 3)
+
+
+def test_the_whole_lasts_from_the_first_begin_to_the_last_end_and_names_what_all_parts_name(
+    tmp_path: Path,
+) -> None:
+    parts = {
+        machine: str(
+            write_recording(
+                tmp_path / f"{machine}.mcap",
+                [(f"{machine}/x", 5.0, b"1")],
+                started=T0 + begun * SECOND,
+                stopped=ended,
+                sources={f"{machine}.py": machine},
+                failed=[machine],
+            )
+        )
+        for machine, begun, ended in (("a", 2, 20.0), ("b", 1, 10.0), ("c", 3, 15.0))
+    }
+    end, _ = join(parts, str(tmp_path / "both.mcap"))
+    assert (end.complete, end.stopped, end.failed) == (True, T0 + 20 * SECOND, ["a", "b", "c"])
+    with open_recording(str(tmp_path / "both.mcap")) as recording:
+        assert recording.start.started == T0 + SECOND
+        assert recording.start.topics == ["a/x", "b/x", "c/x"]
+        assert recording.start.sources == {"a.py": "a", "b.py": "b", "c.py": "c"}
+
+
+def test_logs_of_all_parts_are_one_channel_and_types_of_an_output_one_each(tmp_path: Path) -> None:
+    parts = {name: str(tmp_path / f"{name}.mcap") for name in "ab"}
+    for name, path in parts.items():
+        sent = [(f"{name}/x", 1.0, pa.array(["text"])), (f"{name}/x", 2.0, pa.array([{"y": "text"}]))]
+        write_recording(Path(path), sent, context=[("dora/mark", 1.0, {"text": name})])
+    join(parts, str(tmp_path / "both.mcap"))
+    with McapFile(str(tmp_path / "both.mcap")) as file:
+        file.index(lambda _: True)
+        topics = sorted(channel.topic for channel in file.channels.values())
+    assert topics == ["a/x", "a/x", "b/x", "b/x", "dora/mark"]
 
 
 def test_a_user_who_saves_is_told_of_a_damaged_part(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from mcap.writer import CompressionType, IndexType, Writer
 from recorded_files import SECOND, T0, write_recording
 
 from dora.cli.main import run_command_line
 from dora.errors import DoraError
+from dora.recording.mcap.file import END_OF_TIME, McapFile
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.info import facts, trouble
 from dora.recording.opening import open_recording
@@ -52,6 +55,50 @@ def test_topics_and_times_can_be_chosen(recording: Path) -> None:
     with open_recording(str(recording)) as opened:
         some = opened.messages(["camera/image"], T0 + 1, T0 + 2 * SECOND)
         assert [each.sequence for each in some] == [2]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_chunks_may_be_in_any_order(ends: bool, tmp_path: Path) -> None:
+    sent = [("a/x", at, b"") for at in (1.0, 2.0, 0.0, 1.5)]
+    with open_recording(str(write_recording(tmp_path / "a.mcap", sent, ends=ends))) as opened:
+        assert (opened.first_ns, opened.last_ns) == (T0, T0 + 2 * SECOND)
+        times = [(each.time_ns - T0) / SECOND for each in opened.messages()]
+        assert opened.reached_ns == opened.last_ns
+    assert times == ([0.0, 1.0, 1.5, 2.0] if ends else [1.0, 2.0, 0.0, 1.5])
+
+
+def topics_in(path: Path, times: list[tuple[str, int]], **options: Any) -> list[str]:
+    """Write messages as another program may; return their topics as they are read, and the damage."""
+    with path.open("wb") as file:
+        writer = Writer(file, compression=CompressionType.NONE, **options)
+        writer.start()
+        channels = {topic: writer.register_channel(topic, "json", 0) for topic in "ab"}
+        for topic, time_ns in times:
+            writer.add_message(channels[topic], log_time=time_ns, data=b"{}", publish_time=0)
+        writer.finish()
+    with McapFile(str(path)) as opened:
+        opened.index(lambda _: True)
+        found = [channel.topic for channel, _ in opened.messages(lambda _: True, 0, END_OF_TIME)]
+        return [*found, opened.damage] if opened.damage else found
+
+
+def test_messages_of_one_time_keep_their_order_within_a_chunk(tmp_path: Path) -> None:
+    sent = [("b", 5), ("a", 5), ("b", 5), ("a", 5)]
+    assert topics_in(tmp_path / "a.mcap", sent) == ["b", "a", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"index_types": IndexType.CHUNK}, {"repeat_channels": False}, {"use_chunking": False}],
+    ids=["no_message_indexes", "no_channels_at_the_end", "no_chunks"],
+)
+def test_a_file_with_half_a_summary_is_read_as_a_whole(options: Any, tmp_path: Path) -> None:
+    assert topics_in(tmp_path / "a.mcap", [("a", 5), ("b", 6)], **options) == ["a", "b"]
+
+
+def test_a_time_after_the_end_of_all_clocks_is_a_damage_outside_chunks_too(tmp_path: Path) -> None:
+    found = topics_in(tmp_path / "a.mcap", [("a", 5), ("b", END_OF_TIME)], use_chunking=False)
+    assert found == ["a", "McapError: a message claims to be from after the year 2262"]
 
 
 def test_a_file_without_its_end_is_read_up_to_the_cut(tmp_path: Path) -> None:
@@ -120,6 +167,11 @@ def test_a_changed_byte_in_the_summary_is_noticed(recording: Path) -> None:
             assert not opened.complete
             assert trouble(opened).startswith("a part cannot be read: "), place
             assert [each.data for each in opened.messages()] == expected, place
+    data = bytearray(whole)
+    data[-12] ^= 1  # the checksum itself
+    damaged.write_bytes(data)
+    with open_recording(str(damaged)) as opened:
+        assert trouble(opened) == "a part cannot be read: McapError: the checksum of the summary is wrong"
 
 
 def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:

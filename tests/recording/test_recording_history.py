@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pytest
+from mcap.exceptions import McapError
 from mcap.writer import CompressionType, Writer
 from recorded_files import SECOND, T0, message_of, write_recording
 from ros_bags import write_bag
@@ -22,7 +23,7 @@ from dora.recording.history.requests import Moment
 from dora.recording.mcap import file as file_module
 from dora.recording.mcap.channels import PARAMETERS_CHANNEL, ChannelItem, ChannelTable
 from dora.recording.mcap.chunk import Chunk, compress
-from dora.recording.mcap.file import McapFile
+from dora.recording.mcap.file import RECORD, McapFile
 from dora.recording.mcap.format import End, NotARecording, RecordingStart
 from dora.recording.mcap.indexed import IndexedFile
 from dora.recording.mcap.writer import MessageWriter, RecordingWriter
@@ -263,6 +264,45 @@ def test_messages_of_one_time_are_in_the_order_of_the_file(tmp_path: Path) -> No
     assert found(0, 9) == "zyxzyx"
     assert found(5, 6) == "yxzyx", "from the time on"
     assert found(0, 5) == "z", "and before the other"
+
+
+@pytest.mark.parametrize("topics", ["xy", "yx"])
+def test_of_messages_of_one_time_the_first_in_the_file_is_the_next_and_the_last_is_the_newest(
+    topics: str, tmp_path: Path
+) -> None:
+    write_chunks(tmp_path / "a.mcap", [[("x", 5)], [("y", 5)]])
+    with IndexedFile(str(tmp_path / "a.mcap")) as file:
+        numbers = {channel.topic: id_ for id_, channel in file.channels.items()}
+        channels = [numbers[topic] for topic in topics]
+        following, newest = file.next(channels, 4), file.newest(channels, 5)
+    assert following is not None and newest is not None
+    assert (following.channel, newest.channel) == (numbers["x"], numbers["y"])
+
+
+def test_a_chunk_larger_than_the_cache_is_unpacked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.recording.mcap.indexed.CACHE", 0)
+    with IndexedFile(str(write_recording(tmp_path / "lab.mcap", COUNT[:1]))) as file:
+        assert file.contents(0) == file.contents(0)
+        assert file.unpacked == len(file.contents(0))
+
+
+def test_an_index_of_another_channel_is_a_damage(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "lab.mcap", COUNT)
+    with IndexedFile(str(path)) as file:
+        place = file.newest(file.channels, at(5))
+        assert place is not None
+        with pytest.raises(McapError, match="another message where the index says"):
+            file.read(place._replace(channel=place.channel + 1))
+        index = file._chunks[place.chunk].indexes[place.channel]
+    data = bytearray(path.read_bytes())
+    data[index + RECORD.size] ^= 0x80  # the channel
+    path.write_bytes(data)
+    with IndexedFile(str(path)) as file:
+        place = file.newest(file.channels, at(5))
+        assert place is not None
+        assert (place.time_ns, file.damage) == (at(4.9), "an index is damaged")
 
 
 # ------------------------------------------------------------------------------ about the run
