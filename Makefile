@@ -13,7 +13,7 @@ ROS := .venv-ros2
 help:
 	@echo "make demo    set up .venv and run the main example (examples/object-detection)"
 	@echo "make test    set up .venv and run the tests: less than ten minutes on two processors"
-	@echo "make test-fast  run those that start no process and compute for less than half a second"
+	@echo "make test-fast  run those that start no process and take less than 0.15 s each"
 	@echo "make test-slow  run those that take more than three seconds each, which make test leaves out"
 	@echo "make test-lowest  run the tests with the lowest versions of packages that pyproject.toml allows"
 	@echo "make lint    check style and types"

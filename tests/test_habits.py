@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TypeGuard
 
@@ -81,8 +82,13 @@ def test_changelog_fragments_have_a_kind_and_a_text() -> None:
 # --------------------------------------------------------------------------- assertions that cannot fail
 
 TESTS = [path for path in sorted((ROOT / "tests").rglob("*.py")) if "programs" not in path.parts]
-TREES = {path: ast.parse(path.read_text()) for path in TESTS}
 NEVER_NEGATIVE = {"len", "sum", "count", "size", "index"}  # functions and methods
+
+
+@cache  # not while tests are collected: it takes seconds
+def trees() -> dict[Path, ast.Module]:
+    """Return all files of the tests, parsed."""
+    return {path: ast.parse(path.read_text()) for path in TESTS}
 
 
 def cannot_fail(test: ast.expr) -> bool:
@@ -161,7 +167,7 @@ def test_assertions_that_cannot_fail_are_recognised(text: str) -> None:
 def test_every_assertion_can_fail() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Assert) and cannot_fail(node.test)
     ]
@@ -190,7 +196,7 @@ def uses(function: Function) -> set[str]:
 def test_every_test_asserts_something() -> None:
     """By itself, or by a function that does; of functions with the same name, any."""
     asserting = {"raises", "fail", "warns", "check_schema"}
-    known = [(each.name, uses(each), each) for tree in TREES.values() for each in functions(tree)]
+    known = [(each.name, uses(each), each) for tree in trees().values() for each in functions(tree)]
     asserting |= {
         name
         for name, _, function in known

@@ -161,6 +161,7 @@ def rooms_below(wing: str) -> dict[str, set[str]]:
     return below
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("wing", [wing for wing in WINGS if (ROOT / wing).is_dir()])
 def test_folders_of_a_wing_use_those_before_them(wing: str) -> None:
     below = rooms_below(wing)

@@ -49,6 +49,7 @@ def message(parent: str, child: str, at: float, x: float) -> dict[str, Any]:
     }
 
 
+@pytest.mark.lengthy
 @given(transforms, transforms, transforms)
 def test_a_way_is_the_product_of_its_matrices(
     first: Transform, second: Transform, other: Transform

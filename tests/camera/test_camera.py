@@ -82,6 +82,7 @@ def test_a_file_gives_each_frame_once(tmp_path: Path) -> None:
     assert numbers(source.frames, 100) == list(range(10))
 
 
+@pytest.mark.lengthy
 def test_a_file_begins_again_if_that_is_set(tmp_path: Path) -> None:
     source = open_source(CameraSettings(video(tmp_path / "test.mp4"), loop=True, width=32, height=24))
     assert not callable(source.frames)

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import pytest
 from waiting import TIMEOUT
 
 from dora.daemon.logs.console import Console, write_text
@@ -139,6 +140,7 @@ def test_a_slow_reader_gets_all_output(monkeypatch):
         assert found.decode().splitlines() == lines(2000)
 
 
+@pytest.mark.lengthy
 def test_a_stalled_reader_is_abandoned_and_unwritten_lines_are_counted():
     with pipe() as (read_end, stream):
         console = Console(stream, message, close_timeout=0.2)
@@ -153,6 +155,7 @@ def test_a_stalled_reader_is_abandoned_and_unwritten_lines_are_counted():
         assert 1000 - len(shown) <= console.not_shown <= 1000
 
 
+@pytest.mark.lengthy
 def test_ctrl_c_gives_up_a_reader_at_once(monkeypatch):
     with pipe() as (_, stream):
         console = Console(stream, message, close_timeout=TIMEOUT)

@@ -68,6 +68,7 @@ def test_values_that_a_dataflow_file_would_read_differently(pair, says):
         parse_environment([pair])
 
 
+@pytest.mark.lengthy
 @given(st.text("0123456789.eE+-xms h"))
 def test_any_text_is_a_value_or_refused(text):
     for parse in (parse_duration, lambda value: parse_environment([f"A={value}"])):

@@ -43,6 +43,7 @@ def test_a_good_installation(doctor):
     assert out[-1].startswith("  PASS  a dataflow of two nodes ran in ")
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("no_run")
 def test_every_failure_is_counted(doctor, monkeypatch, tmp_path):
     (tmp_path / "dora").mkdir()
@@ -59,6 +60,7 @@ def test_every_failure_is_counted(doctor, monkeypatch, tmp_path):
     assert "  FAIL  /dev/shm has 1.0 MiB left" in out
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("no_run")
 def test_the_folder_of_sockets_is_named_with_the_reason(doctor, monkeypatch):
     folder = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
@@ -76,6 +78,7 @@ def test_the_folder_of_sockets_is_named_with_the_reason(doctor, monkeypatch):
         shutil.rmtree(folder)
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("no_run")
 def test_a_board_that_is_slowed_down_is_a_warning_with_the_remedy(doctor, monkeypatch):
     conditions = [Condition("temperature: 81 °C"), Condition("the processor is throttled", "give it a fan")]

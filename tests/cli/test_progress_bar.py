@@ -56,6 +56,7 @@ def shown(screen: int, before: str = "") -> str:
         return before
 
 
+@pytest.mark.lengthy
 def test_a_bar_shows_how_much_is_read_and_goes_away(
     screen: tuple[int, Terminal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_bar_is_for_a_terminal_with_colours_on_which_it_is_wanted(
     assert progress_mode("auto") == "long waits"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("mode", ["lines", "long waits"])
 def test_without_a_bar_there_is_a_line_now_and_then(
     mode: Mode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -112,6 +114,7 @@ def test_a_quick_work_and_one_without_progress_print_nothing(capsys: pytest.Capt
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.lengthy
 def test_lines_of_the_work_stand_above_the_bar(
     screen: tuple[int, Terminal], monkeypatch: pytest.MonkeyPatch
 ) -> None:

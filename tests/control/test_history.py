@@ -23,6 +23,7 @@ def filled(captured: list[int], keep: float = 10.0) -> InputHistory[str]:
     return history
 
 
+@pytest.mark.lengthy
 @given(times, st.integers(0, 3 * SECOND), st.integers(1, 5))
 def test_the_last_values_are_those_a_sorted_list_has(captured: list[int], now: int, count: int) -> None:
     before = [time for time in sorted(captured) if time <= now]
@@ -39,6 +40,7 @@ def test_the_last_values_are_those_a_sorted_list_has(captured: list[int], now: i
     assert window.newest == before[-1]
 
 
+@pytest.mark.lengthy
 @given(times, st.integers(0, 3 * SECOND), st.lists(st.floats(-3, 0), min_size=1, max_size=4))
 def test_offsets_give_the_latest_value_that_is_not_after_each(
     captured: list[int], now: int, offsets: list[float]

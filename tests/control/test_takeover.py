@@ -23,6 +23,7 @@ sending = st.lists(st.tuples(*[st.booleans()] * 3), min_size=5, max_size=40)
 constants = st.tuples(*[st.floats(-10, 10, width=32)] * 3)
 
 
+@pytest.mark.lengthy
 @given(sending, constants, st.sampled_from([0.05, 0.1, 0.4]))
 def test_the_output_never_jumps_and_stays_between_the_sources(
     periods: list[tuple[bool, ...]], values: tuple[float, ...], ramp: float

@@ -68,6 +68,7 @@ def start(served: Serving, dataflow: object) -> tuple[int, str]:
 # --------------------------------------------------------------------------- connections
 
 
+@pytest.mark.lengthy
 def test_500_open_connections_do_not_block_clients(
     served: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ def test_500_open_connections_do_not_block_clients(
         connection.close()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "beginning",
     [
@@ -98,6 +100,7 @@ def test_a_connection_without_a_request_is_closed(
         assert is_closed(connection)
 
 
+@pytest.mark.lengthy
 def test_a_body_that_never_ends(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dora.cluster.http.endpoints.BODY_TIMEOUT", 0.1)
     head = b"POST /api/down HTTP/1.1\r\nHost: x\r\n" + SHOWN + b"Content-Length: 100\r\n\r\n"
@@ -105,6 +108,7 @@ def test_a_body_that_never_ends(served: Serving, monkeypatch: pytest.MonkeyPatch
         assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.lengthy
 def test_a_waiting_command_keeps_its_connection(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = ObedientDaemon(served)
     assert start(served, SPEC["dataflow"])[0] == 201
@@ -126,6 +130,7 @@ def request(connection: HTTPConnection) -> int:
     return response.status
 
 
+@pytest.mark.lengthy
 def test_the_connection_that_was_idle_for_longest_is_closed_for_a_new_one(tmp_path: Path) -> None:
     with serving(lambda: Store(str(tmp_path / "store.sqlite")), most=2) as served:
         used, silent = (HTTPConnection("127.0.0.1", served.port, timeout=TIMEOUT) for _ in range(2))
@@ -138,6 +143,7 @@ def test_the_connection_that_was_idle_for_longest_is_closed_for_a_new_one(tmp_pa
         silent.close()
 
 
+@pytest.mark.lengthy
 def test_a_connection_is_closed_once_no_request_has_come_for_a_while(served: Serving) -> None:
     connection = HTTPConnection("127.0.0.1", served.port, timeout=TIMEOUT)
     assert request(connection) == 200
@@ -150,6 +156,7 @@ def test_a_connection_is_closed_once_no_request_has_come_for_a_while(served: Ser
     connection.close()
 
 
+@pytest.mark.lengthy
 def test_a_websocket_has_no_request_to_send_in_time(
     served: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +172,7 @@ def test_a_websocket_has_no_request_to_send_in_time(
         assert {connection._timer for connection in made} == {None}
 
 
+@pytest.mark.lengthy
 def test_a_client_that_leaves_before_its_answer_is_forgotten(served: Serving) -> None:
     daemon = ObedientDaemon(served)
     assert start(served, SPEC["dataflow"])[0] == 201
@@ -184,6 +192,7 @@ def test_a_client_that_leaves_before_its_answer_is_forgotten(served: Serving) ->
     daemon.close()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -208,6 +217,7 @@ def test_bytes_that_are_not_http_close_the_connection(served: Serving, nonsense:
 # --------------------------------------------------------------------------- requests
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "dataflow",
     [
@@ -230,12 +240,14 @@ def test_a_malformed_dataflow_leaves_no_record(served: Serving, dataflow: object
     daemon.close()
 
 
+@pytest.mark.lengthy
 def test_a_field_that_is_not_known_may_hold_a_nul(served: Serving) -> None:
     body = json.dumps({"note": "\0"}).encode()
     status, told = served.ask("POST", "/api/dataflows/x/stop", body, content_type="application/json")
     assert status != 400 and "NUL" not in told
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("place", ["id", "path", "working_dir"])
 def test_a_dataflow_with_a_nul_leaves_no_record(served: Serving, place: str) -> None:
     texts = {"id": "a", "path": "a.py", "working_dir": "/a"}
@@ -246,16 +258,19 @@ def test_a_dataflow_with_a_nul_leaves_no_record(served: Serving, place: str) -> 
     assert served.ask("GET", "/api/dataflows") == (200, "[]")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("body", [b'{"grace": -1}', b'{"grace": 1e300}', b'{"grace": 1e999}', b"[]"])
 def test_stops_that_cannot_be(served: Serving, body: bytes) -> None:
     assert served.ask("POST", "/api/dataflows/x/stop", body, content_type="application/json")[0] == 400
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("timeout", ["nan", "-1", "-inf", "soon", ""])
 def test_waits_that_cannot_be(served: Serving, timeout: str) -> None:
     assert served.ask("GET", f"/api/dataflows/x/wait?timeout={timeout}")[0] == 400
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "body",
     [b"[" * 100_000, b'{"spec": ' * 50_000, b'"\xff"', b"\0", b"nul"],
@@ -265,6 +280,7 @@ def test_bodies_that_are_no_good(served: Serving, body: bytes) -> None:
     assert served.ask("POST", "/api/dataflows", body, content_type="application/json")[0] == 400
 
 
+@pytest.mark.lengthy
 def test_the_name_of_a_strange_file(served: Serving) -> None:
     daemon = ObedientDaemon(served)
     file = "/tmp/" + "a\n" * 300 + ".yml"
@@ -280,6 +296,7 @@ UNKNOWN = RunReport("0f3e", "Running")
 HELLO = encode(Hello(__version__, "second", 2, protocol=PROTOCOL_VERSION))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "frames",
     [
@@ -325,6 +342,7 @@ def test_malformed_daemon_messages_do_not_disturb_the_coordinator(
     daemon.close()
 
 
+@pytest.mark.lengthy
 def test_a_frame_that_is_too_large(served: Serving) -> None:
     daemon = ObedientDaemon(served)
     with served.websocket() as peer, pytest.raises(ConnectionClosed):
@@ -334,12 +352,14 @@ def test_a_frame_that_is_too_large(served: Serving) -> None:
     daemon.close()
 
 
+@pytest.mark.lengthy
 def test_a_silent_daemon_connection_is_closed(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "HELLO_TIMEOUT", 0.1)
     with served.websocket() as peer, pytest.raises(ConnectionClosed):
         peer.recv(timeout=TIMEOUT)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("far", "silence", "code", "told"),
     [
@@ -380,6 +400,7 @@ def test_a_daemon_behind_a_cut_is_not_reported_dead(
     wait_until(lambda: f"machine `default`: {told}" in caplog.text, told)
 
 
+@pytest.mark.lengthy
 def test_every_request_needs_the_token(tmp_path: Path) -> None:
     with serving(lambda: Store(str(tmp_path / "store.sqlite"))) as served:
         for shown in ("", "Bearer ", "Bearer wrong", "Basic c2VjcmV0", TOKEN, f"Bearer {TOKEN}é"):

@@ -274,6 +274,7 @@ def test_a_machine_that_is_away_is_named(folder: Path) -> None:
     asyncio.run(test())
 
 
+@pytest.mark.lengthy
 def test_a_machine_lost_during_a_change_applies_it_after_reconnecting(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, dataflow_id):
@@ -495,6 +496,7 @@ def test_no_change_waits_for_a_replacement(folder: Path) -> None:
     asyncio.run(test())
 
 
+@pytest.mark.lengthy
 def test_a_machine_that_has_missed_a_replacement_makes_it_when_it_is_back(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, _, right, dataflow_id):
@@ -771,6 +773,7 @@ def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) ->
     asyncio.run(test())
 
 
+@pytest.mark.lengthy
 def test_a_machine_is_released_once_the_others_have_applied_the_change(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
@@ -1039,6 +1042,7 @@ def test_a_part_that_is_started_again_is_recorded_with_its_new_daemon(folder: Pa
     asyncio.run(test())
 
 
+@pytest.mark.lengthy
 def test_a_change_is_undone_although_another_machine_is_gone_meanwhile(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, _):
@@ -1104,6 +1108,7 @@ def test_the_coordinator_commits_changes_of_a_dataflow_on_one_machine(folder: Pa
     asyncio.run(test())
 
 
+@pytest.mark.lengthy
 def test_a_single_machine_that_was_away_applies_what_was_committed(folder: Path) -> None:
     async def test() -> None:
         async with alone(folder) as (coordinator, left, _, dataflow_id):

@@ -41,6 +41,7 @@ def statuses(served: Serving) -> dict[str, str]:
     return {view.name: view.status for view in Client("127.0.0.1", served.port).dataflows()}
 
 
+@pytest.mark.lengthy
 def test_stop_all_stops_what_it_can_and_names_the_rest(served: Serving, tmp_path: Path) -> None:
     status, told = run_command("stop", "--all", folder=tmp_path)
     assert status == 1
@@ -49,6 +50,7 @@ def test_stop_all_stops_what_it_can_and_names_the_rest(served: Serving, tmp_path
     assert statuses(served) == {"arm": "Running", "leg": "Finished", "tail": "Finished"}
 
 
+@pytest.mark.lengthy
 def test_stop_all_passes_over_a_record_that_was_removed_meanwhile(
     served: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +67,7 @@ def test_stop_all_passes_over_a_record_that_was_removed_meanwhile(
     assert statuses(served) == {"arm": "Finished", "leg": "Running", "tail": "Finished"}
 
 
+@pytest.mark.lengthy
 def test_down_says_that_a_machine_out_of_reach_may_still_run(
     served: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

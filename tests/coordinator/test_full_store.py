@@ -149,6 +149,7 @@ def test_a_disk_that_is_full_from_the_beginning(tmp_path: Path, monkeypatch: pyt
         Store(str(tmp_path / "store.sqlite"))
 
 
+@pytest.mark.lengthy
 def test_dataflows_run_and_end_while_the_store_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def forwarded(entries: list[LogEntry], *, at_once: bool = False) -> list[LogEntr
     return [entry for batch in batches for entry in batch.entries]
 
 
+@pytest.mark.lengthy
 def test_entries_with_much_in_their_fields_are_forwarded_in_messages_that_can_be_read() -> None:
     entries = [
         LogEntry(0, "info", "a", str(number), fields={"image": "é" * 300_000}) for number in range(40)
@@ -73,6 +74,7 @@ def test_entries_with_much_in_their_fields_are_forwarded_in_messages_that_can_be
     assert forwarded(entries) == entries
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "large",
     [
@@ -276,6 +278,7 @@ def test_a_report_is_in_front_of_the_answers_that_rely_on_it() -> None:
     assert (first, second) == (Answered(1, Ok()), Answered(2, Ok()))
 
 
+@pytest.mark.lengthy
 @given(st.lists(st.sampled_from(["add", "send", "confirm", "cut"]), max_size=200))
 def test_no_entry_is_lost_or_out_of_order(steps: list[str]) -> None:
     outbox = LogOutbox()

@@ -32,6 +32,7 @@ def served(tmp_path: Path) -> Iterator[Serving]:
         yield it
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -60,6 +61,7 @@ def test_a_daemon_of_another_protocol_version_is_refused(
     assert served.in_loop(served.daemons) == []
 
 
+@pytest.mark.lengthy
 def test_a_daemon_of_the_same_protocol_version_is_welcome(served: Serving) -> None:
     daemon = ObedientDaemon(served)
     wait_until(lambda: daemon.heard == [Welcome(__version__, PROTOCOL_VERSION)], "the welcome")

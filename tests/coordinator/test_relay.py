@@ -76,6 +76,7 @@ def why_closed(connection: ClientConnection) -> str:
     return received.reason
 
 
+@pytest.mark.lengthy
 def test_frames_go_both_ways_and_the_reason_of_the_end_arrives(
     served: Serving, daemon: ObedientDaemon
 ) -> None:
@@ -89,6 +90,7 @@ def test_frames_go_both_ways_and_the_reason_of_the_end_arrives(
         assert why_closed(asker) == "the observer on machine `default` is gone"
 
 
+@pytest.mark.lengthy
 def test_a_process_ends_with_its_asker(served: Serving, daemon: ObedientDaemon) -> None:
     with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
         asker.close()
@@ -100,6 +102,7 @@ def test_a_process_ends_with_its_asker(served: Serving, daemon: ObedientDaemon) 
         assert why_closed(process) == "no client waits for this observer"
 
 
+@pytest.mark.lengthy
 def test_a_ticket_is_good_once_and_cannot_be_guessed(served: Serving, daemon: ObedientDaemon) -> None:
     with look_at(served), open_at(served, f"/api/observers/{ticket_of(daemon)}"):
         for wrong in (ticket_of(daemon), "guessed"):
@@ -107,6 +110,7 @@ def test_a_ticket_is_good_once_and_cannot_be_guessed(served: Serving, daemon: Ob
                 assert why_closed(other) == "no client waits for this observer"
 
 
+@pytest.mark.lengthy
 def test_a_refused_relay_reports_its_reason(
     served: Serving, daemon: ObedientDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +131,7 @@ def test_a_refused_relay_reports_its_reason(
         assert why_closed(asker) == "there are 0 observers of machine `default` already; end one of them"
 
 
+@pytest.mark.lengthy
 def test_a_starting_dataflow_is_not_observed(served: Serving) -> None:
     with served.websocket() as silent:
         silent.send(encode(Hello(__version__, "silent", 1, protocol=PROTOCOL_VERSION)).decode())
@@ -136,6 +141,7 @@ def test_a_starting_dataflow_is_not_observed(served: Serving) -> None:
             assert why_closed(asker) == "`arm` is still starting"
 
 
+@pytest.mark.lengthy
 def test_a_relay_ends_with_the_connection_of_its_machine(served: Serving, daemon: ObedientDaemon) -> None:
     with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
         daemon.close()
@@ -146,6 +152,7 @@ def test_a_relay_ends_with_the_connection_of_its_machine(served: Serving, daemon
         assert why_closed(asker) == "machine `default` is not connected at the moment"
 
 
+@pytest.mark.lengthy
 def test_malformed_frames_and_floods_end_only_their_relay(served: Serving, daemon: ObedientDaemon) -> None:
     with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
         asker.send("a text")  # frames are bytes
@@ -156,6 +163,7 @@ def test_malformed_frames_and_floods_end_only_their_relay(served: Serving, daemo
     assert served.ask("GET", "/api/status")[0] == 200
 
 
+@pytest.mark.lengthy
 def test_the_relay_needs_the_token(tmp_path: Path) -> None:
     with serving(lambda: Store(str(tmp_path / "store.sqlite"))) as served:
         for path in ("/api/dataflows/arm/observe", "/api/observers/1"):

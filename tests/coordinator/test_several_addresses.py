@@ -20,6 +20,7 @@ def client_of(port: int, addresses: str) -> Client:
     return Client(addresses, port, token=Token(TOKEN, "the test"))
 
 
+@pytest.mark.lengthy
 def test_a_command_takes_the_first_address_that_answers() -> None:
     with serving(lambda: Store(MEMORY)) as served:
         client = client_of(served.port, "127.0.0.2,127.0.0.1")  # nothing listens at the first one
@@ -30,6 +31,7 @@ def test_a_command_takes_the_first_address_that_answers() -> None:
         client.status()
 
 
+@pytest.mark.lengthy
 def test_another_server_at_one_of_the_addresses_does_not_matter() -> None:
     """In another network, a stranger may have an address, who does not know the token."""
     with (

@@ -324,6 +324,7 @@ def test_a_saved_dataflow_file_is_logged(tmp_path: Path) -> None:
     reloading.loop.close()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

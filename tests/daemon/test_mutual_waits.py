@@ -102,6 +102,7 @@ def test_a_circle_has_nodes_that_nothing_else_wakes() -> None:
     assert circles({"a": {"camera"}, "b": {"a"}, "c": {"a", "b"}, "camera": None}) == []
 
 
+@pytest.mark.lengthy
 def test_a_long_chain_is_looked_through_in_one_pass() -> None:
     chain = {f"n{number}": {f"n{number - 1}"} for number in range(1, 20_000)}
     assert circles({"n0": None, **chain}) == []

@@ -171,6 +171,7 @@ def test_another_system_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pyt
     )
 
 
+@pytest.mark.lengthy
 def test_doctor_tells_what_a_dataflow_may_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

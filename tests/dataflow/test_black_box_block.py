@@ -21,6 +21,7 @@ def loaded(folder: Path, text: str) -> BlackBoxRules:
     return load_dataflow(str(folder / "flow.yml")).black_box
 
 
+@pytest.mark.lengthy
 def test_each_field_is_read(tmp_path: Path) -> None:
     assert loaded(tmp_path, "") == BlackBoxRules()
     assert loaded(tmp_path, "black_box: false") == BlackBoxRules(enabled=False)

@@ -64,11 +64,13 @@ def read(nodes: Nodes) -> Dataflow:
     return parse(json.dumps({"nodes": nodes}), working_dir="/", environ={})
 
 
+@pytest.mark.lengthy
 @each_shape
 def test_checking_a_file(shape: Callable[[int], Nodes]) -> None:
     assert_grows_linearly(lambda size: steps(lambda: read(shape(size))))
 
 
+@pytest.mark.lengthy
 @each_shape
 def test_planning(shape: Callable[[int], Nodes]) -> None:
     def work(size: int) -> int:
@@ -78,6 +80,7 @@ def test_planning(shape: Callable[[int], Nodes]) -> None:
     assert_grows_linearly(work)
 
 
+@pytest.mark.lengthy
 @each_shape
 def test_planning_a_change(shape: Callable[[int], Nodes]) -> None:
     def work(size: int) -> int:

@@ -41,6 +41,7 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "text",
     ["for", "\0", "-" * 200_000 + "1", "x" + ".x" * 200_000],

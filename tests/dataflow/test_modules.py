@@ -533,6 +533,7 @@ def test_modules_are_small_files(project: Project) -> None:
     assert "detect.yml` is larger than 1 MiB" in problem.message
 
 
+@pytest.mark.lengthy
 def test_modules_that_multiply_are_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dora.dataflow.modules.inline.MAX_VALUES", 10_000)  # the real limit takes seconds
 

@@ -192,6 +192,7 @@ values = (
 )
 
 
+@pytest.mark.lengthy
 @settings(max_examples=150, deadline=None)
 @given(
     st.recursive(

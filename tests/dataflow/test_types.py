@@ -366,6 +366,7 @@ def test_types_are_nested_eight_deep_and_no_deeper(tmp_path: Path) -> None:
     assert [w.message for w in dataflow.type_warnings] == ["the type `my/v1/T1` is nested more than 8 deep"]
 
 
+@pytest.mark.lengthy
 def test_types_that_multiply_are_refused(tmp_path: Path) -> None:
     def fields(n: int) -> str:
         return ", ".join(f"{{name: f{i}, type: T{n}}}" for i in range(20))

@@ -60,6 +60,7 @@ def read(text: str) -> Dataflow | None:
     return dataflow
 
 
+@pytest.mark.lengthy
 @fuzz
 @given(st.text(max_size=80))
 def test_any_text(text: str) -> None:
@@ -72,6 +73,7 @@ def test_any_punctuation(text: str) -> None:
     read(text)
 
 
+@pytest.mark.lengthy
 @fuzz
 @given(st.integers(0, len(SEED)), st.integers(0, 6), st.text(alphabet="ab/:-[]{}&*'\" \n\t$", max_size=4))
 def test_any_typing_mistake(place: int, removed: int, typed: str) -> None:

@@ -79,6 +79,7 @@ def test_dataflow(marked: str, message: str, hint: str) -> None:
     check(marked, message, hint)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("fields", "message", "hint"),
     [

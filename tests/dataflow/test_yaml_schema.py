@@ -62,6 +62,7 @@ def test_the_shipped_schema_is_up_to_date() -> None:
     )
 
 
+@pytest.mark.lengthy
 def test_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(schema_text()))
 

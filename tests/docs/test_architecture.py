@@ -71,6 +71,7 @@ def test_source_paths_on_all_pages_exist() -> None:
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_classes_exist(page: Path) -> None:
     found = {code for code in CODE.findall(page.read_text()) if CLASS.fullmatch(code)}

@@ -92,6 +92,7 @@ def test_connections_without_a_gateway_are_closed(paths: dict[str, str]) -> None
             assert is_closed(connection)
 
 
+@pytest.mark.lengthy
 def test_a_stranger_that_says_nothing_is_closed_after_a_while(
     paths: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -289,6 +289,7 @@ def test_the_gateway_sleeps_on_an_empty_queue_only() -> None:
     assert not machine.stream.is_hungry
 
 
+@pytest.mark.lengthy
 @given(
     st.lists(st.sampled_from(["send", "large", "pump", "arrive", "cut", "skip"]), max_size=60),
     st.booleans(),

@@ -33,6 +33,7 @@ def test_the_examples_in_the_code() -> None:
     assert doctest.testmod(conflate).failed == 0
 
 
+@pytest.mark.lengthy
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5000)), max_size=200), st.integers(1, 20))
 def test_the_newest_come_in_order_and_the_others_are_counted(
     puts: list[tuple[str, int]], keep: int

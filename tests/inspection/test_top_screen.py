@@ -159,6 +159,7 @@ def title(pilot: Pilot[str]) -> str:
     return str(pilot.app.query_one("#title", Static).content)
 
 
+@pytest.mark.lengthy
 def test_networks_between_machines_are_shown_if_there_are_any() -> None:
     async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
         assert not pilot.app.query_one("#networks").display
@@ -173,6 +174,7 @@ def test_networks_between_machines_are_shown_if_there_are_any() -> None:
     on_screen(test, size=(160, 40))
 
 
+@pytest.mark.lengthy
 def test_nodes_and_links_have_all_their_figures() -> None:
     async def test(pilot: Pilot[str], _: Snapshots) -> None:
         nodes: DataTable[Text] = pilot.app.query_one("#nodes", DataTable)
@@ -191,6 +193,7 @@ def test_nodes_and_links_have_all_their_figures() -> None:
     on_screen(test)
 
 
+@pytest.mark.lengthy
 def test_keys_sort_the_nodes() -> None:
     async def test(pilot: Pilot[str], _: Snapshots) -> None:
         assert names(pilot) == ["arm", "camera", "sink"]
@@ -206,6 +209,7 @@ def test_keys_sort_the_nodes() -> None:
     on_screen(test)
 
 
+@pytest.mark.lengthy
 def test_keys_move_the_cursor_which_stays_when_figures_change() -> None:
     async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
         nodes: DataTable[Text] = pilot.app.query_one("#nodes", DataTable)
@@ -232,6 +236,7 @@ def test_r_measures_at_once() -> None:
     on_screen(test, interval=3600.0)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("key", ["q", "escape"])
 def test_a_key_quits_however_long_the_interval_is(key: str) -> None:
     async def test(pilot: Pilot[str], _: Snapshots) -> None:
@@ -241,6 +246,7 @@ def test_a_key_quits_however_long_the_interval_is(key: str) -> None:
     assert (screen.return_value, screen.fault) == (None, None)
 
 
+@pytest.mark.lengthy
 def test_an_interrupt_reaches_the_command() -> None:
     async def test(pilot: Pilot[str], _: Snapshots) -> None:
         await pilot.press("ctrl+c")
@@ -285,6 +291,7 @@ def test_how_the_dataflow_ended_stays_until_a_key() -> None:
     )
 
 
+@pytest.mark.lengthy
 def test_a_dataflow_that_ends_well() -> None:
     async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
         snapshots.ended = True
@@ -294,6 +301,7 @@ def test_a_dataflow_that_ends_well() -> None:
     assert on_screen(test).return_value == "dataflow `arm` has ended"
 
 
+@pytest.mark.lengthy
 def test_a_log_that_cannot_be_read_is_a_line_on_the_screen_which_still_says_the_end() -> None:
     commands = Commands()
     commands.log_fault = DoraError("there are no log files")
@@ -334,6 +342,7 @@ def test_a_command_is_carried_out_once_it_is_confirmed(
     on_screen(test, commands=commands)
 
 
+@pytest.mark.lengthy
 def test_a_key_saves_the_last_seconds_of_the_dataflow() -> None:
     commands = Commands()
 
@@ -494,6 +503,7 @@ def test_what_qos_counts_is_in_columns_where_there_is_some_and_a_late_input_is_m
     assert str(rows[0][1]) == "late"
 
 
+@pytest.mark.lengthy
 def test_an_error_of_a_measurement_ends_the_screen() -> None:
     fault = DoraError("the coordinator has gone")
 
@@ -504,6 +514,7 @@ def test_an_error_of_a_measurement_ends_the_screen() -> None:
     assert on_screen(test).fault is fault
 
 
+@pytest.mark.lengthy
 def test_names_of_others_are_neither_markup_nor_control_the_terminal() -> None:
     async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
         snapshots.nodes = [node(f"[red]a[/red]{TITLE}", 1.0, 1.0)]
@@ -517,6 +528,7 @@ def test_names_of_others_are_neither_markup_nor_control_the_terminal() -> None:
         Dataflow.name = "arm"
 
 
+@pytest.mark.lengthy
 def test_the_machine_is_a_column_if_there_are_several() -> None:
     async def test(pilot: Pilot[str], snapshots: Snapshots) -> None:
         snapshots.nodes = [node("camera", 1.0, 1.0, machine="robot"), node("sink", 1.0, 1.0)]

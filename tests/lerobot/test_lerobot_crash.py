@@ -63,6 +63,7 @@ def add(recording: Recording, begin: float) -> None:
     saver._save(saved[0])
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("before", [0, 1])
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_a_crash_while_an_episode_is_saved(step: int, before: int, tmp_path: Path, moves: Moves) -> None:
@@ -81,6 +82,7 @@ def test_a_crash_while_an_episode_is_saved(step: int, before: int, tmp_path: Pat
     check_whole(recording.root, before + 1)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_a_full_disk_while_an_episode_is_saved(step: int, tmp_path: Path, moves: Moves) -> None:
     moves.error = OSError(errno.ENOSPC, "No space left on device")
@@ -96,6 +98,7 @@ def test_a_full_disk_while_an_episode_is_saved(step: int, tmp_path: Path, moves:
     check_whole(recording.root, 2)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_a_full_disk_while_the_only_episode_is_saved_leaves_nothing(
     step: int, tmp_path: Path, moves: Moves
@@ -141,6 +144,7 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> l
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.lengthy
 def test_an_episode_that_cannot_be_saved_leaves_the_video_of_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +168,7 @@ def test_an_episode_that_cannot_be_saved_leaves_the_video_of_the_next_one(
     check_whole(recording.root, 1)
 
 
+@pytest.mark.lengthy
 def test_a_disk_that_stays_full_costs_only_the_episodes_for_which_it_has_no_room(
     tmp_path: Path, moves: Moves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +201,7 @@ def test_a_disk_that_fails_after_an_episode_is_in_the_data_set_does_not_remove_i
     check_whole(recording.root, 1)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("module", "step"), [(dataset, "make_folder"), (fcntl, "flock")])
 def test_a_recorder_that_ends_while_the_next_one_begins_keeps_its_episodes_and_the_lock_is_for_one(
     module: Any, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +226,7 @@ def test_a_recorder_that_ends_while_the_next_one_begins_keeps_its_episodes_and_t
     check_whole(recording.root, 3)
 
 
+@pytest.mark.lengthy
 def test_an_error_that_nobody_expects_costs_one_episode_and_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +246,7 @@ def test_all_steps_are_tested(tmp_path: Path, moves: Moves) -> None:
     assert moves.count == STEPS
 
 
+@pytest.mark.lengthy
 def test_a_crash_while_an_episode_is_recorded(tmp_path: Path) -> None:
     recording = Recording(tmp_path)
     add(recording, 0)
@@ -250,6 +258,7 @@ def test_a_crash_while_an_episode_is_recorded(tmp_path: Path) -> None:
     check_whole(recording.root, 2)
 
 
+@pytest.mark.lengthy
 def test_many_episodes_fill_several_files_of_metadata(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def episodes_of(root: Path) -> list[dict[str, Any]]:
     return read_episodes(root, read_info(root))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("on_gap", ["mark", "discard"])
 @pytest.mark.parametrize("end", ["end", "success"])
 def test_the_end_of_an_episode_waits_for_messages_that_are_under_way(
@@ -63,6 +64,7 @@ def test_an_input_that_ends_leaves_the_messages_of_the_others_that_are_under_way
     assert rows(recording.root)[-1]["capture_time"] == pytest.approx([1.0, 1.0], abs=1e-5)
 
 
+@pytest.mark.lengthy
 def test_the_end_of_an_episode_waits_only_for_a_while(tmp_path: Path) -> None:
     with Recording(tmp_path, INPUTS, patience=0.01) as recording:
         recording.take(*late_camera(1.0, (0, "start"), (1.0, "end")))
@@ -83,6 +85,7 @@ def test_the_end_of_the_recorder_saves_an_episode_that_ends(tmp_path: Path) -> N
     assert recording.reports == [{"saved": True, "episode": 0, "frames": 31, "outcome": "success"}]
 
 
+@pytest.mark.lengthy
 def test_an_episode_that_is_asked_for_while_another_ends_has_its_first_rows(tmp_path: Path) -> None:
     given = (0, "start"), (1.0, "end"), (1.02, "start next"), (2.0, "success")
     with Recording(tmp_path, INPUTS) as recording:
@@ -97,6 +100,7 @@ def test_an_episode_that_is_asked_for_while_another_ends_has_its_first_rows(tmp_
     assert second[f"capture/{FRONT}/gaps"] == second[f"capture/{FRONT}/missing"] == 0
 
 
+@pytest.mark.lengthy
 def test_a_second_start_while_an_episode_ends_is_ignored(tmp_path: Path) -> None:
     given = (0, "start"), (1.0, "end"), (1.01, "start next"), (1.02, "start other"), (2.0, "end")
     with Recording(tmp_path, INPUTS) as recording:
@@ -121,6 +125,7 @@ def test_commands_after_a_start_concern_the_episode_that_comes_next(tmp_path: Pa
     check_whole(recording.root, 2)
 
 
+@pytest.mark.lengthy
 def test_an_input_that_has_ended_begins_no_episode_until_it_sends_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

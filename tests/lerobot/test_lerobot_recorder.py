@@ -35,6 +35,7 @@ def episode_of(root: Path, number: int = 0) -> dict[str, Any]:
     return read_episodes(root, read_info(root))[number]
 
 
+@pytest.mark.lengthy
 def test_an_episode_has_its_images_numbers_and_true_times(tmp_path: Path) -> None:
     with Recording(tmp_path, task="push") as recording:
         recording.episode()
@@ -60,6 +61,7 @@ def test_an_episode_has_its_images_numbers_and_true_times(tmp_path: Path) -> Non
     assert steps == {1}
 
 
+@pytest.mark.lengthy
 def test_outcomes_and_tasks_are_kept(tmp_path: Path) -> None:
     with Recording(tmp_path, task="push") as recording:
         recording.episode(end="success")
@@ -91,6 +93,7 @@ def test_an_input_that_is_connected_while_it_records_is_named_and_left_out(
     assert "connected while this node runs" in warning.message
 
 
+@pytest.mark.lengthy
 def test_a_discarded_episode_leaves_nothing(tmp_path: Path) -> None:
     with Recording(tmp_path) as recording:
         recording.episode(end="discard")
@@ -132,6 +135,7 @@ def test_inputs_get_the_features_of_the_settings(tmp_path: Path) -> None:
     assert info.features["observation.arm"].names == ["a", "b"]
 
 
+@pytest.mark.lengthy
 def test_what_a_slow_camera_lacks_is_counted_and_the_others_keep_their_rates(tmp_path: Path) -> None:
     with Recording(tmp_path, "front wrist state episode") as recording:
         recording.take(image("wrist", -0.01, 0), image("front", -0.01, 0))
@@ -166,6 +170,7 @@ def test_gaps_after_the_end_of_an_episode_are_not_its_own(tmp_path: Path) -> Non
     assert recording.reports == [{"saved": True, "episode": 0, "frames": 16, "outcome": "end"}]
 
 
+@pytest.mark.lengthy
 def test_an_episode_is_saved_also_if_its_status_cannot_be_sent(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +196,7 @@ def test_an_episode_with_gaps_is_refused_if_that_is_set(tmp_path: Path) -> None:
 BYTES = pa.array([1, 2], pa.uint8())
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("input_id", "value", "metadata", "sentence"),
     [
@@ -307,6 +313,7 @@ def test_jpeg_images_are_recorded(tmp_path: Path) -> None:
     assert list(frames(recording.root, FRONT, episode_of(recording.root)))[:9] == list(range(9))
 
 
+@pytest.mark.lengthy
 def test_images_that_the_memory_cannot_hold_are_dropped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -372,6 +379,7 @@ def test_an_episode_whose_first_image_cannot_be_used_is_lost_and_the_next_one_is
     check_whole(recording.root, 1)
 
 
+@pytest.mark.lengthy
 def test_a_data_set_is_continued_only_if_that_is_set(tmp_path: Path) -> None:
     with Recording(tmp_path) as recording:
         recording.episode()

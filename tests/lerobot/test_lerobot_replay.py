@@ -58,6 +58,7 @@ def sent_by(
     return sender.sent
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("speed", [0.5, 1.0, 4.0])
 def test_an_episode_is_sent_at_its_times_and_with_stamps_of_the_same_distance(
     speed: float, dataset: str, monkeypatch: pytest.MonkeyPatch
@@ -74,6 +75,7 @@ def test_an_episode_is_sent_at_its_times_and_with_stamps_of_the_same_distance(
     assert {output for output, *_ in sent} == set(outputs)
 
 
+@pytest.mark.lengthy
 def test_outputs_of_a_replay_have_their_images_and_numbers(
     dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,6 +172,7 @@ def test_certificates_belong_together(tmp_path: Path) -> None:
         tls_from(environ, "leg")
 
 
+@pytest.mark.lengthy
 def test_log_entries_are_handed_on_in_messages_that_can_be_read() -> None:
     source, pipe = os.pipe()
     with open(source, "rb") as lines:

@@ -347,6 +347,7 @@ def test_feedback_that_waits_on_another_input_is_there_with_the_result(start_flo
     assert values(list(goal)) == [0, 1, 2]
 
 
+@pytest.mark.lengthy
 def test_unread_feedback_is_bounded_and_counted(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     goal = client.send_goal("goal", pa.array([1]), timeout=TIMEOUT)

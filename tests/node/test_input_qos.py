@@ -371,6 +371,7 @@ def test_the_loss_of_the_daemon_gives_out_the_message_that_is_held(
     assert receiver.next() is None
 
 
+@pytest.mark.lengthy
 def test_after_the_loss_of_the_daemon_a_message_behind_thousands_that_are_left_out_comes(
     start_flow: StartFlow,
 ) -> None:

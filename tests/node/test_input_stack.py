@@ -117,6 +117,7 @@ def daemon() -> Iterator[FakeDaemon]:
     daemon.close()
 
 
+@pytest.mark.lengthy
 def test_links_and_timers_of_a_process_have_their_layers_in_order(daemon: FakeDaemon) -> None:
     daemon.node("camera")
     assert layers(daemon.node("fusion")) == LAYERS

@@ -155,6 +155,7 @@ def test_a_new_receiver_gets_each_message_once_from_the_oldest_in_the_latch(
     board.close()
 
 
+@pytest.mark.lengthy
 @given(
     depth=st.integers(1, 6),
     sent=st.integers(1, 10),

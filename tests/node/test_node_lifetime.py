@@ -54,6 +54,7 @@ def test_the_environment_wins_over_a_given_id(daemon: FakeDaemon) -> None:
         assert Node("something-else").id == "a"
 
 
+@pytest.mark.lengthy
 def test_a_second_node_in_a_process_is_the_same_node(
     daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
 ) -> None:

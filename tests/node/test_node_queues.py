@@ -188,6 +188,7 @@ def test_a_full_queue_makes_the_sender_wait(start_flow: StartFlow, queue_size: i
     assert receiver.statistics()["inputs"]["in"] == {"received": 100, "dropped": 0}
 
 
+@pytest.mark.lengthy
 def test_back_pressure_holds_for_large_queues(start_flow: StartFlow) -> None:
     """More than a subscriber of the engine can hold."""
     daemon, sender, receiver = link(start_flow, queue_size=10_000, queue_policy="backpressure")
@@ -262,6 +263,7 @@ def test_a_request_for_which_there_is_no_memory_is_not_delivered(
     assert receiver.statistics()["inputs"]["in"] == {"received": 2, "dropped": 2}
 
 
+@pytest.mark.lengthy
 def test_the_sender_can_be_closed_while_it_waits(start_flow: StartFlow) -> None:
     daemon, sender, _receiver = link(start_flow, queue_size=1, queue_policy="backpressure")
     raised: list[Exception] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,7 @@ def test_an_input_that_has_closed_misses_nothing() -> None:
     assert deadline.miss(1000) is None
 
 
+@pytest.mark.lengthy
 @given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 3)), max_size=40), st.integers(1, 100))
 def test_thinning_gives_the_newest_and_never_two_within_a_period(
     steps: list[tuple[int, int]], period: int

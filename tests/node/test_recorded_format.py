@@ -157,6 +157,7 @@ METADATA = st.dictionaries(
 )
 
 
+@pytest.mark.lengthy
 @given(METADATA)
 def test_metadata_is_read_back_unchanged(metadata: dict[str, Any]) -> None:
     form = json.loads(json.dumps(metadata_to_json(metadata), allow_nan=False))

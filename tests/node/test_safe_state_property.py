@@ -91,6 +91,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.lengthy
 @settings(deadline=None, max_examples=200)
 @given(STEPS, STEPS, st.sets(st.sampled_from(["failed", "silent", "deadline"]), min_size=1))
 def test_the_events_of_a_port_with_a_safe_state_fit_together(

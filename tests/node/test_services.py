@@ -275,6 +275,7 @@ def test_a_contender_gets_the_inbox_from_a_thread_that_is_about_to_sleep(start_f
     assert number(taken[0]) == 7
 
 
+@pytest.mark.lengthy
 def test_a_poll_waits_for_a_thread_that_is_slow_to_yield(start_flow: StartFlow) -> None:
     daemon, client, _server = pair(start_flow)
     inbox = client._session.inbox

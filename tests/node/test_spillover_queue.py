@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from fake_daemon import FakeDaemon
 from waiting import wait_until
 
@@ -9,6 +10,7 @@ from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.transport.interface import MAX_QUEUE
 
 
+@pytest.mark.lengthy
 def test_a_queue_longer_than_shared_memory_keeps_the_newest_and_counts_the_rest() -> None:
     size = MAX_QUEUE + 1000
     daemon = FakeDaemon(

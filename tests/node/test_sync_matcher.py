@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, Literal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +65,7 @@ STREAMS = st.lists(st.lists(st.integers(0, 40), max_size=14), min_size=2, max_si
 SORTED_MOSTLY = st.one_of(STREAMS, STREAMS.map(lambda streams: [sorted(times) for times in streams]))
 
 
+@pytest.mark.lengthy
 @given(
     SORTED_MOSTLY,
     st.sampled_from(["nearest", "latest"]),
@@ -110,6 +112,7 @@ def test_the_sets_are_those_of_the_model_in_every_order_of_arrival(
         assert matcher.sides[index].unmatched == len(times) - sum(item[0] == index for item in given_out)
 
 
+@pytest.mark.lengthy
 @given(SORTED_MOSTLY, st.integers(0, 8), st.randoms(use_true_random=False))
 def test_with_a_timeout_each_leading_message_makes_a_set_and_the_complete_ones_are_the_same(
     streams: list[list[int]], tolerance: int, chance: random.Random

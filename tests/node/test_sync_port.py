@@ -75,6 +75,7 @@ def members(event: Synced) -> list[Any]:
     return [tuple(each["metadata"]["message"]) for each in event.messages()]
 
 
+@pytest.mark.lengthy
 @given(SORTED_MOSTLY, st.integers(0, 8), st.randoms(use_true_random=False))
 def test_whatever_the_order_of_arrival_and_of_polls_the_sets_are_those_of_the_model(
     streams: list[list[int]], tolerance: int, chance: random.Random

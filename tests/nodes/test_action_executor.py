@@ -264,6 +264,7 @@ def test_of_what_is_there_together_a_start_comes_first_and_the_tick_last() -> No
     assert taken == ["start", *many, "stop", "ALL_INPUTS_CLOSED", "command"]
 
 
+@pytest.mark.lengthy
 def test_the_states_for_the_next_process_are_saved_in_their_order() -> None:
     saved: list[bytes] = []
     overtaken = threading.Event()

@@ -513,6 +513,7 @@ def cut(file: Path, part: float) -> None:
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * part)])
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("storage", [MCAP, SQLITE], ids=lambda value: value.name)
 def test_a_bag_that_was_cut_is_read_up_to_the_cut(
     tmp_path: Path, storage: StoragePlugin, capsys: pytest.CaptureFixture[str]
@@ -539,6 +540,7 @@ def test_a_bag_that_was_cut_is_read_up_to_the_cut(
     assert run_command_line(command) == 0
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("storage", [MCAP, SQLITE], ids=lambda value: value.name)
 @pytest.mark.parametrize(
     "compression", [CompressionMode.NONE, CompressionMode.FILE], ids=lambda value: value.name

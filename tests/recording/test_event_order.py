@@ -36,6 +36,7 @@ some_entries = st.lists(
 BEGIN = pack_entry(EntryKind.BEGIN, 0, 1, 0, msgspec.msgpack.encode({"x": "a/out", "y": "r/op/out"}))
 
 
+@pytest.mark.lengthy
 @given(some_entries, st.integers(0, 60))
 def test_entries_come_back_up_to_a_cut(given_: list[Entry], cut: int) -> None:
     data = b"".join(pack_entry(*entry) for entry in given_)

@@ -58,6 +58,7 @@ def test_a_node_gets_the_array_of_the_message(name: str, data: st.DataObject) ->
     assert encode(kind.transcode(sent)).schema == encode(array).schema
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("size", [0, 1, 200_000, 300_001, 10_000_000])
 def test_messages_of_any_size_are_the_same(size: int) -> None:
     kind = LIBRARY.message("sensor_msgs/Image")

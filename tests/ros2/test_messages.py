@@ -182,6 +182,7 @@ SOME = sorted(
 )
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "name",
     [

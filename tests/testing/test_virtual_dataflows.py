@@ -530,6 +530,7 @@ def test_mistakes_are_reported_in_one_sentence(tmp_path: Path) -> None:
             flow.advance(-1)
 
 
+@pytest.mark.lengthy
 def test_a_deadlock_is_reported() -> None:
     text = """
 nodes:
@@ -550,6 +551,7 @@ nodes:
         run_dataflow(text, nodes={"a": wait, "b": wait})
 
 
+@pytest.mark.lengthy
 def test_a_node_that_never_waits_is_named_and_left_behind(tmp_path: Path) -> None:
     release, ended = threading.Event(), threading.Event()
 

@@ -155,6 +155,7 @@ def test_a_polling_node_does_not_hang() -> None:
     assert times(run.outputs["seen"]) == pytest.approx([0.25, 0.5], abs=0.002)
 
 
+@pytest.mark.lengthy
 def test_asyncio_sleeps_take_no_real_time() -> None:
     async def main() -> None:
         node = Node()

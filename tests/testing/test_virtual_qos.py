@@ -57,6 +57,7 @@ def test_a_deadline_is_noticed_at_its_moment() -> None:
     assert run.result.links[0].counts == {"missed": 2}
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("rule", "stop_after", "expected"),
     [
@@ -92,6 +93,7 @@ def test_a_message_behind_thousands_that_are_left_out_comes_at_once(
     assert seen == expected
 
 
+@pytest.mark.lengthy
 def test_at_a_stop_a_set_waits_for_a_message_behind_thousands_that_are_left_out() -> None:
     seen: list[Any] = []
 

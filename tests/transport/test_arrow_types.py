@@ -152,6 +152,7 @@ ARRAYS: dict[str, Callable[[], pa.Array]] = {
 }
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", ARRAYS)
 def test_every_type_comes_back_as_it_was(name: str) -> None:
     from dora.wire.message import Message, pack_head

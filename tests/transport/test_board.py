@@ -108,6 +108,7 @@ def test_what_a_restarted_receiver_gets_again_is_delivered_and_what_rules_leave_
     board.close()
 
 
+@pytest.mark.lengthy
 def test_processes_share_the_words_of_a_board(path: str) -> None:
     first, second = Board.create(path, 4), Board.open(path)
     first.set(2, RECEIVED, 7)

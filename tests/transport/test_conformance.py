@@ -102,6 +102,7 @@ def test_an_output_without_receivers_can_be_sent_to(bench: Bench) -> None:
 # --------------------------------------------------------------------------- sizes, loans
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_arrives_whole(bench: Bench, size: int) -> None:
     output_port, (port,) = bench.link(2)
@@ -199,6 +200,7 @@ def test_loans_may_be_sent_in_another_order(bench: Bench) -> None:
 # --------------------------------------------------------------------------- lifetime of what was received
 
 
+@pytest.mark.lengthy
 def test_arrays_outlive_their_sender_and_receiver(bench: Bench) -> None:
     output_port, (port,) = bench.link(10)
     output_port.send(pattern(200_000, 1))
@@ -344,6 +346,7 @@ def test_an_output_that_was_destroyed_may_be_made_again(bench: Bench) -> None:
 # --------------------------------------------------------------------------- threads
 
 
+@pytest.mark.lengthy
 def test_several_threads_send_and_receive_at_once(bench: Bench) -> None:
     count = 400
     links = [bench.link(count) for _ in range(3)]

@@ -155,6 +155,7 @@ def test_a_message_larger_than_shared_memory_is_refused_with_its_size(process_be
     assert decode_bytes(port.take()) == b"goes on"
 
 
+@pytest.mark.lengthy
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
 @pytest.mark.parametrize("name", ["iceoryx2", "shm"])
 def test_ended_runs_keep_no_files_open(name: str) -> None:

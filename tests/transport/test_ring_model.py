@@ -62,6 +62,7 @@ def test_held_memory_is_not_written_until_it_is_given_back() -> None:
     assert (1, 2, 4) in explorer.outcomes
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("sends", "receives"),
     [

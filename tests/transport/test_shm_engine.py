@@ -96,6 +96,7 @@ def test_a_block_that_came_back_is_used_next(shm_bench: Bench) -> None:
     assert len(names(shm_bench, "s")) <= 2
 
 
+@pytest.mark.lengthy
 def test_a_burst_of_small_messages_is_forgotten(shm_bench: Bench) -> None:
     output_port, (port,) = shm_bench.link(1000)
     for _ in range(1000):
@@ -608,6 +609,7 @@ def test_a_forked_child_neither_uses_nor_frees_what_its_parent_has(shm_bench: Be
 # --------------------------------------------------------------------------- spillover queues
 
 
+@pytest.mark.lengthy
 def test_a_spillover_queue_gives_each_message_once_while_receivers_come(
     shm_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def one_at_a_time(sender: Any) -> None:
         setattr(sender, name, guarded(getattr(sender, name)))
 
 
+@pytest.mark.lengthy
 def test_loans_and_messages_of_several_threads_do_not_disturb_each_other(shm_bench: Bench) -> None:
     """Nodes may be used by several threads; a loan is made and discarded while another thread sends."""
     output, (config,) = shm_bench.describe(50)

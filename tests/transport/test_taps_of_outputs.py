@@ -54,6 +54,7 @@ def test_many_taps_may_be_opened_and_closed_one_after_the_other(
         assert port.take().sequence == number
 
 
+@pytest.mark.lengthy
 def test_a_closed_tap_that_nobody_has_any_more_is_gone(process_bench: Bench, taps: TapEngine) -> None:
     output_port, _ = process_bench.link(10)
     tap = taps.tap(view_of(output_port), 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ def test_the_true_offset_is_within_the_error(offset: int, there: int, work: int,
     assert found.error_ns <= (there + back) // 2
 
 
+@pytest.mark.lengthy
 @given(OFFSETS, st.lists(st.tuples(DELAYS, DELAYS), min_size=1, max_size=20))
 @settings(derandomize=True, deadline=None)
 def test_the_shortest_way_of_the_last_round_trips_counts(offset: int, ways: list[tuple[int, int]]) -> None:

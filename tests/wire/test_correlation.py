@@ -37,6 +37,7 @@ def message(section: bytes) -> Message:
     return Message(pack_head(Encoding.PLAIN, b"C", section, 0, 1, 0))
 
 
+@pytest.mark.lengthy
 @given(METADATA, KEYS)
 @settings(derandomize=True, deadline=None, max_examples=250)
 def test_metadata_its_bytes_and_a_message_are_kept_alike(metadata: dict[str, Any], keys: list[str]) -> None:
@@ -48,6 +49,7 @@ def test_metadata_its_bytes_and_a_message_are_kept_alike(metadata: dict[str, Any
     assert section_is_correlated(section) == is_correlated(metadata)
 
 
+@pytest.mark.lengthy
 @given(METADATA, KEYS)
 @settings(derandomize=True, deadline=None, max_examples=250)
 @example({FLUSH: True}, [])

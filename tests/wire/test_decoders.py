@@ -139,6 +139,7 @@ NEVER: dict[str, Callable[[bytes], Any]] = {
 DEEP = [b"\x91" * 100_000, b"\x81\xa1a" * 50_000, b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff\xa1a\x01"]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", MSGPACK_DECODERS)
 @quickly
 @given(data=bytes_like([*FRAMES, METADATA, *DEEP]))
@@ -156,6 +157,7 @@ def test_json_raises_nothing_else(name: str, data: bytes) -> None:
         JSON_DECODERS[name](data)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", NEVER)
 @quickly
 @given(data=bytes_like([*JSON, METADATA, *FRAMES]))
@@ -163,6 +165,7 @@ def test_readers_of_lines_raise_nothing(name: str, data: bytes) -> None:
     NEVER[name](data)
 
 
+@pytest.mark.lengthy
 @quickly
 @given(data=bytes_like([METADATA, *DEEP]))
 def test_metadata_raises_nothing_else(data: bytes) -> None:
@@ -170,6 +173,7 @@ def test_metadata_raises_nothing_else(data: bytes) -> None:
         decode_metadata(data)
 
 
+@pytest.mark.lengthy
 @quickly
 @given(data=bytes_like([framing.encode_frame(node_protocol.StopFrame())]))
 def test_frames_are_cut_or_refused(data: bytes) -> None:
@@ -179,6 +183,7 @@ def test_frames_are_cut_or_refused(data: bytes) -> None:
         assert sum(map(len, buffer)) <= len(data)
 
 
+@pytest.mark.lengthy
 @quickly
 @given(data=bytes_like([msgspec.msgpack.encode({"text": "talk/text"})]))
 def test_the_order_of_events_raises_nothing_else(data: bytes) -> None:
@@ -272,6 +277,7 @@ def test_a_message_of_ros_is_refused_or_can_be_looked_at(sent: tuple[str, bytes]
         assert kind.decode(kind.encode(found)).equals(found) or "nan" in str(found.to_pylist())
 
 
+@pytest.mark.lengthy
 @quickly
 @given(data=bytes_like(MESSAGES))
 def test_the_head_of_a_message_raises_nothing_else(data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +64,7 @@ def test_of_several_messages_of_an_output_the_last_one_before_the_hop_counts() -
     ]
 
 
+@pytest.mark.lengthy
 @given(
     st.lists(
         st.builds(

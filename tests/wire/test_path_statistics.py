@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
@@ -40,6 +41,7 @@ def test_a_longer_time_is_never_in_an_earlier_bucket(one: int, other: int) -> No
     assert 0 <= bucket_of(first) <= bucket_of(second) < BUCKETS
 
 
+@pytest.mark.lengthy
 @given(st.lists(TIMES, min_size=1), st.lists(TIMES, min_size=1))
 @settings(derandomize=True, deadline=None)
 def test_what_was_counted_since_has_only_the_later_messages(early: list[int], late: list[int]) -> None:

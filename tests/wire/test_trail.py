@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ def sent(trailed: Trailed) -> Trailed:
     return message.header, message.trail
 
 
+@pytest.mark.lengthy
 @given(st.lists(st.lists(st.tuples(OUTPUTS, TIMES), min_size=1, max_size=5), min_size=1, max_size=4))
 @settings(derandomize=True, deadline=None)
 def test_a_join_has_the_oldest_and_the_newest_time_of_every_output(

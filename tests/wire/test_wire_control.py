@@ -299,6 +299,7 @@ def test_a_frame_may_be_empty_or_as_long_as_allowed_but_not_longer() -> None:
         list(frames)
 
 
+@pytest.mark.lengthy
 @given(st.binary(max_size=60))
 @settings(derandomize=True, deadline=None, max_examples=300)
 def test_any_body_is_a_frame_or_a_decoding_error(data: bytes) -> None:

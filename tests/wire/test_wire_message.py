@@ -171,6 +171,7 @@ def test_a_truncated_message_is_refused() -> None:
         Message(GOLDEN[:100], address=1, owner=object()).validate(len(GOLDEN))
 
 
+@pytest.mark.lengthy
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"DORA\x02" + tail))
 @settings(derandomize=True, deadline=None, max_examples=500)
 def test_any_bytes_are_a_message_or_a_message_error(data: bytes) -> None:

@@ -239,6 +239,7 @@ def test_a_callback_gets_values_that_became_text(told: list[Any]) -> None:
     assert told == [1 + 2j]
 
 
+@pytest.mark.lengthy
 @given(st.binary(max_size=100))
 @settings(derandomize=True, deadline=None, max_examples=500)
 def test_any_bytes_are_metadata_or_a_metadata_error(section: bytes) -> None:

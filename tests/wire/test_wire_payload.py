@@ -80,6 +80,7 @@ def test_arrays_that_arrow_has_no_type_for_are_a_type_error(data: Any) -> None:
         encode(data)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("depth", [70, 900])
 def test_lists_that_nest_too_deep_for_arrow_are_a_type_error(depth: int) -> None:
     value: Any = 1
@@ -455,6 +456,7 @@ def test_a_payload_keeps_the_values_of_an_array_that_is_gone(wrap: Any) -> None:
     assert known() is None
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("decode", [decode_arrow, decode_numpy])
 def test_a_part_of_an_array_keeps_the_shared_memory_that_it_lies_in(decode: Any) -> None:
     place = SharedMemory(pa.array(range(100), pa.uint8()))

@@ -327,6 +327,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.lengthy
 @given(STEPS)
 def test_all_machines_reach_the_same_state_in_any_order_of_messages(steps: list[tuple[str, str]]) -> None:
     run = Fleet([A, B, C])

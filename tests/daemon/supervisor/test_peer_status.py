@@ -6,6 +6,7 @@ from signal import SIGKILL
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from several_supervisors import PLACED, A, B, C, Machines
@@ -280,6 +281,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.lengthy
 @given(STEPS, st.sampled_from(["never", "always", "on-failure"]))
 def test_all_machines_end_equally_in_any_order_of_messages(
     steps: list[tuple[str, str]], policy: str

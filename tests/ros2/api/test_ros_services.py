@@ -72,6 +72,7 @@ def test_a_response_that_does_not_fit_may_be_replaced_and_each_is_sent_once(serv
     assert server.take_request(0) is None
 
 
+@pytest.mark.lengthy
 def test_a_client_says_that_no_server_comes(serving_robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contexts, "SERVER_TIMEOUT", 0.2)
     node = serving_robot.context().new_node("client", "/", OPTIONS)
@@ -105,6 +106,7 @@ def ask(robot: Robot, service: str, request: dict[str, Any]) -> Any:
     return client.call(request, TIMEOUT)[0].as_py()
 
 
+@pytest.mark.lengthy
 def test_parameters_are_served_to_other_nodes(serving_robot: Robot) -> None:
     node = serving_robot.context().new_node("arm", "/robot", OPTIONS, parameters=DECLARED)
     listed = ask(serving_robot, "list_parameters", {})["result"]["names"]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ros_flow import RosFlow
 
 
+@pytest.mark.lengthy
 def test_the_topics_of_a_domain_are_listed_with_their_nodes(
     flow: RosFlow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

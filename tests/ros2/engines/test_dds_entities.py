@@ -56,6 +56,7 @@ def test_humble_writes_longer_ids() -> None:
     assert read_entities(longer) == READ
 
 
+@pytest.mark.lengthy
 @given(participants)
 def test_what_is_written_is_read(entities: ParticipantEntities) -> None:
     assert read_entities(write_entities(entities)) == entities

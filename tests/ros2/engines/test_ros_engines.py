@@ -67,6 +67,7 @@ def test_a_context_hears_its_own_publishers(engines: Meeting) -> None:
     assert wait_until(heard, "a message to oneself")
 
 
+@pytest.mark.lengthy
 def test_ten_thousand_reliable_messages_all_arrive_in_order(engines: Meeting) -> None:
     talker, listener = engines.open(), engines.open()
     publisher = talker.create_node("talker").create_publisher("/many", STRING, KEEP_ALL)
@@ -498,6 +499,7 @@ def test_a_request_has_its_client_and_number(service_engines: Meeting) -> None:
         server.send_response(taken[0].id, request(1))
 
 
+@pytest.mark.lengthy
 def test_a_request_beyond_the_limit_is_refused_until_another_one_is_forgotten(
     service_engines: Meeting,
 ) -> None:

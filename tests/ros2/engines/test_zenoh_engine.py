@@ -37,6 +37,7 @@ def _key(engine: Meeting, topic: str = "chatter") -> str:
     return f"{engine.domain}/{topic}/{STRING.dds_name}/{STRING.hash}"
 
 
+@pytest.mark.lengthy
 def test_a_message_by_hand_arrives(zenoh_engine: Meeting, session: Any) -> None:
     subscription = zenoh_engine.open().create_node("listener").create_subscription("/chatter", STRING)
     publisher = session.declare_publisher(_key(zenoh_engine))
@@ -222,6 +223,7 @@ def test_humble_nodes_meet_without_hashes(zenoh_engine: Meeting) -> None:
         open_context(zenoh_engine.domain, profile="foxy")
 
 
+@pytest.mark.lengthy
 def test_without_a_router_the_address_and_the_mend_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = f"tcp/127.0.0.1:{free_port()}"
     monkeypatch.setenv("ZENOH_CONFIG_OVERRIDE", f'connect/endpoints=["{endpoint}"];connect/timeout_ms=200')
