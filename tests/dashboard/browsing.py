@@ -73,17 +73,12 @@ class Running:
         return self.address.partition("ticket=")[2]
 
     @property
-    def record(self) -> dict[str, Any]:
-        """What is said of the dataflow to a program."""
+    def uuid(self) -> str:
+        """The UUID of the dataflow."""
         request = urllib.request.Request(f"{self.base}api/dataflows", headers=self.headers)
         with urllib.request.urlopen(request) as response:
             (listed,) = json.loads(response.read())
-        return dict(listed)
-
-    @property
-    def uuid(self) -> str:
-        """The UUID of the dataflow."""
-        return str(self.record["uuid"])
+        return str(listed["uuid"])
 
     @property
     def headers(self) -> dict[str, str]:

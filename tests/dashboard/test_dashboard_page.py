@@ -367,7 +367,6 @@ def test_the_log_can_be_filtered_by_a_node_that_was_added(
     (tmp_path / "more.yml").write_text("id: hand\npath: sink.py\ninputs: {tick: dora/timer/secs/1}\n")
     command = ("-m", "dora", "node", "add", "--from-yaml", "more.yml", "-d", running.uuid)
     subprocess.run([sys.executable, *command], cwd=tmp_path, check=True)
-    assert running.record["nodes"] == ["arm", "hand"]
     page.get_by_label("Node", exact=True).select_option("hand")
     page.wait_for_selector("text=/[1-9][0-9]* found/")
     wait_until(

@@ -40,7 +40,6 @@ from dora.daemon.logs.diagnostics import configure
 from dora.daemon.logs.process_log import limit_lines
 from dora.daemon.report import first_cause
 from dora.daemon.supervisor.result import DataflowResult
-from dora.errors import ConnectError
 from dora.wire.daemon_protocol import Answer, NodeRequest
 from dora.wire.decoders import from_json
 
@@ -84,8 +83,7 @@ def make_app(run: LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboar
         return subject
 
     async def listing(request: Request) -> Response:  # noqa: ARG001
-        nodes = await in_thread(_nodes, run)
-        return json_response([msgspec.structs.replace(view, nodes=nodes)])
+        return json_response([view])
 
     async def end(request: Request) -> Response:
         if request.path_params["dataflow"] != run.dataflow_id:
@@ -122,15 +120,6 @@ def _app(kind: str, command: str, routes: Sequence[BaseRoute], dashboard: Dashbo
     app = Starlette(routes=[Route("/api/status", status), *routes, *dashboard.routes()])
     text = f"this page is for the user who started it: open the address that `{command}` has printed"
     return AuthMiddleware(app, keys, LOOPBACK, PUBLIC_PATHS, text)
-
-
-def _nodes(run: LocalRun) -> list[str]:
-    """Return the nodes of a run with those that were added; while it starts or ends, those of its file."""
-    try:
-        with DaemonClient(f"{run_path(run.dataflow_id)}/{SOCKET_NAME}") as daemon:
-            return daemon.description.nodes
-    except ConnectError:
-        return run.nodes
 
 
 def _ask(dataflow_id: str, request: NodeRequest) -> Answer:
