@@ -163,6 +163,7 @@ def test_assertions_that_cannot_fail_are_recognised(text: str) -> None:
     assert cannot_fail(ast.parse(text, mode="eval").body)
 
 
+@pytest.mark.slow
 @pytest.mark.lengthy
 def test_every_assertion_can_fail() -> None:
     found = [

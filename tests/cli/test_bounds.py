@@ -77,6 +77,7 @@ def check(folder: Path, table: list[tuple[str, int, str]], **variables: Any) -> 
         assert [fault for fault in pool.map(run, table) if fault] == []
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_path_that_is_not_a_file_is_refused_at_once(folder: Path) -> None:
     check(
@@ -120,6 +121,7 @@ def test_a_pipe_that_delivers_a_dataflow_is_read_to_a_limit(folder: Path) -> Non
     )
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_closed_and_full_streams_are_no_internal_errors(folder: Path) -> None:
     full = "error: cannot write to standard output: No space left on device"

@@ -232,6 +232,7 @@ def test_on_a_phone_the_graph_goes_down_and_the_chosen_box_stays_in_sight(show) 
     assert box["y"] + box["height"] <= panel["y"]
 
 
+@pytest.mark.slow
 def test_moving_and_scaling(show) -> None:
     page = show(ROBOT)
 
@@ -250,5 +251,6 @@ def test_moving_and_scaling(show) -> None:
         return a.getBoundingClientRect().bottom < b.getBoundingClientRect().top; }""")
 
 
+@pytest.mark.slow
 def test_an_empty_dataflow_is_an_empty_page(show) -> None:
     assert show("nodes: []").locator(".box").count() == 0

@@ -192,6 +192,7 @@ def test_a_build_that_takes_long_says_so_elsewhere() -> None:
     assert "built in" in output and "\x1b" not in said + output
 
 
+@pytest.mark.slow
 def test_a_replay_shows_how_far_it_is_and_the_time_left() -> None:
     Path("dataflow.yml").write_text(
         "nodes:\n- {id: lamp, path: lamp.py, outputs: [light]}\n"

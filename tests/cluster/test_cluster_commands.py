@@ -38,6 +38,7 @@ print("got", got, "in", Path.cwd(), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_up_again_and_down(cluster: Cluster) -> None:
     printed = cluster.dora("up", "cluster.yml")
     assert "started dora coordinator" in printed
@@ -168,6 +169,7 @@ def test_copies_go_with_the_records_of_their_dataflows(cluster: Cluster) -> None
     wait_until(lambda: not (copy / "node.py").exists(), "the daemon to be told")
 
 
+@pytest.mark.slow
 def test_a_coordinator_with_tls(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     certify(cluster.folder, "here", "127.0.0.1")
     monkeypatch.setenv("DORA_COORDINATOR_CA", "of-another-system.pem")  # what the file says counts
@@ -184,6 +186,7 @@ def test_a_coordinator_with_tls(cluster: Cluster, monkeypatch: pytest.MonkeyPatc
     cluster.dora("down", "cluster.yml")
 
 
+@pytest.mark.slow
 def test_down_without_a_coordinator(cluster: Cluster) -> None:
     cluster.dora("up", "cluster.yml")
     pids = [cluster.pid(machine) for machine in ("left", "right")]
@@ -252,6 +255,7 @@ def test_an_up_that_fails_stops_nothing_that_ran_before(cluster: Cluster) -> Non
     assert all(map(alive, pids)), "whether they had reached the new coordinator or not"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", ["coordinator", "daemons", "connecting"])
 def test_an_up_that_is_interrupted_leaves_nothing_running(
@@ -331,6 +335,7 @@ def write_failing_machines(cluster: Cluster) -> None:
     (cluster.folder / "bin" / "false").chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_coordinator_for_this_machine_only_is_in_the_way(cluster: Cluster) -> None:
     cluster.dora("up", "cluster.yml")
     cluster.file.write_text(cluster.file.read_text().replace("127.0.0.1", "127.0.0.2"))
@@ -398,6 +403,7 @@ def test_a_service_without_tls_is_installed_again_for_a_cluster_with_it(cluster:
     cluster.dora("uninstall", "cluster.yml")
 
 
+@pytest.mark.slow
 def test_daemons_as_services(cluster: Cluster) -> None:
     stand_in_for_systemd(cluster)
     printed = cluster.dora("install", "cluster.yml")
@@ -419,6 +425,7 @@ def test_daemons_as_services(cluster: Cluster) -> None:
     assert "there is no dora-daemon-right.service" in cluster.dora("uninstall", "cluster.yml")
 
 
+@pytest.mark.slow
 def test_no_services_where_systemd_does_not_run(cluster: Cluster) -> None:
     for name, text in (("systemctl", "exit 1"), ("id", "echo 1000"), ("loginctl", ":")):
         (cluster.folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")

@@ -84,6 +84,7 @@ def allowed(item: Any) -> set[int]:
     return {int(status) for status in responses}
 
 
+@pytest.mark.slow
 @settings(
     max_examples=300,
     derandomize=True,

@@ -67,6 +67,7 @@ def arm(system: System) -> str:
     return system.start(file)
 
 
+@pytest.mark.slow
 def test_the_record_follows_and_counts_for_a_restart(system: System, arm: str) -> None:
     assert system.dora("node", "add", "--from-yaml", "c.yml") == f"Node `c` added to dataflow {arm}\n"
     options = ("--queue-size", "3", "--rate", "1hz", "--keep", "stop")

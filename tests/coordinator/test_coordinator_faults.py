@@ -433,6 +433,7 @@ def test_names_that_cannot_be_used(shared: System) -> None:
     assert told.startswith(f"dataflow stopped: {run} (linker Arm ü%3F? in ")
 
 
+@pytest.mark.slow
 def test_a_running_dataflow_survives_a_lost_store(system: System) -> None:
     system.dora("up")
     run = system.start(system.dataflow("arm", a=FOREVER), "--name", "left")

@@ -169,6 +169,7 @@ def test_a_variable_that_no_node_could_use_is_refused_before_the_build(
     assert not (system.folder / "built").exists()
 
 
+@pytest.mark.slow
 def test_nodes_log_to_their_files_only(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     (system.folder / "n.py").write_text("import dora\nprint('said', flush=True)\ndora.Node()\n")
     (system.folder / "a.yml").write_text(

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.processes
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
+@pytest.mark.slow
 def test_the_life_of_a_dataflow(system: System) -> None:
     *told, dashboard = system.dora("up").splitlines(keepends=True)
     assert "".join(told) == "started dora coordinator\nstarted dora daemon\n"
@@ -90,6 +91,7 @@ def completed(system: System) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_several_dataflows_at_once(shared: System, monkeypatch: pytest.MonkeyPatch) -> None:
     file = shared.dataflow("arm", a=FOREVER)
     first, second = shared.start(file), shared.start(file)
@@ -166,6 +168,7 @@ def test_shared_memory_is_of_the_user_alone(shared: System) -> None:
         assert [path.name for path in objects if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
+@pytest.mark.slow
 def test_the_options_of_a_run(shared: System) -> None:
     file = shared.dataflow("arm", a="from dora import Node\nNode().send_output('out', b'')")
     told = shared.dora("start", file, "--attach", "--engine", "shm", "--strict", status=1)
@@ -221,6 +224,7 @@ def test_diagnostics_of_the_coordinator_and_the_daemon(
     assert all("warning: RUST_LOG: `loud`" in text for text in (coordinator, daemon))
 
 
+@pytest.mark.slow
 def test_quiet_wins_over_the_diagnostics_filter(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUST_LOG", "debug")
     with open(system.folder / "told", "w") as file:
@@ -345,6 +349,7 @@ def test_every_command_finds_a_dataflow_by_name_file_and_node(shared: System) ->
     assert "`knee` fits more than one dataflow:" in shown and "[leg]" in shown and "[foot]" in shown
 
 
+@pytest.mark.slow
 def test_names_files_nodes_and_topics_are_completed(shared: System) -> None:
     (shared.folder / "knee.py").write_text(FOREVER)
     knee = "{id: knee, path: knee.py, inputs: {tick: dora/timer/millis/50}, outputs: [angle]}"
@@ -627,6 +632,7 @@ def test_following_a_quiet_node_ends_when_nobody_reads_any_more(shared: System) 
     follow.stderr.close()
 
 
+@pytest.mark.slow
 def test_an_attached_command_survives_the_coordinator(system: System) -> None:
     system.dora("up")
     attached = subprocess.Popen(

@@ -81,6 +81,7 @@ def test_status_shows_the_template_processes_of_the_machine(system: System) -> N
     wait_until(lambda: system.client.dataflows()[0].memory > 64 << 20, "the memory of forked nodes")
 
 
+@pytest.mark.slow
 def test_a_new_template_takes_the_place_of_one_whose_packages_have_changed(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:

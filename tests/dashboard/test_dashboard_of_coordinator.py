@@ -149,6 +149,7 @@ def test_a_restart_leads_to_the_page_of_the_new_run(system: System, visit: Any) 
     page.wait_for_selector('.box[data-id="arm"][data-tone="fine"]')
 
 
+@pytest.mark.slow
 def test_the_printed_address_or_the_token_lets_a_browser_in(system: System, browser: Any) -> None:
     system.dora("up")
     token = Path(system.folder, "config", "dora", ".dora-token").read_text().strip()

@@ -202,6 +202,7 @@ def test_the_graph_lives(robot: Running, visit: Any) -> None:
     assert page.title() == "robot · dora"
 
 
+@pytest.mark.slow
 def test_first_paint_within_a_second(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     address = page.url
@@ -218,6 +219,7 @@ def test_first_paint_within_a_second(robot: Running, visit: Any) -> None:
     assert min(paints) < 1000 or min(paints) < 25 * min(plain), (paints, plain)
 
 
+@pytest.mark.slow
 def test_outputs_are_shown_at_once_as_they_come(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     seen = set()
@@ -239,6 +241,7 @@ def test_outputs_are_shown_at_once_as_they_come(robot: Running, visit: Any) -> N
     assert page.locator('[data-topic="camera/count"] .uplot').count() == 1
 
 
+@pytest.mark.slow
 def test_boxes_are_drawn_over_the_picture_of_their_source(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     page.click('.box[data-id="eyes/a"]')
@@ -255,6 +258,7 @@ def test_boxes_are_drawn_over_the_picture_of_their_source(robot: Running, visit:
     page.wait_for_selector('[data-topic="eyes/a/boxes"] td >> text=<b>cat</b> 75%')
 
 
+@pytest.mark.slow
 def test_parameters_can_be_changed(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     page.click('.box[data-id="sink"]')
@@ -412,6 +416,7 @@ def test_a_frozen_browser_delays_no_other(robot: Running, visit: Any) -> None:
     other.wait_for_selector(".remark text >> text=Hz")
 
 
+@pytest.mark.slow
 def test_a_phone_shows_one_pane_at_a_time(robot: Running, visit: Any) -> None:
     page = visit(robot.address, PHONE, has_touch=True, is_mobile=True)
     page.wait_for_selector('[data-topic="camera/image"] canvas')
@@ -428,6 +433,7 @@ def test_a_phone_shows_one_pane_at_a_time(robot: Running, visit: Any) -> None:
     page.wait_for_selector("#graph", state="visible")
 
 
+@pytest.mark.slow
 def test_keys_and_colours(robot: Running, visit: Any) -> None:
     page = visit(robot.address, color_scheme="light")
     page.focus('.box[data-id="sink"]')
@@ -442,6 +448,7 @@ def test_keys_and_colours(robot: Running, visit: Any) -> None:
     page.wait_for_function(f"light => {colour} !== light", arg=light)
 
 
+@pytest.mark.slow
 def test_latencies_are_measured_when_wanted(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     page.get_by_role("button", name="Measure latencies").click()
@@ -582,6 +589,7 @@ def test_after_the_end_nothing_is_late_and_the_clock_stands(
     assert time_of.removeprefix("ran ") in page.locator(".outcome").inner_text()
 
 
+@pytest.mark.slow
 def test_a_hidden_page_gets_the_end_with_its_losses(
     start: Callable[..., Running], tmp_path: Path, visit: Any
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_click_to_the_left_shows_the_black_box(
     assert page.locator(".panel").count() == 0
 
 
+@pytest.mark.slow
 def test_the_last_seconds_are_saved_with_a_note(
     page_of_run: PageOfRun, saved: Any, visit: Callable[..., Any]
 ) -> None:

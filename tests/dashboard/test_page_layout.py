@@ -149,6 +149,7 @@ def test_an_arrangement_is_remembered(running: Running, visit: Any) -> None:
     wait_for_topics(page, TOPICS)
 
 
+@pytest.mark.slow
 def test_a_border_is_moved_and_stays(running: Running, visit: Any) -> None:
     page = visit(running.address)
     border = page.get_by_role("separator", name="Width of the details")
@@ -203,6 +204,7 @@ CLIPPED = """() => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1440, 1024, PHONE["width"]])
 def test_nothing_is_cut_off(running: Running, visit: Any, width: int) -> None:
     narrow = width == PHONE["width"]
@@ -264,6 +266,7 @@ def test_boxes_are_drawn_on_the_frame_they_were_found_in(tmp_path: Path, visit: 
         running.end()
 
 
+@pytest.mark.slow
 def test_the_last_minute_of_what_is_selected(running: Running, visit: Any) -> None:
     page = visit(running.address)
     rates, cpu = page.locator('[data-chart="Rates"]'), page.locator('[data-chart="CPU"]')
@@ -288,6 +291,7 @@ def seconds_of(page: Any) -> int:
     return int(page.locator('[data-chart="CPU"]').get_attribute("aria-label").split()[-2])
 
 
+@pytest.mark.slow
 def test_the_last_minute_is_there_at_once_after_a_reload_and_in_a_second_browser(
     running: Running, visit: Any
 ) -> None:

@@ -95,6 +95,7 @@ def test_the_header_says_which_node_failed_and_why(running: Running, visit: Any,
     assert page.get_by_label("Node", exact=True).input_value() == "fails"
 
 
+@pytest.mark.slow
 def test_the_header_says_where_the_dataflow_is_and_for_how_long(running: Running, visit: Any) -> None:
     page = visit(running.address)
     facts = page.locator(".facts-of-run span")
@@ -105,6 +106,7 @@ def test_the_header_says_where_the_dataflow_is_and_for_how_long(running: Running
     wait_until(lambda: facts.last.inner_text() != time or "min" in time, page, "the next second")
 
 
+@pytest.mark.slow
 def test_a_dataflow_with_the_common_name_is_called_by_its_folder(tmp_path: Path, visit: Any) -> None:
     folder = tmp_path / "kitchen"
     folder.mkdir()
@@ -169,6 +171,7 @@ def test_rates_are_spelled_in_one_way(running: Running, visit: Any) -> None:
     assert re.findall(r"[0-9] ?/ ?s\b|a second|per second|msg/s", words) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_the_page_is_as_high_as_its_window_and_does_not_move(
     running: Running, visit: Any, width: int, height: int
@@ -205,6 +208,7 @@ def many_links(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running.end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_most_of_each_chart_is_curves(many_links: Running, visit: Any, width: int, height: int) -> None:
     page = visit(many_links.address, {"width": width, "height": height})

@@ -158,6 +158,7 @@ def test_points_are_a_cloud_that_can_be_turned(page: Any) -> None:
     wait_until(lambda: extent(page, "show/cloud")[0] < after[0], page, "a smaller cloud")
 
 
+@pytest.mark.slow
 def test_curves_zoom_with_the_wheel_and_pan_with_keys(page: Any) -> None:
     wave = card(page, "show/wave")
     area = wave.locator(".u-over").bounding_box()
@@ -243,6 +244,7 @@ def test_missing_values_are_marked(page: Any) -> None:
     assert card(page, "show/bytes").locator("pre").inner_text().split() == ["null", "1", "2"]
 
 
+@pytest.mark.slow
 def test_boxes_are_drawn_over_the_picture_in_its_own_size(running: Running, visit: Any) -> None:
     page = visit(running.address)
     page.click('.box[data-id="find"]')

@@ -101,6 +101,7 @@ def test_the_ticket_in_the_form_leads_to_the_recording(viewing: Viewing, visit: 
     page.locator('header h1 >> text="drive.mcap"').wait_for()
 
 
+@pytest.mark.slow
 def test_a_click_on_the_axis_shows_the_messages_of_that_moment(visit: Any, viewing: Viewing) -> None:
     page = visit(viewing.address)
     wait_for_number(page, "camera/image", 1)
@@ -288,6 +289,7 @@ def test_a_pose_is_curves_or_a_path_in_space(visit: Any, viewing: Viewing) -> No
     panel.locator("canvas.scene").wait_for()
 
 
+@pytest.mark.slow
 def test_a_layout_is_saved_to_a_file_and_loaded(visit: Any, viewing: Viewing, tmp_path: Path) -> None:
     page = visit(viewing.address, TALL, accept_downloads=True)
     wait_for_number(page, "camera/image", 1)
@@ -369,6 +371,7 @@ def test_a_recording_of_another_program_has_no_graph(visit: Any, view: Any, tmp_
     page.locator(".panel[data-topic='/imu/data'] .numbers", has_text="19").wait_for()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
     "size", [WIDE, PHONE, {"width": 1440, "height": 900}], ids=lambda size: str(size["width"])
@@ -416,5 +419,6 @@ def test_the_log_goes_up_to_the_moment(visit: Any, view: Any, tmp_path: Path) ->
     wait_until(lambda: page.locator(".entry").count() == 1, page, "earlier log")
 
 
+@pytest.mark.slow
 def test_it_ends_with_ctrl_c(recording: Path) -> None:
     assert Viewing(recording).end() == 0

@@ -114,6 +114,7 @@ nodes = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.lengthy
 @fuzz
 @given(trees | st.fixed_dictionaries({"nodes": st.lists(nodes | trees, max_size=3)}))

@@ -62,6 +62,7 @@ def test_links_that_come_and_go_do_not_disturb_the_others(flow: Flow) -> None:
         assert report.dropped == 0, report
 
 
+@pytest.mark.slow
 @pytest.mark.both_ways
 def test_a_replacement_loses_no_message(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DORA_ENGINE", "iceoryx2")

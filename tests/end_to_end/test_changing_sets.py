@@ -87,6 +87,7 @@ def test_an_input_of_a_group_may_be_disconnected_and_connected_again(flow: Flow)
         live.until(lambda: "set of a b" in flow.printed("fusion")[before:], "complete sets")
 
 
+@pytest.mark.slow
 def test_topic_info_and_top_show_how_many_messages_are_in_no_set(flow: Flow) -> None:
     flow.node("a", SENSOR, outputs=["out"])
     flow.node("b", SENSOR, outputs=["out"])

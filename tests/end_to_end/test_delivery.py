@@ -246,6 +246,7 @@ def test_metadata_of_every_type_arrives(flow: Flow, engine: str) -> None:
     assert json.loads(flow.printed("receiver")[0]) == metadata, engine
 
 
+@pytest.mark.slow
 @pytest.mark.both_ways
 def test_every_receiver_of_an_output_gets_each_message(flow: Flow, engine: str) -> None:
     flow.node("sender", SENDER, args="500 8", outputs=["out"])

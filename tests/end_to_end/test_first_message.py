@@ -91,6 +91,7 @@ def run(flow: Flow, *arguments: str, command: str = "run") -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["run", "run --trace", "run --engine shm", "record --output recording.mcap"]
 )

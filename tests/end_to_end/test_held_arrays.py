@@ -71,6 +71,7 @@ KEEPER = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["exit", "_exit", "kill"])
 def test_kept_arrays_outlive_their_sender_and_their_node(flow: Flow, end: str) -> None:
     """More of them than the 32 that stay in shared memory."""
@@ -117,6 +118,7 @@ KEEPS_SOME = """
 """
 
 
+@pytest.mark.slow
 def test_kept_arrays_outlive_senders_that_are_replaced_again_and_again(flow: Flow) -> None:
     flow.node(
         "sender",

@@ -243,6 +243,7 @@ def test_nobody_gets_a_message_twice_or_misses_one_under_load(flow: Flow) -> Non
     assert report.received == report.sent and not report.dropped
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_in_traffic(flow: Flow) -> None:
     """The next process of the receiver begins with the newest messages; those of the sender are whole."""
     flow.node(

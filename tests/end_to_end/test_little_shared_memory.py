@@ -133,6 +133,7 @@ def counted(done: subprocess.CompletedProcess[str]) -> str:
     return line.split()[-1]
 
 
+@pytest.mark.slow
 @in_shared_memory
 def test_a_message_too_large_for_shared_memory_is_refused_and_smaller_ones_arrive(
     flow: Flow, engine: str

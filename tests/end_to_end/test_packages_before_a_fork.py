@@ -213,6 +213,7 @@ def test_generators_of_packages_that_are_forked_differ_unless_the_package_seeds_
     assert len(set(chosen)) == 1
 
 
+@pytest.mark.slow
 def test_generators_that_packages_make_differ_between_nodes(flow: Flow, packages: Path) -> None:
     (packages / "heavy.py").write_text(
         "import random, numpy.random\n"
@@ -258,6 +259,7 @@ def test_a_process_that_a_package_starts_in_a_template_does_not_outlive_it(
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_an_import_that_hangs_is_given_up(
     flow: Flow, packages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

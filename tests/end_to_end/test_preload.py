@@ -183,6 +183,7 @@ CHANGING = """
 """
 
 
+@pytest.mark.slow
 def test_a_named_package_that_was_changed_is_imported_again(flow: Flow, packages: Path) -> None:
     (packages / "heavy.py").write_text("number = 1")
     restarts = {"restart_policy": "on-failure", "max_restarts": 2, "restart_delay": 2 * LOOK_EVERY}
@@ -196,6 +197,7 @@ def test_a_named_package_that_was_changed_is_imported_again(flow: Flow, packages
     ]
 
 
+@pytest.mark.slow
 def test_nodes_are_forked_without_arrays_if_arrow_imports_what_starts_threads(
     flow: Flow, packages: Path
 ) -> None:
@@ -209,6 +211,7 @@ def test_nodes_are_forked_without_arrays_if_arrow_imports_what_starts_threads(
     assert [line for line in flow.printed("a") if line in ("plain", "forked")] == ["plain", "forked"]
 
 
+@pytest.mark.slow
 def test_nodes_that_share_a_template_have_other_random_numbers_of_torch(flow: Flow, packages: Path) -> None:
     """PyTorch makes and seeds its global generator at its import; this package stands in for it."""
     (packages / "torch.py").write_text(

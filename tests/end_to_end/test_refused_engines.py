@@ -40,6 +40,7 @@ def test_a_command_names_the_engines_that_there_are(flow: Flow, name: str) -> No
     assert lines[0] == f"error: {told}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run", "record"])
 def test_an_unknown_engine_of_the_environment_is_named(
     flow: Flow, name: str, monkeypatch: pytest.MonkeyPatch

@@ -323,6 +323,7 @@ def test_voice_command(example: Path) -> None:
     assert (example / "out" / "conversation.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["voice-command"], indirect=True)
 def test_voice_command_names_a_file_that_is_no_sound(example: Path) -> None:
     pytest.importorskip("pocketsphinx")
@@ -398,6 +399,7 @@ def test_robot_learning(example: Path) -> None:
     assert "out/dataset is there; remove it to record again" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["robot-learning"], indirect=True)
 def test_arrow_keys_drive_the_arm_of_robot_learning(example: Path) -> None:
     sent: set[tuple[float, ...]] = set()

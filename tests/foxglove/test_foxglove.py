@@ -243,6 +243,7 @@ def test_with_control_a_client_publishes_and_sets_parameters(start: Start) -> No
         run.until(r"command \[3\]")
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_without_control_a_client_only_looks(start: Start) -> None:
     start("run", "robot.yml").until("camera begins")
@@ -255,6 +256,7 @@ def test_without_control_a_client_only_looks(start: Start) -> None:
         client.wait(lambda: client.parameters == {"camera/gain": 0.5}, "old value")
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_foxglove_ends_with_the_dataflow(start: Start) -> None:
     run = start("run", "robot.yml")
@@ -303,6 +305,7 @@ def test_a_run_does_not_wait_for_a_process_of_foxglove_that_hangs(
         show("run", "logs")
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_the_node_shows_its_inputs_and_sends_what_clients_publish(folder: Path, start: Start) -> None:
     port = free_port()
@@ -474,6 +477,7 @@ def test_no_more_requests_of_clients_wait_than_are_taken(monkeypatch: pytest.Mon
         server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_messages_of_a_bag_that_cannot_be_read_are_left_out(folder: Path, start: Start) -> None:
     string = InterfaceLibrary(prefixes=[], distribution="kilted").message("std_msgs/String")

@@ -18,6 +18,7 @@ from dora.observe.snapshot import Snapshot
 pytestmark = pytest.mark.processes
 
 
+@pytest.mark.slow
 def test_other_outputs_are_shown_and_the_full_one_comes_back(running: Running) -> None:
     running()
     command = [*DORA, "topic", "echo", "camera/image"]

@@ -36,6 +36,7 @@ def top() -> dict[str, dict]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("arm")
 def test_one_measurement_is_tables_on_a_terminal_and_json_for_scripts() -> None:
     with on_terminal("top", "--once", "--refresh-interval", "0.2") as command:
@@ -121,6 +122,7 @@ def test_json_has_the_keys_of_dora_rs() -> None:
     assert first["node_id"] == first["node"] and first["dataflow_name"] == first["dataflow"]
 
 
+@pytest.mark.slow
 def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001
     running()
     (line,) = dora("topic", "echo", "camera/image", "--count", "1").stdout.splitlines()

@@ -138,6 +138,7 @@ def replace(path: str) -> ReplaceOperation:
     return ReplaceOperation("b", f"path: {path}")
 
 
+@pytest.mark.slow
 def test_a_missed_change_that_cannot_be_made_is_logged_and_the_next_one_is_made(worker: Worker) -> None:
     worker.say(Apply(worker.id, NO_TICKET, worker.plan(replace("broken.py")), {}))
     worker.wait_for(
@@ -155,6 +156,7 @@ def test_a_missed_change_that_cannot_be_made_is_logged_and_the_next_one_is_made(
     assert worker.report().revision == 2
 
 
+@pytest.mark.slow
 def test_what_was_built_for_a_failed_change_is_not_used_for_another(worker: Worker) -> None:
     broken = worker.plan(replace("broken.py"))
     worker.answer_to(Prepare(worker.id, 1, broken))
@@ -171,6 +173,7 @@ def test_two_missed_replacements_bring_the_last_program(worker: Worker) -> None:
     assert not worker.lines("it is broken")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
 def test_a_node_whose_removal_is_undone_is_built_and_started(
     worker: Worker, tmp_path: Path, known: bool

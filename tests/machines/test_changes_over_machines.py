@@ -68,6 +68,7 @@ def there_and_back(system: Spread, running: str) -> None:
 ADDED = "{id: echo, path: echo.py, outputs: [out], inputs: {in: count/out}, deploy: {machine: right}}"
 
 
+@pytest.mark.slow
 def test_a_change_links_machines_without_an_earlier_link(system: Spread) -> None:
     system.write(
         {
@@ -93,6 +94,7 @@ def test_a_change_links_machines_without_an_earlier_link(system: Spread) -> None
     assert whole(system, dataflow, "near", "numbers") == f"0 to {number - 1}"
 
 
+@pytest.mark.slow
 def test_operators_get_links_from_other_machines_and_lose_them(system: Spread) -> None:
     system.write(
         {
@@ -136,6 +138,7 @@ def test_a_late_link_with_back_pressure_outlasts_a_cut(system: Spread, running: 
     assert whole(system, running, "far", "again") == f"{first} to {last}"
 
 
+@pytest.mark.slow
 def test_a_replacement_takes_over_on_its_machine(system: Spread, running: str) -> None:
     system.write({"echo.yml": ADDED, "other.yml": "path: other.py", "broken.yml": "path: broken.py"})
     system.write({"broken.py": "raise SystemExit('it is broken')"})
@@ -155,6 +158,7 @@ def test_a_replacement_takes_over_on_its_machine(system: Spread, running: str) -
     all_get_everything(system, running)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["queue_size: 1000", "queue_size: 5, queue_policy: backpressure"])
 def test_nothing_is_lost_by_a_replacement(system: Spread, running: str, policy: str) -> None:
     """Neither on links from another machine, nor on those inside, nor on those to another machine."""
@@ -181,6 +185,7 @@ def test_nothing_is_lost_by_a_replacement(system: Spread, running: str, policy: 
     all_get_everything(system, running)
 
 
+@pytest.mark.slow
 def test_a_refused_node_leaves_nothing_behind(system: Spread, running: str) -> None:
     def add(text: str) -> str:
         system.write({"new.yml": text})
@@ -251,6 +256,7 @@ def test_the_record_outlives_the_coordinator(system: Spread, running: str) -> No
     system.wait_for(again, "Finished")
 
 
+@pytest.mark.slow
 def test_parameters_that_were_set_count_for_a_restart(system: Spread, running: str) -> None:
     system.write({"echo.yml": ADDED, "own.yml": "path: other.py\nparameters: {own: 1}\n"})
     system.dora("param", "set", "far", "before", "1")

@@ -232,6 +232,7 @@ def sentence(command: subprocess.Popen[str]) -> str:
     return output.removeprefix("error: ").partition("\n")[0]
 
 
+@pytest.mark.slow
 def test_a_command_says_that_the_dataflow_was_killed(
     system: Spread, stopping: tuple[str, subprocess.Popen[str]]
 ) -> None:
@@ -245,6 +246,7 @@ def test_a_command_says_that_the_dataflow_was_killed(
     )
 
 
+@pytest.mark.slow
 def test_a_command_says_that_the_daemon_was_killed(
     system: Spread, stopping: tuple[str, subprocess.Popen[str]]
 ) -> None:
@@ -254,6 +256,7 @@ def test_a_command_says_that_the_daemon_was_killed(
     system.start_daemon("right")
 
 
+@pytest.mark.slow
 def test_a_command_says_that_the_coordinator_was_killed(
     system: Spread, stopping: tuple[str, subprocess.Popen[str]]
 ) -> None:

@@ -201,6 +201,7 @@ def test_who_is_in_between_does_not_get_the_token(
     system.wait_for_machines("robot")
 
 
+@pytest.mark.slow
 def test_a_connection_may_be_led_on_without_being_opened(system: Spread) -> None:
     """A router that translates addresses, or a tunnel, changes nothing of the certificate."""
     system.start_coordinator()
@@ -213,6 +214,7 @@ def test_a_connection_may_be_led_on_without_being_opened(system: Spread) -> None
     assert json.JSONDecoder().raw_decode(printed)[0]["coordinator"]
 
 
+@pytest.mark.slow
 def test_another_token_is_told_apart(system: Spread) -> None:
     system.start_coordinator()
     wait_until(lambda: "listening in TLS" in system.said("coordinator"), "the coordinator")

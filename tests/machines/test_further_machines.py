@@ -123,6 +123,7 @@ def test_nodes_of_a_joined_machine_belong_to_the_dataflow(system: Spread, runnin
     wait_until_it_has_left(system)
 
 
+@pytest.mark.slow
 def test_a_stop_reaches_the_further_machine(system: Spread, running: str) -> None:
     add(system)
     system.dora("stop", running)

@@ -139,6 +139,7 @@ def test_a_killed_gateway_comes_back_and_what_it_had_is_counted(
     assert not [pid for each in system.hosts.values() for pid in each.pids() if pid == gateway_of(each)]
 
 
+@pytest.mark.slow
 def test_an_output_crosses_once_for_all_receivers(system: Spread) -> None:
     def bytes_sent() -> int:
         printed = system.hosts["left"].run(["cat", "/proc/net/dev"])

@@ -118,6 +118,7 @@ VISIT = """
 """
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_on_another_machine_gets_them_each_time(system: Spread) -> None:
     system.write({**flow("2"), "visit.py": VISIT})
     text = (system.folder / "maps.yml").read_text()
@@ -131,6 +132,7 @@ def test_a_node_that_joins_on_another_machine_gets_them_each_time(system: Spread
         assert printed.split("\n")[:2] == ["map 4", "map 5"]
 
 
+@pytest.mark.slow
 def test_a_receiver_that_was_restarted_in_a_cut_gets_them_afterwards(system: Spread) -> None:
     system.write(flow("2"))
     dataflow = system.start("maps.yml")
@@ -153,6 +155,7 @@ def test_a_receiver_that_was_restarted_in_a_cut_gets_them_afterwards(system: Spr
     wait_for(system, dataflow, "listener", [["1", "2", "3", "4", "5"], ["4", "5", "6"]])
 
 
+@pytest.mark.slow
 def test_a_restarted_sender_clears_them_for_other_machines(system: Spread) -> None:
     system.write(flow("2"))
     dataflow = system.start("maps.yml")
@@ -170,6 +173,7 @@ def test_a_restarted_sender_clears_them_for_other_machines(system: Spread) -> No
         system.dora("node", "restart", "late")
 
 
+@pytest.mark.slow
 def test_nobody_on_another_machine_gets_a_message_twice_or_misses_one(system: Spread) -> None:
     """The nodes fail if a number does not grow, and count the gaps."""
     system.write(

@@ -158,6 +158,7 @@ def test_a_page_that_is_opened_later_sees_a_machine_that_has_joined(system: Spre
     wait_for_no_observers(system.hosts["right"])
 
 
+@pytest.mark.slow
 def test_a_node_of_another_machine_is_restarted(system: Spread, flow: str) -> None:
     with live(system, flow) as connection:
         page = Page(connection)
@@ -167,6 +168,7 @@ def test_a_node_of_another_machine_is_restarted(system: Spread, flow: str) -> No
         page.follow(lambda: page.nodes["far"]["pid"] not in (None, before), "the new process")
 
 
+@pytest.mark.slow
 def test_the_api_changes_nodes_of_all_machines(system: Spread, flow: str) -> None:
     for node in ("far", "sink"):
         done = request(system, flow, type="restart", node=node)

@@ -201,6 +201,7 @@ def test_inputs_closed_for_silence_are_named_from_everywhere(system: Spread) -> 
     system.dora("stop", flow)
 
 
+@pytest.mark.slow
 def test_a_killed_asker_leaves_nothing_behind(system: Spread, flow: str) -> None:
     desk, right = system.hosts["desk"], system.hosts["right"]
     process = desk.popen(
@@ -220,6 +221,7 @@ def test_a_killed_asker_leaves_nothing_behind(system: Spread, flow: str) -> None
     assert system.status(flow) == "Running"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_an_observer_and_reports_missed_messages(system: Spread, flow: str) -> None:
     process = system.hosts["desk"].popen(
         [*DORA, "topic", "hz", "-d", flow, "--duration", "1h"],
@@ -289,6 +291,7 @@ def test_a_cut_of_its_own_machine_ends_a_command_with_a_sentence(system: Spread,
     wait_for_no_observers(system.hosts["right"])
 
 
+@pytest.mark.slow
 def test_half_a_gigabyte_is_looked_at_over_a_slow_network(system: Spread) -> None:
     system.write(
         {
@@ -312,6 +315,7 @@ def test_half_a_gigabyte_is_looked_at_over_a_slow_network(system: Spread) -> Non
     wait_for_no_observers(right)
 
 
+@pytest.mark.slow
 def test_nodes_are_restarted_and_stopped_from_elsewhere(system: Spread, flow: str) -> None:
     desk = system.hosts["desk"]
     before = json.loads(system.dora("node", "info", "far", "-d", flow, "--format", "json"))

@@ -107,6 +107,7 @@ def test_a_dataflow_runs_on_a_machine_without_this_dora(robot: Robot, numbers: P
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_failure_is_reported_as_by_a_local_run(robot: Robot, tmp_path: Path) -> None:
     folder = tmp_path / "flow"
     write_dataflow(folder, {"bad.py": "print(1)\nraise SystemExit(3)"}, [{"id": "bad", "path": "bad.py"}])
@@ -118,6 +119,7 @@ def test_a_failure_is_reported_as_by_a_local_run(robot: Robot, tmp_path: Path) -
     assert f"{robot.name}:{robot.host.folder}/data/dataflows/flow-" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_dataflow_as_that_of_a_local_run(
     robot: Robot, ticks: Path, number: signal.Signals
@@ -230,6 +232,7 @@ def test_a_terminal_that_is_stopped_does_not_stop_the_dataflow(robot: Robot, tmp
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_detached_dataflow_goes_on_until_it_is_stopped_there(robot: Robot, ticks: Path) -> None:
     printed = robot.dora(ticks, "--detach")
     assert "dataflow started: " in printed
@@ -261,6 +264,7 @@ def take_port(host: Host, port: int) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_the_page_of_a_run_is_reached_from_the_desk(robot: Robot, ticks: Path) -> None:
     taken = [take_port(robot.desk, 6020), take_port(robot.host, 6021)]
     process = robot.start(ticks, "--ui")
@@ -289,6 +293,7 @@ def test_a_saved_file_is_reloaded_on_the_robot(robot: Robot, ticks: Path) -> Non
     robot.wait_until_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_status_line_of_its_width(robot: Robot, ticks: Path) -> None:
     environment = {**robot.environment(), "TERM": "xterm"}
     with on_terminal("run", "--on", robot.name, cwd=ticks, env=environment) as command:

@@ -162,6 +162,7 @@ def test_requests_and_kept_messages_are_not_pushed_out_of_a_full_queue(system: S
     assert "counted 0 600" in logs
 
 
+@pytest.mark.slow
 def test_large_messages_there_and_back(system: Spread) -> None:
     system.write(
         {

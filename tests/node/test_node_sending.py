@@ -546,6 +546,7 @@ def test_a_block_that_raises_sends_nothing(sender: Node, receiver: Node) -> None
     assert one(receiver).sequence == 1
 
 
+@pytest.mark.slow
 def test_a_sample_that_is_dropped_gives_its_memory_back(sender: Node, receiver: Node) -> None:
     for _ in range(20):
         sender.send_output_raw("out", 100)
@@ -555,6 +556,7 @@ def test_a_sample_that_is_dropped_gives_its_memory_back(sender: Node, receiver: 
     assert receiver.is_empty()
 
 
+@pytest.mark.slow
 def test_a_buffer_keeps_its_memory_while_it_is_used(sender: Node, receiver: Node) -> None:
     sample = sender.send_output_raw("out", 5000)
     buffer = np.frombuffer(sample.as_buffer(), np.uint8)

@@ -559,6 +559,7 @@ def test_every_cut_gives_messages_or_a_sentence(
         assert "Traceback" not in error
 
 
+@pytest.mark.slow
 @pytest.mark.lengthy
 @pytest.mark.parametrize("storage", [MCAP, SQLITE], ids=lambda value: value.name)
 def test_changed_bytes_give_messages_or_a_sentence(

@@ -135,6 +135,7 @@ def test_a_failure_is_saved_and_the_report_names_the_file(folder: Folder) -> Non
     folder.dora("info", str(path))
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_loses_nothing(folder: Folder) -> None:
     process = running(folder)
     save(folder)  # so there are messages
@@ -151,6 +152,7 @@ def test_a_node_that_is_killed_loses_nothing(folder: Folder) -> None:
         assert recording.end.topics["source/number"].lost <= 1, "one may be counted before it is sent"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("everything", [False, True])
 def test_a_run_that_is_killed_is_saved(folder: Folder, everything: bool) -> None:
     process = running(folder)
@@ -213,6 +215,7 @@ def test_saves_at_the_same_time_get_a_file_each(folder: Folder) -> None:
     said(process)
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_not_kept_and_an_output_saves(folder: Folder) -> None:
     flow = "black_box: {leave_out: [source/image], save_on: [source/number]}\n" + FLOW.replace(
         "\n    ", "\n"
@@ -277,6 +280,7 @@ def test_an_order_to_save_what_is_off_says_so(folder: Folder) -> None:
     said(process)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_named_and_the_run_goes_on(folder: Folder) -> None:
     process = running(folder)
     (run,) = connected_runs()
@@ -321,6 +325,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_and_the_run_goes_on(
     said(process)
 
 
+@pytest.mark.slow
 def test_a_saved_black_box_can_be_replayed(folder: Folder) -> None:
     process = running(folder)
     save(folder)

@@ -81,6 +81,7 @@ def test_a_small_recording_fails_in_100_of_100_runs_plain_and_forked(
     assert str(failure) in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node_id", ["caller", "hands", "matcher"])
 def test_a_run_leaves_nothing_in_the_process(folder: AloneFolder, node_id: str) -> None:
     import time
@@ -314,6 +315,7 @@ def test_values_that_would_change_the_text_of_the_error_stay(folder: AloneFolder
     assert left == [[21.0, 52.0]]
 
 
+@pytest.mark.slow
 def test_simpler_values_of_one_message_go_together_with_those_of_the_next(folder: AloneFolder) -> None:
     left, small = failing(
         folder,

@@ -59,6 +59,7 @@ FAILING = """
 """
 
 
+@pytest.mark.slow
 def test_together_from_the_first_message_to_the_last(folder: Folder, engine: str) -> None:  # noqa: ARG001
     folder.program("burst.py", BURST)
     text = folder.dora("record", folder.flow(BURST_FLOW), "-o", "a.mcap")
@@ -74,6 +75,7 @@ def test_together_from_the_first_message_to_the_last(folder: Folder, engine: str
         assert recording.dataflow["nodes"][0]["id"] == "burst"
 
 
+@pytest.mark.slow
 def test_a_recording_goes_on_while_new_code_takes_over(folder: Folder) -> None:
     process = folder.start("record", folder.flow(FLOW), "-o", "a.mcap", "--hot-reload")
     wait_until(lambda: sum(status.messages for status in folder.recorders()) > 10, "messages")
@@ -106,6 +108,7 @@ def test_attached_until_ctrl_c(folder: Folder, engine: str) -> None:  # noqa: AR
     assert folder.recorders() == []
 
 
+@pytest.mark.slow
 def test_attached_until_the_dataflow_ends(folder: Folder) -> None:
     dataflow = folder.run()
     recorder = folder.attach("-o", "a.mcap")
@@ -148,6 +151,7 @@ def test_a_ring_is_saved_on_demand(folder: Folder) -> None:
     assert "start one with `dora record --last 30s`" in folder.dora("record", "--save", status=1)
 
 
+@pytest.mark.slow
 def test_a_ring_is_saved_when_a_node_fails(folder: Folder) -> None:
     folder.program("camera.py", FAILING)
     text = folder.dora("record", folder.flow(), "--last", "1m", "-o", "crash.mcap", status=1)
@@ -318,6 +322,7 @@ def test_outputs_that_come_later_are_recorded_too(folder: Folder) -> None:
         assert {"more/image", "camera/image"} <= set(recording.topics)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_recording_and_its_dataflow(folder: Folder) -> None:
     recorder = folder.start("record", folder.flow(), "-o", "a.mcap")
     wait_until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
@@ -327,6 +332,7 @@ def test_ctrl_c_ends_a_recording_and_its_dataflow(folder: Folder) -> None:
         assert recording.complete and recording.start.together
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_a_whole_file(folder: Folder) -> None:
     command = folder.start("record", folder.flow(), "-o", "a.mcap")
     wait_until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
@@ -460,6 +466,7 @@ def test_messages_between_operators_are_recorded(folder: Folder) -> None:
             assert numbers(recording, topic) == list(range(1, 51)), topic
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait_for_the_disk(folder: Folder) -> None:
     folder.run(FAST)
     os.mkfifo(folder.directory / "slow.mcap")
@@ -489,6 +496,7 @@ def _wait_until_it_says(command: subprocess.Popen[str], text: str) -> None:
     wait_until(has_said_it, lambda: f"{text!r} in {said_so_far.decode()!r}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--last", "1m")])
 def test_a_killed_recorder_is_reported_at_once_and_at_the_end(
     folder: Folder, tmp_path_factory: pytest.TempPathFactory, options: tuple[str, ...]
@@ -505,6 +513,7 @@ def test_a_killed_recorder_is_reported_at_once_and_at_the_end(
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_while_the_dataflow_goes_on(folder: Folder, small_disk: Path) -> None:
     path = str(small_disk / "a.mcap")
     command = folder.start("record", folder.flow(FAST), "-o", path, "--compression", "none")

@@ -225,6 +225,7 @@ def test_other_nodes_can_be_replaced(lab: Lab) -> None:
     lab.dora("diff", "a.mcap", "other.mcap")
 
 
+@pytest.mark.slow
 def test_variables_reach_the_nodes(lab: Lab) -> None:
     lab.program(
         "fusion.py",
@@ -432,6 +433,7 @@ def test_a_recording_of_a_running_dataflow_is_replayed_from_its_middle(folder: F
     assert folder.recording("b.mcap").topics["sum/total"].messages > 10
 
 
+@pytest.mark.slow
 def test_export_to_parquet(lab: Lab) -> None:
     import pyarrow.parquet as pq
 

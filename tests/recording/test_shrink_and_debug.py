@@ -102,6 +102,7 @@ def test_the_small_recording_is_one_like_any_other(folder: AloneFolder) -> None:
         assert recording.count <= 4
 
 
+@pytest.mark.slow
 def test_a_wrong_output_is_shrunk_by_what_is_expected(folder: AloneFolder) -> None:
     output = folder.dora("shrink", "a.mcap", "sane", "--expect", "output.box[0] < 200")
     assert "sends something wrong at event 21: output.box[0] < 200: false for box = [200, 3]" in output
@@ -248,6 +249,7 @@ def test_a_failure_that_comes_now_and_then_is_a_warning(folder: AloneFolder) -> 
     assert "does not follow from the events" in done.stderr or "fails in" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_recording_that_was_cut_is_used_up_to_there(folder: AloneFolder) -> None:
     data = (folder.folder / "a.mcap").read_bytes()
     (folder.folder / "cut.mcap").write_bytes(data[: data.index(b"dora.end")])
@@ -298,6 +300,7 @@ def test_a_dataflow_whose_folder_is_gone_asks_for_its_file(folder: AloneFolder, 
         os.rename(moved, folder.folder)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_said_in_a_sentence(folder: AloneFolder, small_disk: Path) -> None:
     filler = os.open(small_disk / "filler", os.O_WRONLY | os.O_CREAT)
     try:
@@ -475,6 +478,7 @@ class DebugAdapterClient:
         self._socket.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("node_id", "file", "function"),
     [

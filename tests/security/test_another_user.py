@@ -259,6 +259,7 @@ def owned_paths(running: Running) -> list[str]:
     return sorted(set(found))
 
 
+@pytest.mark.slow
 def test_every_file_and_socket_is_closed_to_others(running: Running) -> None:
     found = owned_paths(running)
     assert any(stat.S_ISSOCK(os.stat(path).st_mode) for path in found if os.path.exists(path))

@@ -71,6 +71,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_command_refuses_a_folder_of_another_user(command: tuple[str, ...], heard: Path) -> None:
     """It does not ask the daemon there, map the file that this names, or print its escape sequences."""

@@ -180,6 +180,7 @@ def flow(tmp_path: Path, runtime_root: str, request: pytest.FixtureRequest) -> I
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_template_that_is_killed_is_replaced_and_no_node_notices(flow: Flow) -> None:
     for _ in range(2):
         template = flow.template()
@@ -189,6 +190,7 @@ def test_a_template_that_is_killed_is_replaced_and_no_node_notices(flow: Flow) -
         flow.wait_for_start("forked")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flow", [[], ["out"]], ids=["of all nodes", "of nodes with messages"], indirect=True
 )
@@ -200,6 +202,7 @@ def test_nodes_start_plainly_while_the_template_is_stopped(flow: Flow) -> None:
     flow.wait_for_start("forked")
 
 
+@pytest.mark.slow
 def test_a_stopped_template_outlives_nothing(flow: Flow) -> None:
     os.kill(flow.template(), signal.SIGSTOP)
     flow.wait_for_start("plain")

@@ -128,6 +128,7 @@ def test_no_tracing_code_runs_when_tracing_is_off(flow: Flow) -> None:
     assert "start it with --trace" in flow.dora("trace", "list", "--local", status=1)
 
 
+@pytest.mark.slow
 def test_ticks_begin_traces_and_failures_are_marked(flow: Flow) -> None:
     clock = """
         from dora import Node

@@ -207,6 +207,7 @@ def test_what_is_prepared_lent_or_held_stays_after_an_interruption(shm_bench: Be
     assert held.buffers()[1].to_pybytes() == b"1" * 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.lengthy
 @pytest.mark.parametrize("role", ["sender", "receiver"])
 def test_a_port_that_is_interrupted_while_it_meets_another_one_meets_it_next_time(

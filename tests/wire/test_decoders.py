@@ -293,6 +293,7 @@ def test_every_value_comes_through_the_checks() -> None:
 OUTSIDE = {"openapi.py"}  # converts what it has made itself
 
 
+@pytest.mark.slow
 @pytest.mark.lengthy
 def test_all_of_dora_decodes_with_these() -> None:
     forbidden = {

@@ -260,6 +260,7 @@ SAMPLES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.lengthy
 @given(
     st.sampled_from(SAMPLES),

@@ -124,6 +124,7 @@ def test_a_bad_message_is_reported_with_its_field_and_the_next_ones_pass(flow: R
     assert "Traceback" not in flow.log()
 
 
+@pytest.mark.slow
 def test_several_topics_belong_to_one_ros_node_with_its_name_and_namespace(flow: RosFlow) -> None:
     block = {
         "topics": [
@@ -205,6 +206,7 @@ def test_images_arrive_as_flat_bytes_and_leave_as_messages(flow: RosFlow) -> Non
     flow.stop()
 
 
+@pytest.mark.slow
 def test_a_latched_output_is_kept_for_ros_nodes_that_come_later(flow: RosFlow) -> None:
     flow.node(
         "map",
@@ -235,6 +237,7 @@ def test_a_latched_output_is_kept_for_ros_nodes_that_come_later(flow: RosFlow) -
     flow.stop()
 
 
+@pytest.mark.slow
 def test_a_dataflow_node_calls_a_service_of_ros(serving_flow: RosFlow) -> None:
     flow = serving_flow
     flow.node(

@@ -378,6 +378,7 @@ PEER = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_killed_peer_leaves_the_graph_and_a_new_one_is_found(engines: Meeting) -> None:
     context = engines.open()
