@@ -12,6 +12,7 @@ import pytest
 from recording_flows import Folder, end
 from waiting import wait_until
 
+from dora.cli.reports import report_saved
 from dora.daemon.client import running
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
@@ -121,3 +122,17 @@ def test_a_recorder_that_cannot_go_on_says_why(monkeypatch: pytest.MonkeyPatch) 
     background.begin("", RecordingOptions())
     assert background.wait() is None
     assert (background.problem, background.killed) == ("there is no memory", False)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("there is no memory", "error: there is no memory\n"),
+        ("", "error: the recorder was killed; what it has written can be read\n"),
+    ],
+)
+def test_a_recorder_without_a_result_is_reported_with_the_reason(
+    error: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report_saved(None, error) == 1
+    assert capsys.readouterr().err == text

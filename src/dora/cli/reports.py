@@ -77,10 +77,14 @@ def report_end(view: DataflowView, reporter: RunReporter | None = None) -> int:
     return 1 if view.status == "Failed" else 0
 
 
-def report_saved(saved: Saved | None, problem: str = "the recorder was killed") -> int:
-    """Print the result of a recorder (None: there is none, for the problem); return the exit status."""
+def report_saved(saved: Saved | None, error: str = "") -> int:
+    """Print the result of a recorder; return the exit status.
+
+    ``saved`` is None if it gave no result, because of ``error``, or because it was killed.
+    """
     if saved is None:
-        click.echo(f"error: {problem}; what it has written can be read", err=True)
+        killed = "the recorder was killed; what it has written can be read"
+        click.echo(f"error: {error or killed}", err=True)
         return 1
     for line in describe_saved(saved):
         click.echo(line, err=True)

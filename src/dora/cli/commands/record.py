@@ -197,7 +197,7 @@ def _record_run(
     for saved in recorder.saved:  # of a ring
         status = report_saved(saved) or status
     if settings.last_seconds is None or recorder.problem:
-        status = report_saved(result, recorder.problem) or status
+        status = report_saved(result, recorder.error) or status
     return status, result
 
 

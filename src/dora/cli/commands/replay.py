@@ -235,7 +235,7 @@ def _run(
     if prepared.ordered:
         outcome = msgspec.structs.replace(outcome, result=msgspec.structs.replace(outcome.result, links=()))
     status = report_outcome(outcome, reporter)
-    return (status if recorder is None else report_saved(saved, recorder.problem) or status), cut
+    return (status if recorder is None else report_saved(saved, recorder.error) or status), cut
 
 
 def _start_single_step(prepared: Replay, folder: str, daemon: Daemon) -> None:
