@@ -313,8 +313,9 @@ class RosNode(metaclass=ABCMeta):
         self._node = node
         self._siblings = context.nodes
         self._endpoints: set[RosEndpoint] = set()  # those that are open
-        # An endpoint that is made while another thread closes the node would else stay in the graph.
-        self._lock = threading.Lock()
+        # An endpoint that is made while another thread closes the node would else stay in the graph. A
+        # signal handler that closes it meanwhile must not wait for itself.
+        self._lock = threading.RLock()
         self._closed = False
 
     @abstractmethod

@@ -75,7 +75,7 @@ class DdsContext(RosContext):
 
     def _end(self) -> None:
         self._close_nodes()  # while the watch can still publish that they are gone
-        self.receiver.close()  # before what its thread reads from
+        self.receiver.close()  # before the participant: its thread uses readers of that
         self._topics.clear()
         delete(self.participant)
         close_domain(self.domain_id)  # last: the participant is in it
