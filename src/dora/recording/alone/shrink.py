@@ -187,7 +187,9 @@ def shrink(
     small.steps = smallest_part(all_steps, lambda part: fails(part, {}))
     minimal = time.monotonic() <= deadline
     if minimal:
-        failure = tries.run(small.steps, {}).failure or failure  # its text, without what was left out
+        left = tries.run(small.steps, {}).failure
+        if left is not None and failure.is_like(left):
+            failure = left  # without the other events, its text may be another one
     deadline = min(deadline, time.monotonic() + _VALUES_SECONDS)
     try:
         for key in node.keys(small.steps):
