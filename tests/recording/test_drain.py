@@ -25,18 +25,24 @@ from dora.recording.recorder.sinks import Expected, RingSink, topic_ends
 from dora.wire.daemon_protocol import DataflowText
 
 
-def test_a_recorder_whose_taps_stay_half_full_serves_its_clients() -> None:
+def busy_recorder(full: float, *, waits_for_memory: bool = False) -> MagicMock:
+    """Return a recorder whose taps stay ``full``, of which 1 is all; polls without end fail the test."""
     polls = 0
 
     def poll() -> float:
         nonlocal polls
         polls += 1
-        assert polls < 1000, "it looks for no client and no end"
-        return 0.6
+        assert polls < 1000, "it polls, and never rests or looks for a client or the end"
+        return full
 
     busy = MagicMock(_stop=False)
-    busy._filler.configure_mock(poll=poll, waits_for_memory=False)
+    busy._filler.configure_mock(poll=poll, waits_for_memory=waits_for_memory)
     busy._sink.write_thread.failure = None
+    return busy
+
+
+def test_a_recorder_whose_taps_stay_half_full_serves_its_clients() -> None:
+    busy = busy_recorder(0.6)
     busy._wait = lambda _: True
     assert Recorder._record(busy) == "dataflow ended"
 
@@ -304,18 +310,8 @@ def test_a_file_that_cannot_be_written_ends_the_recording_at_once(monkeypatch: p
 
 
 def test_a_recorder_that_waits_for_memory_rests_though_its_taps_are_full() -> None:
-    polls = 0
-
-    def poll() -> float:
-        nonlocal polls
-        polls += 1
-        assert polls < 1000, "it takes the processor from the thread that writes"
-        return 1.0
-
-    full = MagicMock(_stop=False)
-    full._filler.configure_mock(poll=poll, waits_for_memory=True)
-    full._sink.write_thread.failure = None
-    full._wait = lambda seconds: seconds > 0
+    full = busy_recorder(1.0, waits_for_memory=True)
+    full._wait = lambda seconds: seconds > 0  # else it takes the processor from the thread that writes
     assert Recorder._record(full) == "dataflow ended"
 
 
