@@ -156,9 +156,9 @@ def test_a_template_keeps_no_file_of_a_request_that_has_waited_for_an_import(dae
     for _ in range(3):
         daemon.start(WAIT, "colorsys")
     daemon.until(lambda: len(daemon.started) == 4)
-    wait_until(
-        lambda: files(daemon.template.pid) == before + 1, "the connection to the other template alone"
-    )
+    # One more: the connection to the other template. One of those before may have been open for a moment,
+    # and each of the three requests would keep at least one.
+    wait_until(lambda: files(daemon.template.pid) <= before + 1, "the files to be closed")
 
 
 def test_processes_have_no_files_of_the_template(daemon: Daemon) -> None:
