@@ -179,7 +179,7 @@ def watchers(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
 
 
 async def end_tasks(watches: Watches) -> None:
-    await asyncio.gather(*watches._end_tasks)
+    await asyncio.gather(*watches._end_tasks.values())
 
 
 def test_a_browser_that_comes_back_keeps_the_watcher_of_the_last_one(watchers: list[Watch]) -> None:
@@ -194,6 +194,27 @@ def test_a_browser_that_comes_back_keeps_the_watcher_of_the_last_one(watchers: l
         watches.leave(watch, second)
         await end_tasks(watches)
         assert watchers == []
+
+    asyncio.run(check())
+
+
+def test_the_time_without_a_browser_begins_anew_each_time_one_leaves(
+    watchers: list[Watch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.cluster.dashboard.watches.LINGER_TIME", 10)
+
+    async def check() -> None:
+        watches = Watches()
+        first, second = Viewer(), Viewer()
+        watch = await watches.join(TARGET, first)
+        watches.leave(watch, first)
+        (of_first,) = watches._end_tasks.values()
+        assert await watches.join(TARGET, second) is watch
+        watches.leave(watch, second)
+        with pytest.raises(asyncio.CancelledError):
+            await of_first
+        assert watchers == [watch] and list(watches._end_tasks) == [watch]
+        await watches.close()
 
     asyncio.run(check())
 

@@ -310,7 +310,8 @@ class Watches:
         # The lock is held while a watcher starts: without it, two browsers of one dataflow would start one
         # each.
         self._lock = asyncio.Lock()
-        self._end_tasks: set[asyncio.Task[None]] = set()
+        # Those that no browser looks at, with the tasks that end them.
+        self._end_tasks: dict[Watch, asyncio.Task[None]] = {}
 
     async def join(
         self, target: Target, viewer: Viewer, make_remote: Callable[[Watch], RemoteObservers] | None = None
@@ -324,6 +325,9 @@ class Watches:
                 if make_remote is not None:
                     watch.remote = make_remote(watch)
                 self._watches[target.dataflow_id] = watch
+            # The time begins anew when this browser leaves.
+            if (task := self._end_tasks.pop(watch, None)) is not None:
+                task.cancel()
             watch.add(viewer)
             return watch
 
@@ -331,18 +335,15 @@ class Watches:
         """Remove a browser; the watch of the last one ends a little later."""
         watch.remove(viewer)
         if not watch.viewers:
-            task = asyncio.create_task(self._end_later(watch))
-            self._end_tasks.add(task)
-            task.add_done_callback(self._end_tasks.discard)
+            self._end_tasks[watch] = asyncio.create_task(self._end_later(watch))
 
     async def _end_later(self, watch: Watch) -> None:
         await asyncio.sleep(LINGER_TIME)
         async with self._lock:
-            if watch.viewers:
-                return
             if self._watches.get(watch.target.dataflow_id) is watch:
                 del self._watches[watch.target.dataflow_id]
         await watch.end()
+        del self._end_tasks[watch]
 
     async def finish(self, dataflow_id: str, outcome: bytes) -> None:
         """Send the browsers of a dataflow how it ended, as JSON; give up after `FINISH_TIMEOUT`."""
@@ -355,7 +356,7 @@ class Watches:
 
     async def close(self) -> None:
         """End all watchers."""
-        for task in self._end_tasks:
+        for task in self._end_tasks.values():
             task.cancel()
         await asyncio.gather(*(watch.end() for watch in self._watches.values()))
         self._watches.clear()
