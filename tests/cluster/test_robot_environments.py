@@ -260,8 +260,10 @@ def test_an_installation_that_fails_says_why_and_leaves_nothing(
 @pytest.mark.processes
 def test_an_installation_ends_with_its_input_and_leaves_nothing(tmp_path: Path) -> None:
     about = {name: (f"{name}.whl", len(data)) for name, data in WHEELS.items()}
+    # SIGTERM has no effect, as for a moment after a fork.
+    job = f"trap '' TERM; touch {tmp_path}/begun; exec sleep 60"
     script = subprocess.Popen(
-        ["sh", "-c", install("dora-1", f"touch {tmp_path}/begun\nrun sleep 60\n", about)],
+        ["sh", "-c", install("dora-1", f'run sh -c "{job}"\n', about)],
         stdin=subprocess.PIPE,
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
     )

@@ -171,16 +171,18 @@ def install(name: str, installing: str, wheels: dict[str, tuple[str, int]]) -> s
     return (
         f"{_BEGIN}"
         # The process number tells whether one that is not complete is still being made.
-        f'new="$folder"/{name}.$$ wheels="$folder"/{name}.$$.wheels job= watch=\n'
+        f'new="$folder"/{name}.$$ wheels="$folder"/{name}.$$.wheels has_job= watch=\n'
         'trap \'[ -z "$watch" ] || kill $watch 2>/dev/null; rm -rf "$new" "$wheels"\' EXIT\n'
-        "trap '[ -z \"$job\" ] || { kill $job; wait $job; } 2>/dev/null; exit 1' HUP INT TERM\n"
+        # SIGKILL: a process that has just been forked may still have this handler, and would take SIGTERM.
+        "trap '[ -z \"$has_job\" ] || { kill -KILL $!; wait $!; } 2>/dev/null; exit 1' HUP INT TERM\n"
         "exec 2>&1\n"
         'mkdir -p "$folder" "$wheels" || exit 1\n'
         f"{received}"
         "exec 3<&0\n"
         "{ cat <&3; kill $$; } >/dev/null 2>&1 &\n"
         "watch=$!\n"
-        'run() { "$@" </dev/null 3<&- & job=$!; wait $job || exit 1; job=; }\n'
+        # Set before the fork: the handler may run before any command that follows.
+        'run() { has_job=1; "$@" </dev/null 3<&- & wait $! || exit 1; has_job=; }\n'
         f"{installing}"
         # Another command may have been quicker, and nodes may already run in its environment.
         f'"$new/bin/dora" cluster publish-environment "$new" "$folder"/{name} || exit 1\n'
