@@ -18,13 +18,7 @@ from dora.wire.input_rules import DEFAULT_QUEUE_SIZE, InputRules, QueuePolicy
 from dora.wire.journal import JournalEntry
 from dora.wire.node_config import EngineName, FilePath, RemoteConfig
 from dora.wire.node_protocol import ToDaemon
-from dora.wire.operations import (
-    OperationResult,
-    ProposedChange,
-    RestartOperation,
-    StopOperation,
-    TopologyOperation,
-)
+from dora.wire.operations import NodeOperation, OperationResult, ProposedChange, TopologyOperation
 from dora.wire.output_rules import OutputRules
 
 PUBLISH_PATIENCE: Final = 3.0  # seconds; a node that polls for events sends at once
@@ -278,7 +272,7 @@ class ApplyChange(msgspec.Struct, tag=True):
 
 # Requests that a client may send from any machine. The coordinator passes them on, those about a node to
 # the machine of the node.
-NodeRequest = StopOperation | RestartOperation | SetParameter | DeleteParameter | Publish | GetParameters
+NodeRequest = NodeOperation | SetParameter | DeleteParameter | Publish | GetParameters
 # Those that change nothing of the dataflow.
 LookRequest = GetParameters | Inspect | GetProgress | SaveBlackBox | ReadSavedFile
 DataflowRequest = TopologyOperation | NodeRequest | LookRequest
@@ -305,7 +299,7 @@ def answer_timeout(request: DataflowRequest | Request) -> float | None:
     """Return how many seconds an answer may take; None: no limit, for it waits for a build or an end."""
     if isinstance(request, SaveBlackBox):
         return SAVE_TIMEOUT
-    waits = isinstance(request, TopologyOperation | StopOperation | RestartOperation)
+    waits = isinstance(request, TopologyOperation | NodeOperation)
     return None if waits else ANSWER_TIMEOUT
 
 

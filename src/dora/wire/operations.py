@@ -33,6 +33,10 @@ class RestartOperation(msgspec.Struct, frozen=True, tag_field="type", tag="resta
     grace: Grace | None = None
 
 
+# Those that change no dataflow.
+NodeOperation = StopOperation | RestartOperation
+
+
 class RemoveOperation(msgspec.Struct, frozen=True, tag_field="type", tag="remove"):
     """End a node and remove it from the dataflow, with its links."""
 

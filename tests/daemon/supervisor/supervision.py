@@ -15,10 +15,10 @@ from dora.dataflow.edit import without_node
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
 from dora.wire.daemon_protocol import ApplyChange
 from dora.wire.node_protocol import Ready
-from dora.wire.operations import ProposedChange, program_key
+from dora.wire.operations import NodeOperation, ProposedChange, program_key
 
 # What `Supervised.ask` can ask for.
-OPERATIONS = (*(request.__struct_config__.tag for request in get_args(on.OperationRequest)), "remove")
+OPERATIONS = (*(request.__struct_config__.tag for request in get_args(NodeOperation)), "remove")
 
 
 def node(
@@ -126,7 +126,7 @@ class Supervised:
             without = without_node(self.state.dataflow, node_id)
             return self(self.change(*without.nodes, grace=grace))
         request = {"type": what, "node": node_id, "grace": grace}
-        return self(on.RequestReceived(7, msgspec.convert(request, on.OperationRequest)))
+        return self(on.RequestReceived(7, msgspec.convert(request, NodeOperation)))
 
     def replace(self, spec: NodeSpec) -> list[do.Command]:
         """Ask for another program of a node."""

@@ -7,12 +7,11 @@ import msgspec
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import Dataflow
 from dora.wire import daemon_protocol, node_protocol
-from dora.wire.operations import RestartOperation, StopOperation
+from dora.wire.operations import NodeOperation
 
 ParameterRequest = (
     daemon_protocol.GetParameters | daemon_protocol.SetParameter | daemon_protocol.DeleteParameter
 )
-OperationRequest = StopOperation | RestartOperation
 ChangeRequest = daemon_protocol.CheckChange | daemon_protocol.ApplyChange
 NodeMessage = (
     node_protocol.Ready
@@ -117,7 +116,7 @@ class RequestReceived(msgspec.Struct, frozen=True):
     """A client asks for parameters, or for an operation on a node. Answered by `Answer`."""
 
     connection: int
-    request: ParameterRequest | OperationRequest
+    request: ParameterRequest | NodeOperation
 
 
 class ChangeRequested(msgspec.Struct, frozen=True):

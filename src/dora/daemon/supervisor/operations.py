@@ -21,7 +21,6 @@ from dora.daemon.supervisor.closing import (
     take_out,
     try_finish,
 )
-from dora.daemon.supervisor.events import OperationRequest
 from dora.daemon.supervisor.handover import end_handover
 from dora.daemon.supervisor.result import NodeFailure
 from dora.daemon.supervisor.state import (
@@ -34,7 +33,7 @@ from dora.daemon.supervisor.state import (
 )
 from dora.wire.daemon_protocol import Rejected
 from dora.wire.node_protocol import StopFrame
-from dora.wire.operations import ProposedChange, RestartOperation, StopOperation
+from dora.wire.operations import NodeOperation, ProposedChange, RestartOperation, StopOperation
 
 NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM, as in dora-rs; half of it until SIGKILL
 
@@ -48,12 +47,12 @@ def why_no_change(run: RunState) -> str:
     return ""
 
 
-def grace_of(request: OperationRequest | ProposedChange) -> float:
+def grace_of(request: NodeOperation | ProposedChange) -> float:
     """Return how many seconds a node has until SIGTERM."""
     return NODE_GRACE if request.grace is None else request.grace
 
 
-def begin_operation(run: RunState, connection: int, request: OperationRequest) -> None:
+def begin_operation(run: RunState, connection: int, request: NodeOperation) -> None:
     """Stop or restart a node, at most one operation at a time."""
     kind: OperationKind
     match request:
