@@ -27,7 +27,7 @@ help:
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make ros2    test with a real ROS 2 from PyPI, in a venv of its own (330 MB)"
 	@echo "make arm64   run a dataflow and the fast tests on Debian for arm64, emulated (as root; 1.5 GB, an hour)"
-	@echo "make stress  kill, stop, fill, cut and soak everything for half an hour; ROUNDS=10 for less"
+	@echo "make stress  kill, stop, fill, cut and soak everything for up to an hour; ROUNDS=10 for less"
 	@echo "make fuzz    search for faults of all decoders, and of the coordinator's API with schemathesis"
 	@echo "make packages  install published node packages from PyPI and run them"
 	@echo "make smoke   run stress, fuzz and packages in small: about eleven minutes"
