@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,8 @@ from ros_bags import write_bag
 from dora.errors import DoraError
 from dora.observe.preview.topic import describe
 from dora.recording.history import history as module
+from dora.recording.history.answers import Answers
+from dora.recording.history.foreign_values import convert
 from dora.recording.history.history import History
 from dora.recording.history.requests import Moment
 from dora.recording.mcap import file as file_module
@@ -467,6 +470,35 @@ def test_json_of_another_program_becomes_curves_and_tables(tmp_path: Path) -> No
         assert shown(history, "/words").kind == "table"
 
 
+def test_integers_without_a_sign_are_shown(tmp_path: Path) -> None:
+    most = (1 << 64) - 1
+    path = write_json(tmp_path / "foreign.mcap", [("/found", 0.0, {"id": most, "label": "cup"})])
+    with History(str(path)) as history:
+        recorded = history.message_at("/found", T0)
+        assert value_of(recorded) == [{"id": most, "label": "cup"}]
+    several = convert("lab_msgs/msg/Found", {"ids": np.array([1, most], np.uint64), "label": "cup"})
+    assert several.data.tolist() == [{"ids": [1, most], "label": "cup"}]
+
+
+def test_a_protobuf_message_that_may_contain_itself_is_shown(tmp_path: Path) -> None:
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from google.protobuf.message_factory import GetMessageClass
+
+    file = FileDescriptorProto(name="lab.proto", package="lab", syntax="proto3")
+    fields = file.message_type.add(name="Part").field
+    fields.add(name="mass", number=1, type=FieldDescriptorProto.TYPE_DOUBLE)
+    for number, name in enumerate(("left", "right"), start=2):
+        fields.add(name=name, number=number, type=FieldDescriptorProto.TYPE_MESSAGE, type_name=".lab.Part")
+    pool = DescriptorPool()
+    pool.Add(file)
+    part = GetMessageClass(pool.FindMessageTypeByName("lab.Part"))
+    path = write_protobuf(tmp_path / "parts.mcap", [("/part", 0.0, part(mass=2, left=part(mass=1)))])
+    with History(str(path)) as history:
+        assert shown(history, "/part").head["names"] == ["mass", "left.mass"]
+        assert shown(history, "/part").head["values"] == [2.0, 1.0]
+
+
 def test_foxglove_in_protobuf_is_drawn(tmp_path: Path) -> None:
     foxglove = pytest.importorskip("foxglove_schemas_protobuf")
     assert foxglove
@@ -591,6 +623,28 @@ def test_a_message_without_the_fields_of_its_schema_says_so(broken: Any, tmp_pat
             assert "is no foxglove.RawImage" in str(error)
         else:
             assert preview.kind != "image"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"x": 10**400},
+        {"ids": [1 << 63, -1], "label": "cup"},
+        {"timestamp": {"sec": math.inf}, "x": 1},
+        {"timestamp": {"sec": 10**15}, "x": 1},
+        {"timestamp": {"sec": -(10**15)}, "x": 1},
+    ],
+    ids=["float", "integers", "endless", "late", "early"],
+)
+def test_a_message_with_a_number_beyond_all_limits_says_so(value: Any, tmp_path: Path) -> None:
+    path = write_json(tmp_path / "numbers.mcap", [("/odd", 0.0, value), ("/even", 0.0, {"x": 2})])
+    with History(str(path)) as history:
+        answer = Answers([history]).answer(Moment(0, 0, {"/odd": -1, "/even": -1}))
+    size = int.from_bytes(answer[:4], "little")
+    odd, even = json.loads(answer[4 : 4 + size])["previews"]
+    assert odd["kind"] == "problem"
+    assert "message 0 of `/odd` is no " in odd["problem"]
+    assert even["values"] == [2.0]
 
 
 @pytest.mark.parametrize("options", [{"use_chunking": False}, {"index_types": 0}])

@@ -359,11 +359,14 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _listed(value: Any) -> Any:
-    """Return a value with lists in place of arrays, of long ones the beginning."""
+    """Return a value that Arrow takes: lists in place of most arrays, of long ones the beginning."""
     if isinstance(value, Mapping):
         return {str(key): _listed(item) for key, item in value.items()}
+    # Arrow takes integers for signed ones, and refuses those that are too large for that.
     if isinstance(value, np.ndarray):
-        return value[:100].tolist()
+        return value[:100] if value.dtype == np.uint64 else value[:100].tolist()
+    if isinstance(value, int) and value >= 1 << 63:
+        return np.uint64(value) if value < 1 << 64 else str(value)
     if isinstance(value, list):
         return [_listed(item) for item in value[:100]]
     if isinstance(value, bytes):

@@ -23,6 +23,17 @@ from dora.wire.metadata import encode_metadata
 
 _BASE64: Final = "data"  # the field of Foxglove's schemas that is bytes, which JSON has in base64
 
+# Numbers beyond all limits, and messages in messages without an end, come from other programs as well.
+_DECODE_ERRORS: Final = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    pa.ArrowException,
+)
+
 Parse = Callable[[bytes], Fields]
 """Returns the fields of a message; raises `NotARecording`, or what a message without a field leads to."""
 
@@ -47,7 +58,7 @@ class ForeignReader:
             raise NotARecording(
                 f"message {recorded.sequence} of `{recorded.topic}` cannot be shown: {error}"
             ) from None
-        except (ValueError, LookupError, TypeError, AttributeError, pa.ArrowException) as error:
+        except _DECODE_ERRORS as error:
             raise NotARecording(
                 f"message {recorded.sequence} of `{recorded.topic}` is no {self.schema}: {error}"
             ) from None
@@ -145,17 +156,25 @@ def _protobuf_class(schema: Any) -> Any:
         raise NotARecording(f"its schema `{printable(schema.name)}` cannot be read: {error}") from None
 
 
-def _plain(message: Any) -> dict[str, Any]:
-    """Return the fields of a Protobuf message, also those with their default."""
+def _plain(message: Any, around: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """Return the fields of a Protobuf message, also those with their default.
+
+    ``around``: the types of the messages that it is in. Of these, a default would contain itself.
+    """
     found: dict[str, Any] = {}
+    around = (*around, message.DESCRIPTOR)
     for kind in message.DESCRIPTOR.fields:
         value = getattr(message, kind.name)
         nested = kind.message_type
+        if nested in around and not (hasattr(value, "add") or message.HasField(kind.name)):
+            continue
         if nested is not None and nested.GetOptions().map_entry:
             found[kind.name] = {str(key): str(item) for key, item in value.items()}
         elif nested is not None:
-            repeated = hasattr(value, "add")
-            found[kind.name] = [_plain(item) for item in value] if repeated else _plain(value)
+            if hasattr(value, "add"):  # it is repeated
+                found[kind.name] = [_plain(item, around) for item in value]
+            else:
+                found[kind.name] = _plain(value, around)
         else:
             found[kind.name] = value if isinstance(value, str | bytes | int | float) else list(value)
     return found
