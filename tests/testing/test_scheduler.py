@@ -179,3 +179,64 @@ def test_a_flag_that_another_thread_raises_ends_the_wait_at_once(
     scheduler.wait(flag, None, "the thread")
     assert time.monotonic() - begun < 20
     thread.join()
+
+
+class ShortPatience:
+    """A turn of the driver that twice is not there in time, while the scheduler waits for a thread."""
+
+    def __init__(self, scheduler: Scheduler, after: threading.Event) -> None:
+        self._scheduler = scheduler
+        self._turn = scheduler.driver.turn
+        self._after = after
+        self._left = 2
+
+    def acquire(self, timeout: float = -1) -> bool:
+        if self._left:
+            self._left -= 1
+            for _ in range(2):  # the clock goes on after each round of waiting, and two hold a whole one
+                now = self._scheduler.now
+                while self._scheduler.now == now:
+                    pass
+            return False
+        self._after.set()
+        return self._turn.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        self._turn.release()
+
+
+def test_a_task_that_waits_for_another_thread_does_not_keep_its_turn(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag, done, patience_is_over = Flag(), Flag(), threading.Event()
+    monkeypatch.setattr(scheduler.driver, "turn", ShortPatience(scheduler, patience_is_over))
+
+    def outside() -> None:
+        patience_is_over.wait()
+        scheduler.raise_flag(flag)
+
+    def body() -> None:
+        scheduler.wait(flag, None, "the thread")
+        scheduler.raise_flag(done)
+
+    thread = threading.Thread(target=outside)
+    thread.start()
+    scheduler.start("a", "a", None, body)
+    try:
+        scheduler.wait(done, None, "the task")
+    finally:
+        patience_is_over.set()
+        thread.join()
+
+
+def test_a_thread_that_does_nothing_does_not_keep_a_dataflow_from_its_limit() -> None:
+    scheduler, over = Scheduler(limit=0.1, patience=10), threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        with pytest.raises(VirtualTimeError, match=r"did not end within 0\.1 s"):
+            scheduler.wait(Flag(), None, "for ever")
+    finally:
+        over.set()
+        thread.join()
+        scheduler.close()

@@ -313,15 +313,13 @@ class Scheduler:
             if self._files and self._poll_files(0):
                 return
             if has_foreign_threads and self._wait_for_foreign_threads(moment):
+                if moment is None:  # such a thread may wait for ever
+                    self._check_limit(self.now)
                 return
         if moment is None:
             self._fail_test(f"nothing can happen any more: {self._waits_of_all()}")
             return
-        if moment > self.limit_ns and self.driver.deadline is None:
-            self._fail_test(
-                f"the dataflow did not end within {self._limit:g} s of virtual time: "
-                f"{self._waits_of_all()}; pass `stop_after` to stop it, or a higher `limit`"
-            )
+        if not self._check_limit(moment):
             return
         self.now = moment
         with self._mutex:
@@ -334,6 +332,16 @@ class Scheduler:
                 self._make_ready(task)
         if timer is not None and timer <= moment:
             self.on_time()
+
+    def _check_limit(self, moment: int) -> bool:
+        """Return whether the dataflow may run until this moment; else the test fails."""
+        if moment <= self.limit_ns or self.driver.deadline is not None:
+            return True
+        self._fail_test(
+            f"the dataflow did not end within {self._limit:g} s of virtual time: "
+            f"{self._waits_of_all()}; pass `stop_after` to stop it, or a higher `limit`"
+        )
+        return False
 
     def _fail_test(self, message: str) -> None:
         self.driver.pending_error = VirtualTimeError(message)
@@ -367,6 +375,7 @@ class Scheduler:
         begun = _real_monotonic_ns()
         seconds = _POLL_INTERVAL if until is None else min((until - self.now) * 1e-9, _POLL_INTERVAL)
         happened = self._poll_files(seconds)
+        self.switches += 1  # the driver may wait for its turn: no task has kept running meanwhile
         passed = _real_monotonic_ns() - begun
         self.now = self.now + passed if until is None else min(self.now + passed, until)
         return happened or until is None or self.now < until
