@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -77,6 +78,29 @@ def test_bytes_of_which_some_are_missing_are_a_list(tmp_path: Path) -> None:
     (whole,) = pq.read_table(tmp_path / "out/arm/n.parquet").column("value").to_pylist()
     (parts,) = pq.read_table(tmp_path / "out/arm/n.2.parquet").column("value").to_pylist()
     assert (whole, parts) == (b"whole", [1, None, 3])
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_an_output_with_the_name_of_another_ones_second_file_keeps_its_own(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    messages = [("arm/n", np.array([1])), ("arm/n", pa.array(["two"])), ("arm/n.2", np.array([3]))]
+    found = [(messages[number][0], at / 10, messages[number][1]) for at, number in enumerate(order)]
+    path = write_recording(tmp_path / "run.mcap", found)
+    assert run_command_line(["export", str(path), "--parquet", str(tmp_path / "out")]) == 0
+    values = {
+        file.name: pq.read_table(file).column("value").to_pylist()
+        for file in (tmp_path / "out/arm").iterdir()
+    }
+    assert values == {"n.parquet": [[1]], "n.3.parquet": [["two"]], "n.2.parquet": [[3]]}
+
+
+def test_metadata_is_json_whatever_its_numbers_are(tmp_path: Path) -> None:
+    path = tmp_path / "run.mcap"
+    write_recording(path, [("arm/n", 0.0, np.array([1]), {"gain": math.nan, "limits": [-math.inf, 1.5]})])
+    assert run_command_line(["export", str(path), "--parquet", str(tmp_path / "out")]) == 0
+    (metadata,) = pq.read_table(tmp_path / "out/arm/n.parquet").column("metadata").to_pylist()
+    assert metadata == '{"gain": "nan", "limits": ["-inf", 1.5]}'
 
 
 def test_a_file_is_written_over_only_with_force(recording: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from dora._shared_folders import open_file
 from dora.errors import DoraError
+from dora.observe.formatting import plain
 from dora.recording.mcap.format import NotARecording
 from dora.recording.mcap.recording import RecordedMessage, Recording
 from dora.wire.array_shape import shape_of
@@ -104,9 +105,11 @@ def export_parquet(
 ) -> list[Written]:
     """Write ``<folder>/<node>/<output>.parquet`` for each topic; one that changes its type gets more files.
 
-    Columns: ``time`` (of sending), ``sequence``, ``metadata`` (JSON), ``shape`` (of a NumPy array, null for
-    a flat one) and ``value``, a list, or the bytes of a message of uint8. Raises `DoraError` for a type
-    that Parquet does not have, and for a file that exists, unless ``force``.
+    Their names have a number, ``<output>.2.parquet``; one that is the name of another output is left out.
+    Columns: ``time`` (of sending), ``sequence``, ``metadata`` (JSON, as `dora topic echo` shows it),
+    ``shape`` (of a NumPy array, null for a flat one) and ``value``, a list, or the bytes of a message of
+    uint8. Raises `DoraError` for a type that Parquet does not have, and for a file that exists, unless
+    ``force``.
     """
     import pyarrow as pa
 
@@ -126,7 +129,10 @@ def export_parquet(
             with _explain_failure(recorded.topic, array.type, folder):
                 table = tables.get(key)
                 if table is None:
-                    kinds[recorded.topic] = number = kinds.get(recorded.topic, 0) + 1
+                    number = kinds.get(recorded.topic, 0) + 1
+                    while number > 1 and f"{recorded.topic}.{number}" in recording.topics:
+                        number += 1  # that output has the file of this name
+                    kinds[recorded.topic] = number
                     path = _path(folder, recorded.topic, number, force)
                     table = tables[key] = _Table(path, folder, array.type, as_bytes=as_bytes)
                     open_tables.callback(_close, table, recorded.topic, array.type, folder)
@@ -136,8 +142,8 @@ def export_parquet(
 
 def _json(metadata: dict[str, Any]) -> str:
     try:
-        return json.dumps(metadata, default=str, ensure_ascii=False)
-    except (ValueError, TypeError, RecursionError) as error:  # keys that JSON does not have
+        return json.dumps(plain(metadata, full=True), ensure_ascii=False, allow_nan=False)
+    except RecursionError as error:
         raise MetadataError(f"its metadata is no JSON: {error}") from None
 
 
