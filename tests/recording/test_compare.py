@@ -48,6 +48,10 @@ def test_the_first_difference_is_reported(a: pa.Array, b: pa.Array, expected: st
         ([float("inf")], [float("inf")], Tolerance(absolute=1.0), True),
         ([float("inf")], [1.0], Tolerance(absolute=1.0), False),
         ([NAN], [1.0], Tolerance(absolute=9.0), False),
+        ([float("inf")], [1.0], Tolerance(relative=0.01), False),
+        ([1.0], [float("inf")], Tolerance(relative=0.01), False),
+        ([float("inf")], [float("-inf")], Tolerance(relative=0.01), False),
+        ([float("-inf")], [float("-inf")], Tolerance(relative=0.01), True),
     ],
 )
 def test_numbers_may_be_apart(a: list[float], b: list[float], tolerance: Tolerance, same: bool) -> None:
@@ -57,6 +61,19 @@ def test_numbers_may_be_apart(a: list[float], b: list[float], tolerance: Toleran
 
 def test_integers_may_be_apart_too() -> None:
     assert of_arrays(pa.array([100], pa.uint8()), pa.array([101], pa.uint8()), Tolerance(absolute=1)) == ""
+
+
+def test_numbers_in_maps_may_be_apart_too_and_nan_equals_nan() -> None:
+    kind = pa.map_(pa.string(), pa.float64())
+    first, second = (pa.array([[("left", number), ("right", NAN)]], kind) for number in (1.0, 1.001))
+    assert of_arrays(first, second, Tolerance(absolute=0.01)) == ""
+    assert of_arrays(first, second) == "[0][0] is ('left', 1.0) and ('left', 1.001)"
+
+
+def test_keys_of_maps_may_not_be_apart() -> None:
+    kind = pa.map_(pa.int32(), pa.float64())
+    first, second = (pa.array([[(key, 1.0)]], kind) for key in (1, 2))
+    assert of_arrays(first, second, Tolerance(absolute=9.0)) == "[0][0] is (1, 1.0) and (2, 1.0)"
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1..2", "1%%", "nan"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -140,6 +141,30 @@ def test_a_message_without_a_counterpart_is_told_with_its_number(files: tuple[st
     with open_recording(files[1]) as first, open_recording(files[0]) as second:
         (longer, _) = compare(first, second)
     assert longer.first == MessagePlace(2, 1.1, "only the second recording has it")
+
+
+@pytest.mark.parametrize("others", [1, 40], ids=["the recording ends", "the topic ends"])
+@pytest.mark.parametrize("longer", ["first", "second"])
+def test_messages_without_a_counterpart_do_not_fill_the_memory(
+    files: tuple[str, str], longer: str, others: int
+) -> None:
+    long, short = files if longer == "first" else files[::-1]
+    ticks = [("clock/tick", float(at), b"") for at in range(40)]
+    images = [("camera/image", at + 0.5, bytes(1 << 20)) for at in range(40)]
+    write_recording(Path(long), sorted(images + ticks, key=lambda message: message[1]))
+    write_recording(Path(short), [images[0], *ticks[:others]])
+    with open_recording(files[0]) as first, open_recording(files[1]) as second:
+        tracemalloc.start()
+        try:
+            found = {each.topic: each for each in compare(first, second)}
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 20 << 20
+    image, tick = found["camera/image"], found["clock/tick"]
+    assert (image.different, tick.different) == (39, 40 - others)
+    assert {image.first_count, image.second_count} == {1, 40}
+    assert image.first == MessagePlace(2, 1.5, f"only the {longer} recording has it, and 38 more")
 
 
 def test_messages_that_cannot_be_decoded_are_equal_if_their_bytes_are(

@@ -34,7 +34,9 @@ class Tolerance:
         """Return whether two numbers count as equal; two NaN do, whatever the tolerance."""
         if a == b or (math.isnan(a) and math.isnan(b)):
             return True
-        return abs(a - b) <= max(self.absolute, self.relative * abs(a))
+        apart = abs(a - b)
+        # A part of infinity is infinity, too, but no number is near it.
+        return apart < math.inf and apart <= max(self.absolute, self.relative * abs(a))
 
 
 EXACT: Final = Tolerance()
@@ -135,7 +137,8 @@ def _of_numbers(a: Any, b: Any, tolerance: Tolerance) -> str:
         if tolerance != EXACT and not same.all():
             left, right = a.astype(np.float64), b.astype(np.float64)
             room = np.maximum(tolerance.absolute, tolerance.relative * np.abs(left))
-            same |= np.abs(left - right) <= room
+            apart = np.abs(left - right)
+            same |= (apart < math.inf) & (apart <= room)  # as `Tolerance.allows`
     if same.all():
         return ""
     index = int(np.argmin(same))
@@ -159,6 +162,9 @@ def _of_values(a: Any, b: Any, where: str, tolerance: Tolerance) -> str:
             if found := _of_values(left, right, f"{where}[{index}]", tolerance):
                 return found
         return ""
+    if isinstance(a, tuple) and isinstance(b, tuple):  # an entry of a map, which is shown with its key
+        same = a[0] == b[0] and not _of_values(a[1], b[1], where, tolerance)
+        return "" if same else f"{where} is {_shown(a)} and {_shown(b)}"
     if _is_number(a) and _is_number(b):
         return "" if tolerance.allows(a, b) else f"{where} is {a} and {b}"
     return "" if a == b and type(a) is type(b) else f"{where} is {_shown(a)} and {_shown(b)}"
@@ -226,13 +232,26 @@ class _Side:
         self.waiting: dict[str, deque[RecordedMessage]] = {topic: deque() for topic in topics}
         self.counts = dict.fromkeys(topics, 0)
         self.messages: Iterator[RecordedMessage] = recording.messages(topics)
+        self.ended = False
 
-    def advance(self) -> RecordedMessage | None:
+    def advance(self, other: _Side) -> RecordedMessage | None:
         recorded = next(self.messages, None)
-        if recorded is not None:
-            self.waiting[recorded.topic].append(recorded)
-            self.counts[recorded.topic] += 1
+        if recorded is None:
+            self.ended = True
+            return None
+        topic = recorded.topic
+        self.counts[topic] += 1
+        # Of messages that will have no counterpart, the first is enough: all of them may fill the memory.
+        if not (self.waiting[topic] and other.has_given_all(topic)):
+            self.waiting[topic].append(recorded)
         return recorded
+
+    def has_given_all(self, topic: str) -> bool:
+        """Return whether no further message of a topic comes."""
+        recording = self.recording
+        if self.ended or recording.end is None or recording.damage:
+            return self.ended
+        return self.counts[topic] >= recording.topics[topic].messages
 
     def time(self, recorded: RecordedMessage) -> float:
         return (recorded.time_ns - self.recording.first_ns) / 1e9
@@ -265,8 +284,8 @@ def compare(
     open_ = True
     while open_:
         open_ = False
-        for side in sides:
-            recorded = side.advance()
+        for side, other in (sides, sides[::-1]):
+            recorded = side.advance(other)
             if recorded is not None:
                 open_ = True
                 _match(found[recorded.topic], sides, tolerance, metadata)
@@ -300,10 +319,11 @@ def _count_unmatched(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
     matched = result.first_count
     result.first_count, result.second_count = (side.counts[result.topic] for side in sides)
     for name, side in zip(("first", "second"), sides, strict=True):
-        left = side.waiting[result.topic]
-        result.different += len(left)
+        left = side.counts[result.topic] - matched
+        result.different += left
         if left and result.equal:
-            result.places.append(MessagePlace(matched + 1, side.time(left[0]), _only(name, len(left))))
+            time = side.time(side.waiting[result.topic][0])
+            result.places.append(MessagePlace(matched + 1, time, _only(name, left)))
 
 
 def _count_missing(result: TopicDiff, first: Recording, second: Recording) -> None:
