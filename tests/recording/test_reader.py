@@ -101,6 +101,13 @@ def test_a_time_after_the_end_of_all_clocks_is_a_damage_outside_chunks_too(tmp_p
     assert found == ["a", "McapError: a message claims to be from after the year 2262"]
 
 
+def test_a_damaged_chunk_costs_no_message_of_the_chunks_before_it(tmp_path: Path) -> None:
+    # In chunks of two messages, but for the first, which has the channels, too. The last two overlap.
+    sent = [("a", 0), ("a", 10), ("b", 100), ("a", 50), ("a", END_OF_TIME)]
+    found = topics_in(tmp_path / "a.mcap", sent, chunk_size=60)
+    assert found == ["a", "a", "b", "McapError: a message claims to be from after the year 2262"]
+
+
 def test_a_file_without_its_end_is_read_up_to_the_cut(tmp_path: Path) -> None:
     path = write_recording(tmp_path / "cut.mcap", MESSAGES, ends=False)
     data = path.read_bytes()

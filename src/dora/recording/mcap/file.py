@@ -151,7 +151,10 @@ def messages_in(
 def sorted_messages(
     file: BinaryIO, indexes: Sequence[ChunkIndex], channels: Collection[int], begin_ns: int, end_ns: int
 ) -> Iterator[Stored]:
-    """Yield the messages of some channels, by their times; chunks may overlap."""
+    """Yield the messages of some channels, by their times; chunks may overlap.
+
+    Raises at a damaged chunk, after the messages of the chunks before it.
+    """
     waiting: list[Stored] = []
     order = 0
     for index in sorted(indexes, key=lambda index: index.message_start_time):
@@ -163,7 +166,11 @@ def sorted_messages(
         ready = bisect_left(waiting, (index.message_start_time,))
         yield from waiting[:ready]
         del waiting[:ready]
-        found = list(messages_in(_read(file, index), channels, begin_ns, end_ns, order))
+        try:
+            found = list(messages_in(_read(file, index), channels, begin_ns, end_ns, order))
+        except damages():
+            yield from waiting
+            raise
         order += len(found)
         waiting += found
         waiting.sort()
