@@ -51,8 +51,11 @@ class OrderTail:
         for node_id in sorted({*there, *self._files}):
             file = self._files.get(node_id)
             if file is None:
-                path = os.path.join(self.directory, node_id)
-                file = self._files[node_id] = open(path, "r+b")  # noqa: SIM115 - as long as the recording
+                try:
+                    file = open(os.path.join(self.directory, node_id), "r+b")  # noqa: SIM115 - until `close`
+                except FileNotFoundError:
+                    continue  # removed since it was listed
+                self._files[node_id] = file
             data = self._rest.pop(node_id, b"") + file.read()
             begin, end = self._freed.get(node_id, 0), file.tell()
             if end - begin >= _FREED_AT_ONCE:
