@@ -260,8 +260,8 @@ class RingSink:
             thread = threading.Thread(
                 target=lambda: on_saved(self._write(chunks, expected, failed)), name="dora-recording-save"
             )
-            self._savers.append(thread)
             thread.start()
+            self._savers = [saver for saver in self._savers if saver.is_alive()] + [thread]
 
         # Through the write thread: by then, the ring has all chunks that were put before.
         self.write_thread.put(begin)
