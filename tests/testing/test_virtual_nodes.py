@@ -7,6 +7,7 @@ import os
 import selectors
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import BuiltinFunctionType
@@ -103,6 +104,34 @@ def test_a_sleep_takes_the_nearest_nanosecond() -> None:
         node.send_output("done", b"")
 
     assert times(run_node(sleep).outputs["done"]) == [2.01]
+
+
+def until_a_moment(step: Callable[[Node, float], None]) -> Callable[[Node], None]:
+    def body(node: Node) -> None:
+        for begin in (0.123, 0.82, 1.7):
+            time.sleep(begin)
+            end = time.monotonic() + 0.1
+            while (left := end - time.monotonic()) > 0:
+                step(node, left)
+            node.send_output("ended", pa.array([round(time.monotonic() - end, 3)]))
+
+    return body
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda _, left: time.sleep(left),
+        lambda _, left: time.sleep(left / 3),
+        lambda node, left: node.next(timeout=left),
+        lambda node, left: node.next(timeout=left / 3),
+        lambda node, left: asyncio.run(node.recv_async(left)),
+    ],
+    ids=["sleep", "short_sleeps", "next", "short_nexts", "recv_async"],
+)
+def test_a_loop_until_a_moment_ends(step: Callable[[Node, float], None]) -> None:
+    run = run_node(until_a_moment(step), limit=10)
+    assert values(run.outputs["ended"]) == [[0.0]] * 3
 
 
 def test_timers_run_on_the_virtual_clock() -> None:
@@ -269,6 +298,24 @@ def test_what_a_node_changes_in_its_environment_and_folder_stays_while_others_ru
     assert seen == [("changed", str(tmp_path))]
     assert "A" not in os.environ
     assert os.getcwd() == outside
+
+
+def test_a_variable_that_a_node_sets_or_deletes_is_so_for_this_node_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OF_THE_TEST", "here")
+    names = ("OF_THE_TEST", "GIVEN", "NEW")
+    seen: list[Any] = []
+
+    def node() -> None:
+        del os.environ["OF_THE_TEST"], os.environ["GIVEN"]
+        os.environ["NEW"] = "of the node"
+        time.sleep(1)
+        seen.append([os.environ.get(name) for name in names])
+
+    run_node(node, env={"GIVEN": "given"})
+    assert seen == [[None, None, "of the node"]]
+    assert [os.environ.get(name) for name in names] == ["here", None, None]
 
 
 def test_the_command_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

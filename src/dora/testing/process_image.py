@@ -47,7 +47,7 @@ class ProcessImage:
         """``on_line`` gets the stream's name and each line. The script is in ``folder``."""
         self.streams = {name: LineStream(name, on_line) for name in ("stdout", "stderr")}
         self._arguments = arguments
-        self._environment = dict(environment)
+        self._environment: dict[str, str | None] = {**environment}  # None: the node has deleted it
         self._directory = directory if os.path.isdir(directory) else None
         self._main = main
         self._folder = folder
@@ -56,10 +56,10 @@ class ProcessImage:
 
     def enter(self) -> None:
         self._is_inside = True
-        before = {name: os.environ.get(name) for name in self._environment}
-        self._outside = (sys.argv, sys.modules.get("__main__"), os.getcwd(), before)
+        self._outside = (sys.argv, sys.modules.get("__main__"), os.getcwd(), dict(os.environ))
         sys.argv = self._arguments
-        os.environ.update(self._environment)
+        for name, value in self._environment.items():
+            _set_variable(name, value)
         if self._main is not None:
             sys.modules["__main__"] = self._main
         if self._folder is not None:
@@ -73,12 +73,11 @@ class ProcessImage:
         self._is_inside = False
         arguments, main, directory, before = self._outside
         self._arguments, sys.argv = sys.argv, arguments
-        for name, value in before.items():
-            self._environment[name] = os.environ.get(name, "")
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        now = dict(os.environ)
+        for name in {*before, *now, *self._environment}:
+            if name in self._environment or now.get(name) != before.get(name):
+                self._environment[name] = now.get(name)
+                _set_variable(name, before.get(name))
         if self._main is not None and main is not None:
             sys.modules["__main__"] = main
         if self._folder is not None and self._folder in sys.path:
@@ -90,6 +89,13 @@ class ProcessImage:
     def flush(self) -> None:
         for stream in self.streams.values():
             stream.end()
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
 
 
 class LineStream(io.TextIOBase):

@@ -130,10 +130,13 @@ class VirtualInbox(Inbox):
         super().__init__(*parts, **{**options, "spin_us": 0})
 
     def next(self, timeout: float | None) -> Any:
-        event = super().next(timeout)
+        event = super().next(_noticeable(timeout))
         if timeout == 0 and getattr(event, "is_timeout", False):
             self._idle_poll()
         return event
+
+    async def next_async(self, timeout: float | None) -> Any:
+        return await super().next_async(_noticeable(timeout))
 
     def try_next(self) -> Any:
         event = super().try_next()
@@ -151,6 +154,11 @@ class VirtualInbox(Inbox):
         found = current()
         if found is not None and not self._ending:
             found[0].idle_poll()
+
+
+def _noticeable(timeout: float | None) -> float | None:
+    """Return a timeout that takes time: a program that waits until a moment may be left with 0.3 ns."""
+    return timeout and max(timeout, 1e-9)
 
 
 class VirtualHost(Host):

@@ -49,7 +49,9 @@ def _sleep(seconds: float) -> None:
         return
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")
-    found[0].sleep(round(seconds * 1e9), f"time.sleep({seconds:g}) to end")
+    # Rounded, but not to nothing: a program that sleeps until a moment would sleep for 0.3 ns for ever.
+    nanoseconds = round(seconds * 1e9) or (1 if seconds else 0)
+    found[0].sleep(nanoseconds, f"time.sleep({seconds:g}) to end")
 
 
 def _signal(number: int, handler: Any) -> Any:

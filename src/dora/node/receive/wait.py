@@ -117,7 +117,7 @@ class Waiter(ABC):
             self.paths.count()
         self._former = None  # destroyed now, when no message waits for it
         start = _monotonic()
-        deadline = None if timeout is None else start + int(timeout * 1e9)
+        deadline = None if timeout is None else start + round(timeout * 1e9)
         if self._spin_ns and timeout != 0:
             event = self._wait_awake(start, deadline)
         else:
@@ -241,7 +241,7 @@ class Waiter(ABC):
         if self.paths.samples:
             self.paths.count()
         loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else _monotonic() + int(timeout * 1e9)
+        deadline = None if timeout is None else _monotonic() + round(timeout * 1e9)
         rung = asyncio.Event()
         self._add_task(loop, rung)
         try:
