@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dora.errors import UnsupportedData
 from dora.wire.arrow_formats import plain_format
 from dora.wire.decode import (
     PayloadError,
@@ -178,6 +179,59 @@ def test_numpy_gets_other_types_by_way_of_arrow() -> None:
 
 
 INTERVALS = pa.array([(1, 2, 3), None], pa.month_day_nano_interval())
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        (np.array([b"\x01\0\x02", b"\0\xaa"]), [b"\x01\0\x02", b"\0\xaa"]),
+        (np.array(["a\0b", ""]), ["a\0b", ""]),
+        (np.array([(b"\0\1\2", 7)], [("id", "S3"), ("n", "i4")]), [{"id": b"\0\1\2", "n": 7}]),
+    ],
+    ids=["bytes", "text", "a_field"],
+)
+def test_zeros_in_texts_and_bytes_of_numpy_arrive(sent: Any, received: list[Any]) -> None:
+    message = as_message(sent)
+    assert decode_arrow(message).to_pylist() == received
+    assert decode_numpy(message).tolist() == sent.tolist()
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        (np.ma.masked_array([1, 2, 3], [0, 1, 0]), [1, None, 3]),
+        (np.ma.masked_array([[1, 2], [3, 4]], [[0, 1], [0, 0]]), [1, None, 3, 4]),
+        (np.ma.masked_array([True, False], [1, 0]), [None, False]),
+        (np.ma.masked_array(["a", "b"], [1, 0]), [None, "b"]),
+        (np.ma.masked_array([1, 2], [1, 0], ">i4"), [None, 2]),
+        (np.ma.masked_array([1, 2, 3]), [1, 2, 3]),
+    ],
+    ids=["integers", "a_matrix", "booleans", "text", "big_endian", "nothing_hidden"],
+)
+def test_what_a_mask_of_numpy_hides_is_null(sent: Any, received: list[Any]) -> None:
+    message = as_message(sent)
+    assert decode_arrow(message).to_pylist() == received
+    shown = decode_numpy(message)
+    assert shown.shape == sent.shape
+    assert [None if value != value else value for value in shown.ravel().tolist()] == received
+
+
+def test_complex_numbers_with_a_mask_are_refused() -> None:
+    with pytest.raises(UnsupportedData, match="dtype complex128 with a mask"):
+        encode(np.ma.masked_array([1 + 1j, 2], [1, 0]))
+
+
+@pytest.mark.parametrize("value", [2**70, "\udcff"])
+def test_objects_of_numpy_that_arrow_cannot_hold_are_refused(value: object) -> None:
+    with pytest.raises(UnsupportedData, match="Arrow has no type for a NumPy array of dtype object"):
+        encode(np.array([value], object))
+
+
+@pytest.mark.parametrize("type_", [pa.uuid(), pa.sparse_union([pa.field("a", pa.int8())])], ids=str)
+def test_tables_and_chunked_arrays_without_values_can_be_sent(type_: Any) -> None:
+    table = pa.table({"column": pa.chunked_array([], type_)})
+    assert decode_arrow(as_message(table)).type == pa.struct(table.schema)
+    assert decode_arrow(as_message(table["column"])).type == type_
 
 
 @pytest.mark.parametrize(

@@ -189,13 +189,42 @@ def _encode_numpy_by_arrow(data: np.ndarray[Any, Any]) -> Payload:
     try:
         if flat.dtype.names:
             names = list(flat.dtype.names)
-            fields: list[Any] = [pa.array(np.ascontiguousarray(flat[name])) for name in names]
+            fields = [_arrow_of_numpy(np.ascontiguousarray(flat[name])) for name in names]
             return encode(pa.StructArray.from_arrays(fields, names))
-        return encode(pa.array(flat))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        return encode(_arrow_of_numpy(flat))
+    except (
+        *(pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError),
+        *(OverflowError, UnicodeError),  # of integers and text in arrays of objects
+    ) as error:
         raise UnsupportedData(
             f"Arrow has no type for a NumPy array of dtype {data.dtype}: {error}"
         ) from None
+
+
+def _encode_masked(data: Any) -> Payload:
+    """Encode a NumPy array with a mask: what it hides becomes null."""
+    import numpy as np
+
+    if not np.ma.is_masked(data):
+        return _encode_numpy(np.asarray(data))
+    if data.dtype.names or data.dtype.kind == "c":
+        raise UnsupportedData(f"Arrow has no type for a NumPy array of dtype {data.dtype} with a mask")
+    payload = _encode_numpy_by_arrow(data)
+    if data.dtype.kind not in "US":  # a receiver that restores such a dtype would make text of null
+        payload.array = data
+    return payload
+
+
+def _arrow_of_numpy(flat: np.ndarray[Any, Any]) -> Any:
+    """Return a NumPy array as an Arrow array; raises what pyarrow raises."""
+    import pyarrow as pa
+
+    # Arrow would take each text of NumPy up to its first zero.
+    if flat.dtype.kind == "U":
+        return pa.array(flat.tolist(), pa.string())
+    if flat.dtype.kind == "S":
+        return pa.array(flat.tolist(), pa.binary())
+    return pa.array(flat)
 
 
 def _encode_primitive(format_: bytes, width: int) -> Callable[[Any], Payload]:
@@ -287,6 +316,8 @@ def _write_stream(sink: Any, batch: Any) -> None:
 
 
 def _encode_chunked(data: Any) -> Payload:
+    if not len(data):
+        return encode(_empty(data.type))
     combined = data.combine_chunks()
     if combined.__class__ is data.__class__:  # several chunks that Arrow cannot join into one
         import pyarrow as pa
@@ -297,7 +328,19 @@ def _encode_chunked(data: Any) -> Payload:
 
 def _encode_columns(data: Any) -> Payload:
     """Encode a record batch or a table."""
+    if not data.num_rows:
+        import pyarrow as pa
+
+        columns = [_empty(field.type) for field in data.schema]
+        data = pa.RecordBatch.from_arrays(columns, schema=data.schema)
     return encode(data.to_struct_array())
+
+
+def _empty(type_: Any) -> Any:
+    """Return an array without values; Arrow joins no chunks of some types, if there are none."""
+    import pyarrow as pa
+
+    return pa.nulls(0, type_)
 
 
 _encoders: dict[type, Callable[[Any], Payload]] = {
@@ -338,6 +381,9 @@ def _hint(data: Any) -> str:
 def _encoder_for(data: Any) -> Callable[[Any], Payload] | None:
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(data, numpy.ndarray):
+        masked = sys.modules.get("numpy.ma")  # a program that makes one has imported it
+        if masked is not None and isinstance(data, masked.MaskedArray):
+            return _encode_masked
         return _encode_numpy
     pa: Any = sys.modules.get("pyarrow")
     if pa is not None:
