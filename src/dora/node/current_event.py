@@ -94,7 +94,7 @@ _NOTHING: Final = CurrentEvent()
 
 def current_of(events: Input | Iterable[Input]) -> CurrentEvent:
     """Return the current event for a message that follows from these events, whatever is current."""
-    if events == ():
+    if events.__class__ is tuple and not events:  # `==` would decode an event
         return _NOTHING
     current = CurrentEvent()
     current.follow([events] if isinstance(events, Input) else events)

@@ -67,7 +67,7 @@ def _value(text: str) -> Any:
         return pa.array([json.loads(text)])
     except (json.JSONDecodeError, RecursionError):
         return pa.array([text])
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OverflowError) as error:
         raise ValueError(f"this is no Arrow data: {error}") from error
 
 
