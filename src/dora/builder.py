@@ -25,6 +25,7 @@ The fields of nodes, operators and the dataflow have the same names as in YAML, 
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 import tempfile
@@ -488,10 +489,14 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, range)):
         return [_plain(item) for item in value]
     if isinstance(value, (Output, os.PathLike)):
         return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if callable(numbers := getattr(value, "tolist", None)):  # NumPy's
+        return _plain(numbers())
     return value
 
 

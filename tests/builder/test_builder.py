@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -21,6 +23,29 @@ def loaded(builder: DataflowBuilder) -> Any:
     text = builder.to_yaml()
     assert text is not None
     return parse(text, working_dir="/nowhere", environ={})
+
+
+def test_numbers_of_numpy_enums_and_ranges_are_plain_values() -> None:
+    class Colour(enum.StrEnum):
+        RED = "red"
+
+    builder = DataflowBuilder()
+    values = {
+        "gain": np.float64(0.5),
+        "table": np.eye(2),
+        "colour": Colour.RED,
+        "ids": range(2),
+        "on": np.True_,
+    }
+    builder.add_node("a", path="a.py", nice=np.int64(3), parameters=values)
+    (node,) = loaded(builder).nodes
+    assert node.parameters == {
+        "gain": 0.5,
+        "table": [[1.0, 0.0], [0.0, 1.0]],
+        "colour": "red",
+        "ids": [0, 1],
+        "on": True,
+    }
 
 
 def test_programs_written_for_dora_rs_work() -> None:
