@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from file_limit import file_limit
@@ -91,7 +92,7 @@ def test_outputs_are_written_as_json_lines(replay: Any, monkeypatch: pytest.Monk
     outputs = replay(RECORDING)
     node = Node()
     node.send_output("echo", pa.array([1, 2, 3]), {"k": 1})
-    with node.loan("image", (2, 2)) as image:
+    with node.loan("image", np.int64(4)) as image:
         image[:] = 7
     rows = [json.loads(line) for line in outputs.read_text().splitlines()]
     assert [(row["id"], row["data"], row["data_type"]) for row in rows] == [

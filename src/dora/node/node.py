@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from operator import attrgetter
+from operator import attrgetter, index
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -223,7 +223,7 @@ class Node:
         `SharedMemoryFull`, `UnsupportedData` for other dtypes.
         """
         port = self._session.output(output_id)
-        dimensions = (shape,) if isinstance(shape, int) else tuple(shape)
+        dimensions = tuple(shape) if isinstance(shape, Iterable) else (index(shape),)
         schema, dtype_name, size = plain_format(dtype)
         for length in dimensions:
             size *= length

@@ -48,11 +48,13 @@ class StateFile:
             with file:
                 file.write(state)
             os.replace(fresh, self._path)
-        except OSError as error:
+        except BaseException as error:  # also of a state that is no bytes
             try:
                 os.unlink(fresh)
             except OSError:
                 pass  # it was not made, or the first error is the one that tells more
+            if not isinstance(error, OSError):
+                raise
             reason = error.strerror
             raise SendError(f"the state of node `{self._node_id}` cannot be saved: {reason}") from error
 
@@ -71,7 +73,7 @@ class StateInMemory:
         self._state: bytes | None = None
 
     def save(self, state: State) -> None:
-        self._state = bytes(state)
+        self._state = bytes(memoryview(state))
 
     def load(self) -> bytes | None:
         return self._state
