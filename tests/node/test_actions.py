@@ -200,6 +200,18 @@ def test_a_function_that_raises_aborts_its_goal(start_flow: StartFlow, capfd: An
     assert "in explode" in capfd.readouterr().err
 
 
+def test_an_error_whose_text_is_no_unicode_aborts_its_goal(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+
+    def explode(run: GoalRun) -> None:  # noqa: ARG001
+        raise FileNotFoundError("caf\udce9")
+
+    Serving(server, explode)
+    goal = client.send_goal("goal", pa.array([7]), timeout=TIMEOUT)
+    goal.result()
+    assert goal.error == "`explode` raised FileNotFoundError: caf?"
+
+
 def test_a_function_that_exits_aborts_its_goal(start_flow: StartFlow, capfd: Any) -> None:
     _, client, server = pair(start_flow)
 

@@ -157,6 +157,34 @@ METADATA = st.dictionaries(
 )
 
 
+UUIDS = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(16)], pa.binary(16)))
+
+
+def test_nested_metadata_is_read_back_unchanged() -> None:
+    moment = dt.datetime(2024, 1, 1, tzinfo=UTC)
+    metadata = {
+        "raw": {"a": b"x", "b": [moment, {"c": float("inf")}, None, [1, 2]]},
+        "mixed": [b"y", "z", 1],
+    }
+    form = json.loads(json.dumps(metadata_to_json(metadata), allow_nan=False))
+    assert metadata_from_json(form) == metadata
+
+
+@pytest.mark.parametrize(
+    ("array", "storage"),
+    [
+        (pa.array([b"\x00\xff", None], pa.binary_view()), None),
+        (pa.array([{"x": b"\x00\xff"}], pa.struct([("x", pa.dictionary(pa.int32(), pa.binary()))])), None),
+        (pa.StructArray.from_arrays([UUIDS], ["x"]), pa.StructArray.from_arrays([UUIDS.storage], ["x"])),
+        (pa.ListArray.from_arrays([0, 1], UUIDS), pa.ListArray.from_arrays([0, 1], UUIDS.storage)),
+    ],
+    ids=["binary_view", "dictionary_in_struct", "uuid_in_struct", "uuid_in_list"],
+)
+def test_bytes_are_read_back_wherever_they_are(array: Any, storage: Any) -> None:
+    form = json.loads(json.dumps([array_to_json(array), type_to_json(array.type)]))
+    assert array_from_json(*form).equals(array if storage is None else storage)
+
+
 @pytest.mark.lengthy
 @given(METADATA)
 def test_metadata_is_read_back_unchanged(metadata: dict[str, Any]) -> None:

@@ -470,6 +470,17 @@ def test_a_function_that_raises_refuses(start_flow: StartFlow, capfd: Any) -> No
     assert "patterns" not in error
 
 
+def test_an_error_whose_text_is_no_unicode_refuses(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+
+    def read(request: Input) -> None:  # noqa: ARG001
+        raise FileNotFoundError("caf\udce9")
+
+    start_serving(server, read)
+    with pytest.raises(CallRefused, match=r"`read` raised FileNotFoundError: caf\?"):
+        client.call("request", pa.array([0]), timeout=TIMEOUT).wait()
+
+
 def test_a_response_that_cannot_be_sent_is_refused(start_flow: StartFlow, capfd: Any) -> None:
     _, client, server = pair(start_flow)
 

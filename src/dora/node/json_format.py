@@ -2,13 +2,15 @@
 
 The one that dora-rs 1.x writes and reads. An array is a list of values (times in ISO 8601, bytes in
 hexadecimal) beside its type; a type is a name, or a mapping from a name to its parameters. Metadata
-values carry their type as a tag. Two tags are ours, for what dora-rs cannot send: ``Json`` for null,
-mappings and mixed lists, ``Bytes``.
+values carry their type as a tag. Three tags are ours, for what dora-rs cannot send: ``Json`` for null,
+mappings and mixed lists, ``Bytes``, and ``Nested`` for mappings and lists with values that JSON does not
+have; each value in it has a tag.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -148,10 +150,6 @@ def _field_from_json(form: Mapping[str, Any]) -> Any:
 
 def array_to_json(array: Any) -> list[Any]:
     """Return the values of an Arrow array."""
-    import pyarrow as pa
-
-    if isinstance(array.type, pa.BaseExtensionType):
-        array = array.storage
     type_ = _in_microseconds(array.type)
     if type_ != array.type:
         array = array.cast(type_, safe=False)
@@ -159,10 +157,15 @@ def array_to_json(array: Any) -> list[Any]:
 
 
 def _in_microseconds(type_: Any) -> Any:
-    """Return a type without nanoseconds, which Python's times cannot hold: the casts cut them."""
+    """Return a type without nanoseconds, which Python's times cannot hold: the casts cut them.
+
+    An extension becomes its storage, of which a recording has the type.
+    """
     import pyarrow as pa
 
     kinds = pa.types
+    if isinstance(type_, pa.BaseExtensionType):
+        return _in_microseconds(type_.storage_type)
     if getattr(type_, "unit", "") == "ns":
         if kinds.is_timestamp(type_):
             return pa.timestamp("us", type_.tz)
@@ -230,6 +233,8 @@ def _from_json(value: Any, type_: Any) -> Any:
     import pyarrow as pa
 
     kinds = pa.types
+    if kinds.is_dictionary(type_):
+        type_ = type_.value_type
     if value is None:
         return None
     if kinds.is_floating(type_):
@@ -237,7 +242,7 @@ def _from_json(value: Any, type_: Any) -> Any:
     if kinds.is_decimal(type_):
         return Decimal(str(value))
     if isinstance(value, str):
-        if kinds.is_binary(type_) or kinds.is_large_binary(type_) or kinds.is_fixed_size_binary(type_):
+        if type_ in (pa.binary(), pa.large_binary(), pa.binary_view()) or kinds.is_fixed_size_binary(type_):
             return bytes.fromhex(value)
         if kinds.is_timestamp(type_):
             return _moment(value, type_)
@@ -310,7 +315,22 @@ def _tagged(value: Any) -> dict[str, Any]:
             for kind, tag in ((int, "ListInt"), (float, "ListFloat"), (str, "ListString")):
                 if all(type(item) is kind for item in value):
                     return {tag: _to_json(value)}
-    return {"Json": _to_json(value)}
+    if _is_json(value):
+        return {"Json": value}
+    if isinstance(value, dict):
+        return {"Nested": metadata_to_json(value)}
+    return {"Nested": [_tagged(item) for item in value]}
+
+
+def _is_json(value: Any) -> bool:
+    match value:
+        case dict():
+            return all(map(_is_json, value.values()))
+        case list():
+            return all(map(_is_json, value))
+        case float():
+            return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int, str))
 
 
 def metadata_from_json(form: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,6 +354,10 @@ def _untagged(key: str, form: Any) -> Any:
             return float(value)
         case "ListFloat":
             return [float(item) for item in value]
+        case "Nested":
+            if isinstance(value, Mapping):
+                return metadata_from_json(value)
+            return [_untagged(key, item) for item in value]
         case "Bytes":
             return bytes.fromhex(value)
         case "Timestamp":

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 from dora.errors import SendError
 from dora.node.events import Input
 from dora.node.patterns.replies import Exchange, Replies
-from dora.node.patterns.service import EMPTY
+from dora.node.patterns.service import EMPTY, sendable
 from dora.node.process import print_error_of_handler
 from dora.node.send.output import OutputPort
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS, GoalStatus
@@ -257,7 +257,7 @@ class GoalServer:
 
     def _abort(self, run: GoalRun, error: str) -> None:
         try:
-            run.abort(metadata={ERROR: error})
+            run.abort(metadata={ERROR: sendable(error)})
         except SendError:
             pass  # the node was closed meanwhile: the client cannot get it
 

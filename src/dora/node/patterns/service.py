@@ -63,6 +63,15 @@ class Call(Exchange):
         return f"<dora.Call {self.id} on {self.output_id!r}, {'done' if self._has_ended else 'under way'}>"
 
 
+def sendable(text: str) -> str:
+    """Return a text that can be sent: an error may quote a file name that is no Unicode.
+
+    >>> sendable("no file caf\\udce9")
+    'no file caf?'
+    """
+    return text.encode("utf-8", "replace").decode()
+
+
 def responder(handler: Callable[[Input], Any], port: OutputPort) -> Server:
     """Return a server that sends what ``handler`` returns, or that it raised."""
     name = getattr(handler, "__name__", str(handler))
@@ -72,7 +81,7 @@ def responder(handler: Callable[[Input], Any], port: OutputPort) -> Server:
         port.send(data, {REQUEST_ID: request["metadata"][REQUEST_ID], **error})
 
     def refuse(request: Input, reason: str) -> None:
-        respond(request, None, **{ERROR: f"`{name}` {reason}"})
+        respond(request, None, **{ERROR: sendable(f"`{name}` {reason}")})
 
     def fail(request: Input, error: Exception) -> None:
         print_error_of_handler(name, error)
