@@ -488,15 +488,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Node, Operator)):
         return value.to_dict()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, range)):
         return [_plain(item) for item in value]
     if isinstance(value, (Output, os.PathLike)):
         return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
     if isinstance(value, enum.Enum):
         return _plain(value.value)
-    if callable(numbers := getattr(value, "tolist", None)):  # NumPy's
-        return _plain(numbers())
+    if hasattr(value, "tolist") and not isinstance(value, type):  # an array or a number of NumPy
+        return _plain(value.tolist())
     return value
 
 

@@ -26,7 +26,7 @@ def loaded(builder: DataflowBuilder) -> Any:
 
 
 def test_numbers_of_numpy_enums_and_ranges_are_plain_values() -> None:
-    class Colour(enum.StrEnum):
+    class Colour(enum.Enum):
         RED = "red"
 
     builder = DataflowBuilder()
@@ -34,6 +34,7 @@ def test_numbers_of_numpy_enums_and_ranges_are_plain_values() -> None:
         "gain": np.float64(0.5),
         "table": np.eye(2),
         "colour": Colour.RED,
+        "by_colour": {Colour.RED: np.float32(0.5)},
         "ids": range(2),
         "on": np.True_,
     }
@@ -43,6 +44,7 @@ def test_numbers_of_numpy_enums_and_ranges_are_plain_values() -> None:
         "gain": 0.5,
         "table": [[1.0, 0.0], [0.0, 1.0]],
         "colour": "red",
+        "by_colour": {"red": 0.5},
         "ids": [0, 1],
         "on": True,
     }
