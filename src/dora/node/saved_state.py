@@ -48,7 +48,7 @@ class StateFile:
             with file:
                 file.write(state)
             os.replace(fresh, self._path)
-        except BaseException as error:  # also of a state that is no bytes
+        except BaseException as error:  # also for Ctrl-C and a state that is not bytes
             try:
                 os.unlink(fresh)
             except OSError:
